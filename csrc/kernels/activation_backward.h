@@ -1,0 +1,30 @@
+// grad_input = grad_output * activation'(z), shared by the backward passes of all fused ops.
+#pragma once
+
+#include "common/activation.h"
+#include "common/types.h"
+#include "variants.h"
+
+namespace fastconv {
+
+struct ActivationBackwardParams {
+  const void* grad_output;  // (elements)
+  const void* z;            // (elements) pre-activation; for ReLU and ReLU6 the output serves as well
+  void* grad_input;         // (elements)
+
+  int64_t elements;
+  DType dtype;
+  Activation activation;
+};
+
+constexpr int64_t kActivationBackwardBlock = 8192;  // elements a unit, as in residual_add.h
+
+FASTCONV_INLINE int64_t activation_backward_units(const ActivationBackwardParams& p) {
+  return div_up(p.elements, kActivationBackwardBlock);
+}
+
+struct ActivationBackwardKernels {
+  void (*forward)(const ActivationBackwardParams&, int64_t begin, int64_t end);
+};
+
+}  // namespace fastconv

@@ -1,0 +1,54 @@
+// The kernels of every op, built once for each instruction set, and the choice among the builds.
+#pragma once
+
+#include "../activation_backward.h"
+#include "../common/types.h"
+#include "../residual_add.h"
+
+namespace fastconv {
+
+enum class Isa : int8_t { kScalar, kAVX2, kAVX512 };
+
+// The best instruction set of this processor and operating system.
+Isa detect_isa();
+
+// The instruction set in use: the detected one until set_isa. set_isa returns false, and changes
+// nothing, where the processor lacks it.
+Isa current_isa();
+bool set_isa(Isa isa);
+
+#define FASTCONV_FOR_EACH_OP(X)       \
+  X(residual_add, ResidualAddKernels) \
+  X(activation_backward, ActivationBackwardKernels)
+
+// e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
+#define FASTCONV_DECLARE(op, Kernels)       \
+  namespace scalar {                        \
+  extern const Kernels op##_kernels;        \
+  }                                         \
+  namespace avx2 {                          \
+  extern const Kernels op##_kernels;        \
+  }                                         \
+  namespace avx512 {                        \
+  extern const Kernels op##_kernels;        \
+  }                                         \
+  const Kernels& op##_kernels();
+FASTCONV_FOR_EACH_OP(FASTCONV_DECLARE)
+#undef FASTCONV_DECLARE
+
+// Calls f with a value of the storage type that dtype names.
+template <class F>
+FASTCONV_INLINE void dispatch_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return f(float{});
+    case DType::kFloat64:
+      return f(double{});
+    case DType::kBFloat16:
+      return f(bfloat16{});
+    case DType::kFloat16:
+      return f(float16{});
+  }
+}
+
+}  // namespace fastconv

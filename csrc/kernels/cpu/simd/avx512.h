@@ -1,0 +1,169 @@
+// The vocabulary of simd.h for AVX-512 F, BW, DQ and VL: 16 floats or 8 doubles.
+#pragma once
+
+#include <immintrin.h>
+
+#include "narrow.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+struct VecF {
+  static constexpr int kLanes = 16;
+  using scalar = float;
+  __m512 v;
+  static FASTCONV_INLINE VecF set1(float x) { return {_mm512_set1_ps(x)}; }
+};
+
+struct VecD {
+  static constexpr int kLanes = 8;
+  using scalar = double;
+  __m512d v;
+  static FASTCONV_INLINE VecD set1(double x) { return {_mm512_set1_pd(x)}; }
+};
+
+#define FASTCONV_AVX512_ARITHMETIC(V, suffix)                                                      \
+  FASTCONV_INLINE V operator+(V a, V b) { return {_mm512_add_##suffix(a.v, b.v)}; }                \
+  FASTCONV_INLINE V operator-(V a, V b) { return {_mm512_sub_##suffix(a.v, b.v)}; }                \
+  FASTCONV_INLINE V operator*(V a, V b) { return {_mm512_mul_##suffix(a.v, b.v)}; }                \
+  FASTCONV_INLINE V operator/(V a, V b) { return {_mm512_div_##suffix(a.v, b.v)}; }                \
+  FASTCONV_INLINE V fma(V a, V b, V c) { return {_mm512_fmadd_##suffix(a.v, b.v, c.v)}; }          \
+  FASTCONV_INLINE V min(V a, V b) { return {_mm512_min_##suffix(a.v, b.v)}; }                      \
+  FASTCONV_INLINE V max(V a, V b) { return {_mm512_max_##suffix(a.v, b.v)}; }                      \
+  FASTCONV_INLINE V sqrt(V a) { return {_mm512_sqrt_##suffix(a.v)}; }                              \
+  FASTCONV_INLINE V::scalar reduce_add(V a) { return _mm512_reduce_add_##suffix(a.v); }            \
+  FASTCONV_INLINE V zero_where_le(V v, V a, V b) {                                                 \
+    return {_mm512_maskz_mov_##suffix(_mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NLE_UQ), v.v)};    \
+  }                                                                                                \
+  FASTCONV_INLINE V select_lt(V a, V b, V x, V y) {                                                \
+    return {                                                                                       \
+        _mm512_mask_mov_##suffix(y.v, _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_LT_OQ), x.v)};     \
+  }
+FASTCONV_AVX512_ARITHMETIC(VecF, ps)
+FASTCONV_AVX512_ARITHMETIC(VecD, pd)
+#undef FASTCONV_AVX512_ARITHMETIC
+
+FASTCONV_INLINE __mmask16 first_lanes(int64_t n) {
+  return __mmask16((1u << n) - 1u);
+}
+
+FASTCONV_INLINE __m512 widen_bfloat16(__m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
+FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
+  const __m512i u = _mm512_castps_si512(x);
+  const __m512i high = _mm512_srli_epi32(u, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, bias), 16);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, quiet));
+}
+
+FASTCONV_INLINE __m256i narrow_float16(__m512 x) {
+  return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+FASTCONV_INLINE VecF load(const float* p) {
+  return {_mm512_loadu_ps(p)};
+}
+
+FASTCONV_INLINE VecF load(const bfloat16* p) {
+  return {widen_bfloat16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+
+FASTCONV_INLINE VecF load(const float16* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+
+FASTCONV_INLINE VecD load(const double* p) {
+  return {_mm512_loadu_pd(p)};
+}
+
+FASTCONV_INLINE VecF load_partial(const float* p, int64_t n) {
+  return {_mm512_maskz_loadu_ps(first_lanes(n), p)};
+}
+
+FASTCONV_INLINE VecF load_partial(const bfloat16* p, int64_t n) {
+  return {widen_bfloat16(_mm256_maskz_loadu_epi16(first_lanes(n), p))};
+}
+
+FASTCONV_INLINE VecF load_partial(const float16* p, int64_t n) {
+  return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p))};
+}
+
+FASTCONV_INLINE VecD load_partial(const double* p, int64_t n) {
+  return {_mm512_maskz_loadu_pd(__mmask8(first_lanes(n)), p)};
+}
+
+FASTCONV_INLINE void store(float* p, VecF a) {
+  _mm512_storeu_ps(p, a.v);
+}
+
+FASTCONV_INLINE void store(bfloat16* p, VecF a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bfloat16(a.v));
+}
+
+FASTCONV_INLINE void store(float16* p, VecF a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_float16(a.v));
+}
+
+FASTCONV_INLINE void store(double* p, VecD a) {
+  _mm512_storeu_pd(p, a.v);
+}
+
+FASTCONV_INLINE void store_partial(float* p, VecF a, int64_t n) {
+  _mm512_mask_storeu_ps(p, first_lanes(n), a.v);
+}
+
+FASTCONV_INLINE void store_partial(bfloat16* p, VecF a, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), narrow_bfloat16(a.v));
+}
+
+FASTCONV_INLINE void store_partial(float16* p, VecF a, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), narrow_float16(a.v));
+}
+
+FASTCONV_INLINE void store_partial(double* p, VecD a, int64_t n) {
+  _mm512_mask_storeu_pd(p, __mmask8(first_lanes(n)), a.v);
+}
+
+FASTCONV_INLINE void stream(float* p, VecF a) {
+  _mm512_stream_ps(p, a.v);
+}
+
+FASTCONV_INLINE void stream(bfloat16* p, VecF a) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_bfloat16(a.v));
+}
+
+FASTCONV_INLINE void stream(float16* p, VecF a) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_float16(a.v));
+}
+
+FASTCONV_INLINE void stream(double* p, VecD a) {
+  _mm512_stream_pd(p, a.v);
+}
+
+FASTCONV_INLINE void stream_fence() {
+  _mm_sfence();
+}
+
+// a * 2^n for integral n; the exponent of a; the mantissa of a in [1, 2).
+FASTCONV_INLINE VecF scale2(VecF a, VecF n) {
+  return {_mm512_scalef_ps(a.v, n.v)};
+}
+
+FASTCONV_INLINE VecF exponent(VecF a) {
+  return {_mm512_getexp_ps(a.v)};
+}
+
+FASTCONV_INLINE VecF mantissa(VecF a) {
+  return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)};
+}
+
+FASTCONV_INLINE VecF round(VecF a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+}  // namespace fastconv::FASTCONV_ISA

@@ -1,0 +1,78 @@
+// The vocabulary of simd.h in plain C++, one lane: runs on any processor.
+#pragma once
+
+#include "narrow.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+template <class S>
+struct Lane {
+  static constexpr int kLanes = 1;
+  using scalar = S;
+  S v;
+  static FASTCONV_INLINE Lane set1(S x) { return {x}; }
+  friend FASTCONV_INLINE Lane operator+(Lane a, Lane b) { return {a.v + b.v}; }
+  friend FASTCONV_INLINE Lane operator-(Lane a, Lane b) { return {a.v - b.v}; }
+  friend FASTCONV_INLINE Lane operator*(Lane a, Lane b) { return {a.v * b.v}; }
+  friend FASTCONV_INLINE Lane operator/(Lane a, Lane b) { return {a.v / b.v}; }
+  friend FASTCONV_INLINE Lane fma(Lane a, Lane b, Lane c) { return {a.v * b.v + c.v}; }
+  friend FASTCONV_INLINE Lane min(Lane a, Lane b) { return a.v < b.v ? a : b; }
+  friend FASTCONV_INLINE Lane max(Lane a, Lane b) { return a.v > b.v ? a : b; }
+  friend FASTCONV_INLINE Lane zero_where_le(Lane v, Lane a, Lane b) {
+    return a.v <= b.v ? Lane{0} : v;
+  }
+  friend FASTCONV_INLINE Lane select_lt(Lane a, Lane b, Lane x, Lane y) {
+    return a.v < b.v ? x : y;
+  }
+  friend FASTCONV_INLINE Lane sqrt(Lane a) { return {S(__builtin_sqrt(a.v))}; }
+  friend FASTCONV_INLINE S reduce_add(Lane a) { return a.v; }
+};
+
+using VecF = Lane<float>;
+using VecD = Lane<double>;
+
+template <class T>
+FASTCONV_INLINE Lane<accumulate_t<T>> load(const T* p) {
+  return {widen(*p)};
+}
+
+template <class T>
+FASTCONV_INLINE Lane<accumulate_t<T>> load_partial(const T* p, int64_t n) {
+  return {n > 0 ? widen(*p) : accumulate_t<T>(0)};
+}
+
+template <class T>
+FASTCONV_INLINE void store(T* p, Lane<accumulate_t<T>> a) {
+  narrow(a.v, p);
+}
+
+template <class T>
+FASTCONV_INLINE void store_partial(T* p, Lane<accumulate_t<T>> a, int64_t n) {
+  if (n > 0) narrow(a.v, p);
+}
+
+template <class T>
+FASTCONV_INLINE void stream(T* p, Lane<accumulate_t<T>> a) {
+  narrow(a.v, p);
+}
+
+FASTCONV_INLINE void stream_fence() {}
+
+// a * 2^n for integral n; the exponent of a; the mantissa of a in [1, 2).
+FASTCONV_INLINE VecF scale2(VecF a, VecF n) {
+  return {__builtin_scalbnf(a.v, int(n.v))};
+}
+
+FASTCONV_INLINE VecF exponent(VecF a) {
+  return {__builtin_logbf(a.v)};
+}
+
+FASTCONV_INLINE VecF mantissa(VecF a) {
+  return {float_of((bits_of(a.v) & 0x007fffff) | 0x3f800000)};
+}
+
+FASTCONV_INLINE VecF round(VecF a) {
+  return {__builtin_rintf(a.v)};
+}
+
+}  // namespace fastconv::FASTCONV_ISA

@@ -1,0 +1,46 @@
+// One SIMD vocabulary for every instruction set; a kernel names only what is listed here.
+//
+//   vec_t<T>                     vector that computes for storage type T (float for 16-bit types)
+//   load, load_partial           memory -> vector; partial reads n lanes, the others are zero
+//   store, store_partial         vector -> memory, rounding to nearest even for 16-bit types
+//   stream                       store past the caches; p aligned to the vector's size
+//   + - * /, fma(a, b, c)        fma is a * b + c
+//   min(a, b), max(a, b)         b when either is NaN
+//   zero_where_le(v, a, b)       0 where a <= b, else v
+//   select_lt(a, b, x, y)        x where a < b, else y
+//   sqrt, exp, log, reduce_add   exp and log in math.h
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "../../common/types.h"
+
+#if defined(__AVX512F__)
+#include "avx512.h"
+#elif defined(__AVX2__)
+#include "avx2.h"
+#else
+#include "scalar.h"
+#endif
+
+#include "math.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+template <class T>
+struct vec {
+  using type = VecF;
+};
+template <>
+struct vec<double> {
+  using type = VecD;
+};
+template <class T>
+using vec_t = typename vec<T>::type;
+
+template <class T>
+constexpr int kLanes = vec_t<T>::kLanes;
+
+}  // namespace fastconv::FASTCONV_ISA

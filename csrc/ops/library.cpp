@@ -1,0 +1,8 @@
+// The schema of every op, once. CPU kernels are registered by the file of their op beside this one;
+// fake kernels, autograd and autocast by fastconv/ops/<op>.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(fastconv, m) {
+  m.def("residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
+  m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
+}

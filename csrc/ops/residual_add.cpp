@@ -1,0 +1,104 @@
+// fastconv::residual_add, fastconv::activation_backward on CPU tensors.
+#include "../kernels/residual_add.h"
+
+#include "../kernels/activation_backward.h"
+#include "../kernels/cpu/registry.h"
+#include "tensor.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+constexpr double kNanosecondsAByte = 0.05;  // 20 GB/s a thread, from the caches
+
+// The smallest stride that takes `from` pixels to `to` pixels, 0 where none does.
+int64_t shortcut_stride(int64_t from, int64_t to) {
+  if (to == 0 || from < to) return from == to ? 1 : 0;
+  const int64_t stride = div_up(from, to);
+  return div_up(from, stride) == to ? stride : 0;
+}
+
+Tensor residual_add(const Tensor& input, const Tensor& residual,
+                    const std::optional<std::string>& activation) {
+  const char* op = "residual_add";
+  ResidualAddParams p{};
+  p.dtype = dtype_of(input, op);
+  p.activation = parse_activation(activation);
+  check_like_input(op, "residual", residual, input);
+  FASTCONV_CHECK(residual.dim() == input.dim(), op, ": expected residual with ", input.dim(),
+                 " dimensions as input, got ", to_string(residual), " for input ",
+                 to_string(input));
+
+  const bool same_size = std::equal(input.sizes().begin(), input.sizes().end(),
+                                    residual.sizes().begin());
+  p.layout = layout_of(input);
+  p.stride = 1;
+  if (same_size) {
+    p.batch = p.height = p.width = 1;
+    p.channels = p.residual_channels = input.numel();
+    p.residual_height = p.residual_width = 1;
+  } else {
+    check_dim(op, "input", input, 4);
+    p.batch = input.size(0), p.channels = input.size(1);
+    p.height = input.size(2), p.width = input.size(3);
+    p.residual_channels = residual.size(1);
+    p.residual_height = residual.size(2), p.residual_width = residual.size(3);
+    p.stride = shortcut_stride(p.residual_height, p.height);
+    FASTCONV_CHECK(
+        residual.size(0) == p.batch && p.residual_channels <= p.channels && p.stride > 0 &&
+            div_up(p.residual_width, p.stride) == p.width,
+        op, ": expected residual of input's shape, or with fewer channels and a whole stride more ",
+        "pixels, got ", to_string(residual), " for input ", to_string(input));
+  }
+
+  const Tensor x = dense(input, p.layout), r = dense(residual, p.layout);
+  Tensor output = empty_like(x, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
+  p.input = x.const_data_ptr();
+  p.residual = r.const_data_ptr();
+  p.output = output.mutable_data_ptr();
+
+  count(residual_add_variant(p));
+  const int64_t units = residual_add_units(p);
+  const double bytes = 3.0 * input.numel() * input.element_size();
+  const auto forward = residual_add_kernels().forward;
+  parallel(units, bytes * kNanosecondsAByte / std::max<int64_t>(units, 1),
+           [&](int64_t begin, int64_t end) { forward(p, begin, end); });
+  return output;
+}
+
+}  // namespace
+
+Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
+                           const std::optional<std::string>& activation) {
+  const char* op = "activation_backward";
+  ActivationBackwardParams p{};
+  p.dtype = dtype_of(z, op);
+  p.activation = parse_activation(activation);
+  check_like_input(op, "grad_output", grad_output, z);
+  FASTCONV_CHECK(grad_output.dim() == z.dim() && std::equal(z.sizes().begin(), z.sizes().end(),
+                                                            grad_output.sizes().begin()),
+                 op, ": expected grad_output of shape ", to_string(z), ", got ",
+                 to_string(grad_output));
+
+  const Layout layout = layout_of(z);
+  const Tensor g = dense(grad_output, layout), zd = dense(z, layout);
+  Tensor grad_input = empty_like(z, Sizes(z.sizes().begin(), z.sizes().end()), layout);
+  p.grad_output = g.const_data_ptr();
+  p.z = zd.const_data_ptr();
+  p.grad_input = grad_input.mutable_data_ptr();
+  p.elements = z.numel();
+
+  count(Variant::activation_backward_elementwise);
+  const auto forward = activation_backward_kernels().forward;
+  parallel(activation_backward_units(p),
+           3.0 * kActivationBackwardBlock * z.element_size() * kNanosecondsAByte,
+           [&](int64_t begin, int64_t end) { forward(p, begin, end); });
+  return grad_input;
+}
+
+}  // namespace fastconv::ops
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("residual_add", TORCH_BOX(&fastconv::ops::residual_add));
+  m.impl("activation_backward", TORCH_BOX(&fastconv::ops::activation_backward));
+}

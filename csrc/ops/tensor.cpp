@@ -1,0 +1,88 @@
+#include "tensor.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+torch::headeronly::MemoryFormat memory_format(Layout layout) {
+  return layout == Layout::kNHWC ? torch::headeronly::MemoryFormat::ChannelsLast
+                                 : torch::headeronly::MemoryFormat::Contiguous;
+}
+
+}  // namespace
+
+std::string to_string(const Tensor& t) {
+  std::string text = "(";
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(t.size(i));
+  }
+  return text + ")";
+}
+
+DType dtype_of(const Tensor& t, const char* op) {
+  using torch::headeronly::ScalarType;
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      fail(op, ": expected input of dtype float32, float64, bfloat16 or float16, got ",
+           torch::headeronly::toString(t.scalar_type()));
+  }
+}
+
+Activation parse_activation(const std::optional<std::string>& name) {
+  if (!name) return Activation::kNone;
+  if (*name == "relu") return Activation::kReLU;
+  if (*name == "relu6") return Activation::kReLU6;
+  if (*name == "silu") return Activation::kSiLU;
+  if (*name == "hardswish") return Activation::kHardswish;
+  fail("expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', got '", *name, "'");
+}
+
+void check_like_input(const char* op, const char* name, const Tensor& other, const Tensor& input) {
+  FASTCONV_CHECK(other.is_cpu(), op, ": expected ", name, " on the same device as input (cpu)");
+  FASTCONV_CHECK(other.scalar_type() == input.scalar_type(), op, ": expected ", name,
+                 " of the dtype of input (", torch::headeronly::toString(input.scalar_type()),
+                 "), got ", torch::headeronly::toString(other.scalar_type()));
+}
+
+void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim) {
+  FASTCONV_CHECK(t.dim() == dim, op, ": expected ", name, " with ", dim, " dimensions, got ",
+                 t.dim(), " in shape ", to_string(t));
+}
+
+bool is_dense(const Tensor& t, Layout layout) {
+  if (layout == Layout::kNCHW || t.dim() != 4) return t.is_contiguous();
+  int64_t expected = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+Layout layout_of(const Tensor& t) {
+  if (t.is_contiguous() || t.dim() != 4) return Layout::kNCHW;
+  if (is_dense(t, Layout::kNHWC)) return Layout::kNHWC;
+  // Neither: follow the strides. Channels vary faster than pixels in what was channels_last once.
+  const bool channels_fastest = t.size(1) > 1 && t.stride(1) < t.stride(3) && t.stride(1) < t.stride(2);
+  return channels_fastest ? Layout::kNHWC : Layout::kNCHW;
+}
+
+Tensor dense(const Tensor& t, Layout layout) {
+  return is_dense(t, layout) ? t : torch::stable::contiguous(t, memory_format(layout));
+}
+
+Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              memory_format(layout));
+}
+
+}  // namespace fastconv::ops

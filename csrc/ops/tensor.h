@@ -1,0 +1,69 @@
+// What every adapter needs: checks with messages, layouts, allocation, and splitting the work.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../kernels/common/activation.h"
+#include "../kernels/common/types.h"
+#include "../kernels/variants.h"
+#include "counters.h"
+
+namespace fastconv::ops {
+
+using torch::stable::Tensor;
+using Sizes = std::vector<int64_t>;
+
+// Raises RuntimeError with the pieces joined: the argument's name, what was wanted, what came.
+template <class... Pieces>
+[[noreturn]] void fail(const Pieces&... pieces) {
+  std::ostringstream message;
+  (message << ... << pieces);
+  throw std::runtime_error(message.str());
+}
+
+#define FASTCONV_CHECK(condition, ...)              \
+  do {                                              \
+    if (!(condition)) ::fastconv::ops::fail(__VA_ARGS__); \
+  } while (0)
+
+std::string to_string(const Tensor& t);  // e.g. "(1, 8, 7, 7)"
+
+DType dtype_of(const Tensor& t, const char* op);
+Activation parse_activation(const std::optional<std::string>& name);
+
+// Raises unless other is on the CPU and has the dtype of input.
+void check_like_input(const char* op, const char* name, const Tensor& other, const Tensor& input);
+void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim);
+
+// The memory format a result takes: channels_last where the strides of t say so, else contiguous.
+// Ties (one channel, one pixel) go to contiguous, as fastconv/ops/_layout.py decides too.
+Layout layout_of(const Tensor& t);
+bool is_dense(const Tensor& t, Layout layout);
+
+// t itself where it is dense in layout, else a copy that is.
+Tensor dense(const Tensor& t, Layout layout);
+Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout);
+
+// Runs f(begin, end) over [0, units) on torch's threads; cost is the rough number of nanoseconds a
+// unit takes on one thread, so that small work stays on the calling thread.
+template <class F>
+void parallel(int64_t units, double cost, const F& f) {
+  constexpr double kWorthAThread = 4000;  // ns; waking torch's pool was measured at 2 to 4 us
+  if (units <= 0) return;
+  const auto grain = static_cast<int64_t>(kWorthAThread / std::max(cost, 1e-3)) + 1;
+  if (units <= grain) return f(int64_t{0}, units);
+  torch::stable::parallel_for(0, units, grain, f);
+}
+
+}  // namespace fastconv::ops
