@@ -2,8 +2,7 @@
 // a NaN, or the rounding of a large value, into channels it does not belong to.
 #include "../local_response_norm.h"
 
-#include "local_response_norm_power.h"
-#include "registry.h"
+#include "local_response_norm_common.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -46,8 +45,8 @@ void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end
         for_each_vector<T>(count, NormaliseRow<T, kRows, Power>{row, window, out, kRows, p.pixels,
                                                                 scale, k, power});
       } else {
-        for_each_vector<T>(count, NormaliseRow<T, 0, Power>{row, window, out, w.rows, p.pixels,
-                                                            scale, k, power});
+        for_each_vector<T>(
+            count, NormaliseRow<T, 0, Power>{row, window, out, w.rows, p.pixels, scale, k, power});
       }
     }
   }
@@ -73,12 +72,12 @@ struct NormalisePixel {
 template <class T, int kRows, class Power>
 void normalise_nhwc(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
   using V = vec_t<T>;
-  const auto copies = copies_of_pixels<T>(p, scratch);
+  const PixelCopies<T> copies(p, static_cast<accumulate_t<T>*>(scratch));
   const int64_t C = p.channels, a_unit = local_response_norm_pixels_a_unit(p);
   const int64_t last = min_of(end * a_unit, p.batch * p.pixels);
   const T* x = static_cast<const T*>(p.input);
   T* y = static_cast<T*>(p.output);
-  const int64_t rows = p.before + 1 + p.after;
+  const int64_t rows = local_response_norm_rows(p);
   for (int64_t first = begin * a_unit; first < last; first += copies.count) {
     const int64_t count = min_of(copies.count, last - first);
     copies.fill(x + first * C, count);
@@ -90,7 +89,7 @@ void normalise_nhwc(const LocalResponseNormParams& p, void* scratch, int64_t beg
   }
 }
 
-void forward(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
+void run(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
   dispatch_local_response_norm(p, [&](auto element, auto rows, auto power) {
     using T = decltype(element);
     using Power = typename decltype(power)::type;
@@ -105,6 +104,6 @@ void forward(const LocalResponseNormParams& p, void* scratch, int64_t begin, int
 
 }  // namespace
 
-const LocalResponseNormKernels local_response_norm_kernels = {forward};
+const LocalResponseNormKernels local_response_norm_kernels = {run};
 
 }  // namespace fastconv::FASTCONV_ISA

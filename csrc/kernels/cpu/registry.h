@@ -18,10 +18,10 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)       \
-  X(residual_add, ResidualAddKernels) \
+#define FASTCONV_FOR_EACH_OP(X)                     \
+  X(residual_add, ResidualAddKernels)               \
   X(activation_backward, ActivationBackwardKernels) \
-  X(local_response_norm, LocalResponseNormKernels) \
+  X(local_response_norm, LocalResponseNormKernels)  \
   X(local_response_norm_backward, LocalResponseNormKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.

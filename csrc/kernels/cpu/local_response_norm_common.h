@@ -1,7 +1,10 @@
-// s^-beta, the power both passes of local response normalisation take.
+// What both passes of local response normalisation share: the power, the window, the copies.
 #pragma once
 
+#include <type_traits>
+
 #include "../local_response_norm.h"
+#include "registry.h"
 #include "simd/vectors.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -36,7 +39,7 @@ FASTCONV_INLINE VecD inverse_three_quarters(VecD s) {
   return VecD::set1(1) / (root * sqrt(root));
 }
 
-// How s is raised to -beta; kMinusBeta is what a special lane is raised to.
+// How s is raised to -beta.
 template <class V>
 struct ThreeQuarters {
   explicit ThreeQuarters(double) {}
@@ -77,6 +80,65 @@ struct Window {
       : first(max_of<int64_t>(0, c - p.before)),
         rows(min_of(p.channels - 1, c + p.after) - first + 1) {}
 };
+
+// Copies of a few pixels in the accumulation type, zeros around the channels of each, so that the
+// window of a vector of channels is a row of shifted loads.
+template <class T>
+class PixelCopies {
+ public:
+  using A = accumulate_t<T>;
+  const int64_t count;
+
+  FASTCONV_INLINE PixelCopies(const LocalResponseNormParams& p, A* scratch)
+      : count(local_response_norm_copied(p)),
+        data_(scratch + local_response_norm_margin(p)),
+        channels_(p.channels),
+        pitch_(local_response_norm_pitch(p)) {
+    std::memset(scratch, 0, sizeof(A) * count * pitch_);
+  }
+
+  FASTCONV_INLINE A* pixel(int64_t i) const { return data_ + i * pitch_; }
+
+  FASTCONV_INLINE void fill(const T* x, int64_t pixels) const {
+    for (int64_t i = 0; i < pixels; ++i) {
+      for_each_vector<T>(channels_, Copy{x + i * channels_, pixel(i)});
+    }
+  }
+
+ private:
+  struct Copy {
+    const T* from;
+    A* to;
+    template <class Lanes>
+    FASTCONV_INLINE void operator()(int64_t c, Lanes lanes) const {
+      store(to + c, load(from + c, lanes));
+    }
+  };
+
+  A* data_;
+  int64_t channels_, pitch_;
+};
+
+template <class Power>
+struct PowerTag {
+  using type = Power;
+};
+
+// Calls f(element, rows, power): the storage type, the window's size as a constant (0: any), and
+// how to raise to -beta. Size 5 and beta 0.75 are AlexNet's, and nearly everyone's.
+template <class F>
+FASTCONV_INLINE void dispatch_local_response_norm(const LocalResponseNormParams& p, F&& f) {
+  dispatch_dtype(p.dtype, [&](auto element) {
+    using V = vec_t<decltype(element)>;
+    if (p.beta != 0.75) {
+      f(element, std::integral_constant<int, 0>{}, PowerTag<AnyBeta<V>>{});
+    } else if (local_response_norm_rows(p) == 5) {
+      f(element, std::integral_constant<int, 5>{}, PowerTag<ThreeQuarters<V>>{});
+    } else {
+      f(element, std::integral_constant<int, 0>{}, PowerTag<ThreeQuarters<V>>{});
+    }
+  });
+}
 
 }  // namespace
 }  // namespace fastconv::FASTCONV_ISA
