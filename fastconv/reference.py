@@ -66,7 +66,9 @@ def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
     """input / (k + alpha / size * sum of squares over the window of channels)^beta."""
-    return F.local_response_norm(input, size, alpha, beta, k)
+    # torch pools no 16-bit numbers on the CPU, and the square of a float16 soon overflows.
+    wide = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+    return F.local_response_norm(wide, size, alpha, beta, k).to(input.dtype)
 
 
 def local_response_norm_backward(

@@ -36,6 +36,11 @@ def local_response_norm(
     """
     check_tensors("local_response_norm", input=input)
     _check_shape(input, size)
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        if not isinstance(value, int | float):
+            raise TypeError(
+                f"local_response_norm(): argument '{name}' must be float, not {type(value).__name__}"
+            )
     return _op(input, size, alpha, beta, k)
 
 

@@ -49,7 +49,7 @@ struct Gather {
   template <class Lanes>
   FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
     const auto sum = sum_of_rows<kRows>(q + i, rows, step);
-    store(grad + i, fma(factor * load(x + i, lanes), sum, load(own + i)), lanes);
+    store(grad + i, fma(factor * sum, load(x + i, lanes), load(own + i)), lanes);
   }
 };
 
