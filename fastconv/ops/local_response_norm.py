@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
+from fastconv.ops._check import check_numbers, check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 
@@ -36,11 +36,7 @@ def local_response_norm(
     """
     check_tensors("local_response_norm", input=input)
     _check_shape(input, size)
-    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-        if not isinstance(value, int | float):
-            raise TypeError(
-                f"local_response_norm(): argument '{name}' must be float, not {type(value).__name__}"
-            )
+    check_numbers("local_response_norm", alpha=alpha, beta=beta, k=k)
     return _op(input, size, alpha, beta, k)
 
 
