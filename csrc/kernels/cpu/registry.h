@@ -3,6 +3,7 @@
 
 #include "../activation_backward.h"
 #include "../common/types.h"
+#include "../local_response_norm.h"
 #include "../residual_add.h"
 
 namespace fastconv {
@@ -17,9 +18,11 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)       \
-  X(residual_add, ResidualAddKernels) \
-  X(activation_backward, ActivationBackwardKernels)
+#define FASTCONV_FOR_EACH_OP(X)                     \
+  X(residual_add, ResidualAddKernels)               \
+  X(activation_backward, ActivationBackwardKernels) \
+  X(local_response_norm, LocalResponseNormKernels)  \
+  X(local_response_norm_backward, LocalResponseNormKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
 #define FASTCONV_DECLARE(op, Kernels) \
