@@ -3,6 +3,7 @@
 
 #include "../activation_backward.h"
 #include "../common/types.h"
+#include "../depthwise_conv2d.h"
 #include "../residual_add.h"
 
 namespace fastconv {
@@ -17,7 +18,8 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)       \
+#define FASTCONV_FOR_EACH_OP(X)                  \
+  X(depthwise_conv2d, DepthwiseConv2dKernels) \
   X(residual_add, ResidualAddKernels) \
   X(activation_backward, ActivationBackwardKernels)
 
