@@ -1,4 +1,4 @@
-"""Builds fastconv._C: every kernel once per instruction set, the adapters against torch's stable ABI.
+"""Builds fastconv._C: each kernel once per instruction set, adapters on torch's stable ABI.
 
 The kernels need different compiler flags for each instruction set, which setuptools cannot say, so
 the build writes a ninja file; ninja rebuilds only what changed.

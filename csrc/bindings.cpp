@@ -22,10 +22,11 @@ void force_isa(const std::string& name) {
   for (int i = 0; i < 3; ++i) {
     if (name != kIsaNames[i]) continue;
     if (fastconv::set_isa(static_cast<Isa>(i))) return;
-    throw py::value_error("this processor cannot run instruction set '" + name + "'; its best is '" +
-                          name_of(fastconv::detect_isa()) + "'");
+    throw py::value_error("this processor cannot run instruction set '" + name +
+                          "'; its best is '" + name_of(fastconv::detect_isa()) + "'");
   }
-  throw py::value_error("expected instruction set 'scalar', 'avx2' or 'avx512', got '" + name + "'");
+  throw py::value_error("expected instruction set 'scalar', 'avx2' or 'avx512', got '" + name +
+                        "'");
 }
 
 struct Row {
@@ -55,10 +56,12 @@ py::list variants() {
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "fastconv's compiled kernels: importing this registers torch.ops.fastconv.*";
   m.def("isa", [] { return name_of(fastconv::current_isa()); }, "Instruction set in use.");
-  m.def("detected_isa", [] { return name_of(fastconv::detect_isa()); },
-        "Best instruction set of this processor.");
-  m.def("force_isa", &force_isa, py::arg("name"),
-        "Use instruction set 'scalar', 'avx2' or 'avx512'; ValueError where the processor lacks it.");
+  m.def(
+      "detected_isa", [] { return name_of(fastconv::detect_isa()); },
+      "Best instruction set of this processor.");
+  m.def(
+      "force_isa", &force_isa, py::arg("name"),
+      "Use instruction set 'scalar', 'avx2' or 'avx512'; ValueError where the processor lacks it.");
   m.def("variants", &variants,
         "One tuple a kernel variant: (op, name, when it is chosen, times run in this process).");
 }

@@ -1,0 +1,30 @@
+"""Fast kernels for the cheap layers of convolutional networks, as PyTorch ops, layers and one call.
+
+>>> import fastconv
+>>> fast = fastconv.optimize(model.eval(), (images,))  # inference: a new, faster module
+>>> fastconv.swap_(model)  # training: the same parameters, our kernels
+"""
+
+import os as _os
+
+__version__ = "0.1.0"
+
+try:
+    from fastconv import _C
+except ImportError as _error:
+    _load_error = _error
+
+    def __getattr__(name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(
+            f"fastconv's compiled kernels could not be loaded ({_load_error}); build them for this "
+            "Python and torch with `pip install --no-build-isolation .` in fastconv's checkout"
+        ) from _load_error
+
+else:
+    if _forced := _os.environ.get("FASTCONV_ISA"):
+        _C.force_isa(_forced)
+    from fastconv import nn, ops
+
+    __all__ = ["nn", "ops"]

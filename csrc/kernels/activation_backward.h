@@ -9,8 +9,8 @@ namespace fastconv {
 
 struct ActivationBackwardParams {
   const void* grad_output;  // (elements)
-  const void* z;            // (elements) pre-activation; for ReLU and ReLU6 the output serves as well
-  void* grad_input;         // (elements)
+  const void* z;     // (elements) pre-activation; for ReLU and ReLU6 the output serves as well
+  void* grad_input;  // (elements)
 
   int64_t elements;
   DType dtype;

@@ -1,6 +1,7 @@
 // output = activation(input + shortcut(residual)); He et al. 2015, equation 1.
 // The shortcut reads every stride-th pixel of a residual with fewer channels; the missing channels
-// are zero (option A of the paper). Floors: two reads and one write an element, no arithmetic bound.
+// are zero (option A of the paper). Floors: two reads and one write an element, no arithmetic
+// bound.
 #pragma once
 
 #include "common/activation.h"

@@ -29,8 +29,8 @@ Tensor residual_add(const Tensor& input, const Tensor& residual,
                  " dimensions as input, got ", to_string(residual), " for input ",
                  to_string(input));
 
-  const bool same_size = std::equal(input.sizes().begin(), input.sizes().end(),
-                                    residual.sizes().begin());
+  const bool same_size =
+      std::equal(input.sizes().begin(), input.sizes().end(), residual.sizes().begin());
   p.layout = layout_of(input);
   p.stride = 1;
   if (same_size) {
@@ -75,8 +75,8 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
   p.dtype = dtype_of(z, op);
   p.activation = parse_activation(activation);
   check_like_input(op, "grad_output", grad_output, z);
-  FASTCONV_CHECK(grad_output.dim() == z.dim() && std::equal(z.sizes().begin(), z.sizes().end(),
-                                                            grad_output.sizes().begin()),
+  FASTCONV_CHECK(grad_output.dim() == z.dim() &&
+                     std::equal(z.sizes().begin(), z.sizes().end(), grad_output.sizes().begin()),
                  op, ": expected grad_output of shape ", to_string(z), ", got ",
                  to_string(grad_output));
 

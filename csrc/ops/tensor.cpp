@@ -72,7 +72,8 @@ Layout layout_of(const Tensor& t) {
   if (t.is_contiguous() || t.dim() != 4) return Layout::kNCHW;
   if (is_dense(t, Layout::kNHWC)) return Layout::kNHWC;
   // Neither: follow the strides. Channels vary faster than pixels in what was channels_last once.
-  const bool channels_fastest = t.size(1) > 1 && t.stride(1) < t.stride(3) && t.stride(1) < t.stride(2);
+  const bool channels_fastest =
+      t.size(1) > 1 && t.stride(1) < t.stride(3) && t.stride(1) < t.stride(2);
   return channels_fastest ? Layout::kNHWC : Layout::kNCHW;
 }
 

@@ -32,8 +32,8 @@ template <class... Pieces>
   throw std::runtime_error(message.str());
 }
 
-#define FASTCONV_CHECK(condition, ...)              \
-  do {                                              \
+#define FASTCONV_CHECK(condition, ...)                    \
+  do {                                                    \
     if (!(condition)) ::fastconv::ops::fail(__VA_ARGS__); \
   } while (0)
 

@@ -27,9 +27,8 @@ void forward(const ActivationBackwardParams& p, int64_t begin, int64_t end) {
   const int64_t first = begin * kActivationBackwardBlock;
   const int64_t last = min_of(end * kActivationBackwardBlock, p.elements);
   dispatch_dtype(p.dtype, [&](auto element) {
-    dispatch_activation(p.activation, [&](auto act) {
-      run<decltype(element), decltype(act)>(p, first, last);
-    });
+    dispatch_activation(p.activation,
+                        [&](auto act) { run<decltype(element), decltype(act)>(p, first, last); });
   });
 }
 

@@ -46,17 +46,17 @@ bool set_isa(Isa isa) {
 }
 
 #if defined(__x86_64__)
-#define FASTCONV_SELECT(op, Kernels)     \
-  const Kernels& op##_kernels() {        \
-    switch (current_isa()) {             \
-      case Isa::kAVX512:                 \
-        return avx512::op##_kernels;     \
-      case Isa::kAVX2:                   \
-        return avx2::op##_kernels;       \
-      case Isa::kScalar:                 \
-        break;                           \
-    }                                    \
-    return scalar::op##_kernels;         \
+#define FASTCONV_SELECT(op, Kernels) \
+  const Kernels& op##_kernels() {    \
+    switch (current_isa()) {         \
+      case Isa::kAVX512:             \
+        return avx512::op##_kernels; \
+      case Isa::kAVX2:               \
+        return avx2::op##_kernels;   \
+      case Isa::kScalar:             \
+        break;                       \
+    }                                \
+    return scalar::op##_kernels;     \
   }
 #else
 #define FASTCONV_SELECT(op, Kernels) \

@@ -24,16 +24,16 @@ bool set_isa(Isa isa);
   X(activation_backward, ActivationBackwardKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
-#define FASTCONV_DECLARE(op, Kernels)       \
-  namespace scalar {                        \
-  extern const Kernels op##_kernels;        \
-  }                                         \
-  namespace avx2 {                          \
-  extern const Kernels op##_kernels;        \
-  }                                         \
-  namespace avx512 {                        \
-  extern const Kernels op##_kernels;        \
-  }                                         \
+#define FASTCONV_DECLARE(op, Kernels) \
+  namespace scalar {                  \
+  extern const Kernels op##_kernels;  \
+  }                                   \
+  namespace avx2 {                    \
+  extern const Kernels op##_kernels;  \
+  }                                   \
+  namespace avx512 {                  \
+  extern const Kernels op##_kernels;  \
+  }                                   \
   const Kernels& op##_kernels();
 FASTCONV_FOR_EACH_OP(FASTCONV_DECLARE)
 #undef FASTCONV_DECLARE

@@ -22,14 +22,30 @@ struct VecD {
 };
 
 #define FASTCONV_AVX2_ARITHMETIC(V, suffix)                                               \
-  FASTCONV_INLINE V operator+(V a, V b) { return {_mm256_add_##suffix(a.v, b.v)}; }       \
-  FASTCONV_INLINE V operator-(V a, V b) { return {_mm256_sub_##suffix(a.v, b.v)}; }       \
-  FASTCONV_INLINE V operator*(V a, V b) { return {_mm256_mul_##suffix(a.v, b.v)}; }       \
-  FASTCONV_INLINE V operator/(V a, V b) { return {_mm256_div_##suffix(a.v, b.v)}; }       \
-  FASTCONV_INLINE V fma(V a, V b, V c) { return {_mm256_fmadd_##suffix(a.v, b.v, c.v)}; } \
-  FASTCONV_INLINE V min(V a, V b) { return {_mm256_min_##suffix(a.v, b.v)}; }             \
-  FASTCONV_INLINE V max(V a, V b) { return {_mm256_max_##suffix(a.v, b.v)}; }             \
-  FASTCONV_INLINE V sqrt(V a) { return {_mm256_sqrt_##suffix(a.v)}; }                     \
+  FASTCONV_INLINE V operator+(V a, V b) {                                                 \
+    return {_mm256_add_##suffix(a.v, b.v)};                                               \
+  }                                                                                       \
+  FASTCONV_INLINE V operator-(V a, V b) {                                                 \
+    return {_mm256_sub_##suffix(a.v, b.v)};                                               \
+  }                                                                                       \
+  FASTCONV_INLINE V operator*(V a, V b) {                                                 \
+    return {_mm256_mul_##suffix(a.v, b.v)};                                               \
+  }                                                                                       \
+  FASTCONV_INLINE V operator/(V a, V b) {                                                 \
+    return {_mm256_div_##suffix(a.v, b.v)};                                               \
+  }                                                                                       \
+  FASTCONV_INLINE V fma(V a, V b, V c) {                                                  \
+    return {_mm256_fmadd_##suffix(a.v, b.v, c.v)};                                        \
+  }                                                                                       \
+  FASTCONV_INLINE V min(V a, V b) {                                                       \
+    return {_mm256_min_##suffix(a.v, b.v)};                                               \
+  }                                                                                       \
+  FASTCONV_INLINE V max(V a, V b) {                                                       \
+    return {_mm256_max_##suffix(a.v, b.v)};                                               \
+  }                                                                                       \
+  FASTCONV_INLINE V sqrt(V a) {                                                           \
+    return {_mm256_sqrt_##suffix(a.v)};                                                   \
+  }                                                                                       \
   FASTCONV_INLINE V zero_where_le(V v, V a, V b) {                                        \
     return {_mm256_and_##suffix(_mm256_cmp_##suffix(a.v, b.v, _CMP_NLE_UQ), v.v)};        \
   }                                                                                       \
@@ -250,8 +266,8 @@ FASTCONV_INLINE VecF scale2(VecF a, VecF n) {
 }
 
 FASTCONV_INLINE VecF exponent(VecF a) {
-  const __m256i biased = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(a.v), 23),
-                                          _mm256_set1_epi32(0xff));
+  const __m256i biased =
+      _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(a.v), 23), _mm256_set1_epi32(0xff));
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)))};
 }
 

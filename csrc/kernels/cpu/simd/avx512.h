@@ -22,21 +22,38 @@ struct VecD {
 };
 
 #define FASTCONV_AVX512_ARITHMETIC(V, suffix)                                                      \
-  FASTCONV_INLINE V operator+(V a, V b) { return {_mm512_add_##suffix(a.v, b.v)}; }                \
-  FASTCONV_INLINE V operator-(V a, V b) { return {_mm512_sub_##suffix(a.v, b.v)}; }                \
-  FASTCONV_INLINE V operator*(V a, V b) { return {_mm512_mul_##suffix(a.v, b.v)}; }                \
-  FASTCONV_INLINE V operator/(V a, V b) { return {_mm512_div_##suffix(a.v, b.v)}; }                \
-  FASTCONV_INLINE V fma(V a, V b, V c) { return {_mm512_fmadd_##suffix(a.v, b.v, c.v)}; }          \
-  FASTCONV_INLINE V min(V a, V b) { return {_mm512_min_##suffix(a.v, b.v)}; }                      \
-  FASTCONV_INLINE V max(V a, V b) { return {_mm512_max_##suffix(a.v, b.v)}; }                      \
-  FASTCONV_INLINE V sqrt(V a) { return {_mm512_sqrt_##suffix(a.v)}; }                              \
-  FASTCONV_INLINE V::scalar reduce_add(V a) { return _mm512_reduce_add_##suffix(a.v); }            \
+  FASTCONV_INLINE V operator+(V a, V b) {                                                          \
+    return {_mm512_add_##suffix(a.v, b.v)};                                                        \
+  }                                                                                                \
+  FASTCONV_INLINE V operator-(V a, V b) {                                                          \
+    return {_mm512_sub_##suffix(a.v, b.v)};                                                        \
+  }                                                                                                \
+  FASTCONV_INLINE V operator*(V a, V b) {                                                          \
+    return {_mm512_mul_##suffix(a.v, b.v)};                                                        \
+  }                                                                                                \
+  FASTCONV_INLINE V operator/(V a, V b) {                                                          \
+    return {_mm512_div_##suffix(a.v, b.v)};                                                        \
+  }                                                                                                \
+  FASTCONV_INLINE V fma(V a, V b, V c) {                                                           \
+    return {_mm512_fmadd_##suffix(a.v, b.v, c.v)};                                                 \
+  }                                                                                                \
+  FASTCONV_INLINE V min(V a, V b) {                                                                \
+    return {_mm512_min_##suffix(a.v, b.v)};                                                        \
+  }                                                                                                \
+  FASTCONV_INLINE V max(V a, V b) {                                                                \
+    return {_mm512_max_##suffix(a.v, b.v)};                                                        \
+  }                                                                                                \
+  FASTCONV_INLINE V sqrt(V a) {                                                                    \
+    return {_mm512_sqrt_##suffix(a.v)};                                                            \
+  }                                                                                                \
+  FASTCONV_INLINE V::scalar reduce_add(V a) {                                                      \
+    return _mm512_reduce_add_##suffix(a.v);                                                        \
+  }                                                                                                \
   FASTCONV_INLINE V zero_where_le(V v, V a, V b) {                                                 \
     return {_mm512_maskz_mov_##suffix(_mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NLE_UQ), v.v)};    \
   }                                                                                                \
   FASTCONV_INLINE V select_lt(V a, V b, V x, V y) {                                                \
-    return {                                                                                       \
-        _mm512_mask_mov_##suffix(y.v, _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_LT_OQ), x.v)};     \
+    return {_mm512_mask_mov_##suffix(y.v, _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_LT_OQ), x.v)}; \
   }
 FASTCONV_AVX512_ARITHMETIC(VecF, ps)
 FASTCONV_AVX512_ARITHMETIC(VecD, pd)

@@ -1,0 +1,5 @@
+"""The ops as layers: torch's constructors, state_dict keys and repr, our kernels."""
+
+from fastconv.nn.residual_add import ResidualAdd
+
+__all__ = ["ResidualAdd"]

@@ -1,0 +1,88 @@
+"""residual_add: activation(input + residual) in one pass, with the zero-padded shortcut."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from fastconv import reference
+from fastconv.ops._check import check_tensors
+from fastconv.ops._layout import empty_as
+from fastconv.ops._op import Op
+from fastconv.ops.activation_backward import activation_backward
+
+
+def residual_add(input: Tensor, residual: Tensor, activation: str | None = "relu") -> Tensor:
+    """activation(input + residual), a[l+2] = g(z[l+2] + a[l]) of He et al. 2015 (arXiv 1512.03385).
+
+    Args:
+        input: any shape; (N, C, H, W) where the residual differs in size.
+        residual: the shape of input, or (N, C', H', W') with C' <= C and H = ceil(H' / s),
+            W = ceil(W' / s) for one whole stride s: then every s-th pixel is taken and the missing
+            channels are zero (shortcut A of the paper).
+        activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+
+    Returns:
+        A tensor of the shape and memory format of input, in torch's promoted dtype.
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        RuntimeError: the shapes do not fit, the devices differ or the activation is unknown.
+    """
+    check_tensors("residual_add", input=input, residual=residual)
+    if input.dtype != residual.dtype:
+        dtype = torch.promote_types(input.dtype, residual.dtype)
+        input, residual = input.to(dtype), residual.to(dtype)
+    return _op(input, residual, activation)
+
+
+def fake(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
+    if input.shape != residual.shape:
+        reference.zero_padded_shortcut(input, residual)  # for its checks
+    return empty_as(input, input.shape)
+
+
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, residual, ctx.activation = inputs
+    ctx.shortcut = None if input.shape == residual.shape else residual.shape
+    if ctx.activation in ("relu", "relu6"):
+        ctx.save_for_backward(output)
+    elif ctx.activation is not None:
+        ctx.save_for_backward(input, residual)
+
+
+def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+    grad = grad_output
+    if ctx.activation is not None:
+        saved = ctx.saved_tensors
+        z = saved[0] if len(saved) == 1 else _op(*saved, None)
+        grad = activation_backward(grad_output, z, ctx.activation)
+    if ctx.shortcut is None:
+        return grad, grad, None
+    stride = reference.shortcut_stride(ctx.shortcut[2], grad.shape[2])
+    grad_residual = grad.new_zeros(ctx.shortcut)
+    grad_residual[:, :, ::stride, ::stride] = grad[:, : ctx.shortcut[1]]
+    return grad, grad_residual, None
+
+
+_op = Op(
+    "residual_add",
+    tensors=2,
+    reference=reference.residual_add,
+    fake=fake,
+    setup_context=setup_context,
+    backward=backward,
+    batched=(0, 1),
+)
+
+
+@register_flop_formula(torch.ops.fastconv.residual_add)
+def flops(
+    input_shape: tuple[int, ...],
+    residual_shape: tuple[int, ...],
+    *_args: object,
+    **_kwargs: object,
+) -> int:
+    """One addition an element; activations count nothing, as in torch's own formulas."""
+    return torch.Size(input_shape).numel()

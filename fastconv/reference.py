@@ -1,0 +1,61 @@
+"""Each op in a few lines of eager torch: the specification, the tests' oracle, the last fallback.
+
+Arguments are those of the raw ops, torch.ops.fastconv.*; the public functions are in fastconv.ops.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda z: z,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+}
+
+
+def activate(z: Tensor, activation: str | None) -> Tensor:
+    """The named activation of z."""
+    if activation not in ACTIVATIONS:
+        raise RuntimeError(
+            "expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', "
+            f"got {activation!r}"
+        )
+    return ACTIVATIONS[activation](z)
+
+
+def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None = None) -> Tensor:
+    """grad_output times the derivative of the activation at z."""
+    return torch.func.vjp(lambda z: activate(z, activation), z)[1](grad_output)[0]
+
+
+def shortcut_stride(size: int, wanted: int) -> int:
+    """The smallest stride that takes size pixels to the wanted number, 0 where none does."""
+    if wanted == 0 or size < wanted:
+        return int(size == wanted)
+    stride = -(-size // wanted)
+    return stride if -(-size // stride) == wanted else 0
+
+
+def residual_add(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
+    """activation(input + residual), the residual subsampled and zero-padded to fit."""
+    if residual.shape != input.shape:
+        residual = zero_padded_shortcut(input, residual)
+    return activate(input + residual, activation)
+
+
+def zero_padded_shortcut(input: Tensor, residual: Tensor) -> Tensor:
+    """residual at the size of input: every stride-th pixel, the missing channels zero."""
+    fits = input.dim() == 4 and residual.dim() == 4 and residual.shape[0] == input.shape[0]
+    stride = shortcut_stride(residual.shape[2], input.shape[2]) if fits else 0
+    channels = input.shape[1] - residual.shape[1] if fits else -1
+    if stride == 0 or channels < 0 or -(-residual.shape[3] // stride) != input.shape[3]:
+        raise RuntimeError(
+            "residual_add: expected residual of input's shape, or with fewer channels and a whole "
+            f"stride more pixels, got {tuple(residual.shape)} for input {tuple(input.shape)}"
+        )
+    return F.pad(residual[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, channels))
