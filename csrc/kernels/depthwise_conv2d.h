@@ -150,7 +150,7 @@ FASTCONV_INLINE Variant depthwise_conv2d_backward_weight_variant(const Depthwise
     return tile && s.multiplier == 1 ? Variant::depthwise_conv2d_backward_weight_nhwc_k357
                                      : Variant::depthwise_conv2d_backward_weight_nhwc_any;
   }
-  return tile ? Variant::depthwise_conv2d_backward_weight_nchw_k357
+  return tile && s.stride_w <= 2 ? Variant::depthwise_conv2d_backward_weight_nchw_k357
               : Variant::depthwise_conv2d_backward_weight_nchw_any;
 }
 
@@ -159,7 +159,8 @@ struct DepthwiseConv2dKernels {
   void (*forward)(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
   void (*backward_input)(const DepthwiseConv2dBackwardInputParams&, int64_t begin, int64_t end);
   void (*backward_weight)(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
-  void (*sum_partials)(const DepthwiseConv2dBackwardWeightParams&);
+  // A unit is a tap; unit `taps` is the bias.
+  void (*sum_partials)(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
 };
 
 }  // namespace fastconv

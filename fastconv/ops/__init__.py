@@ -1,5 +1,6 @@
 """The ops as functions, arguments named as in torch.nn.functional."""
 
+from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.residual_add import residual_add
 
-__all__ = ["residual_add"]
+__all__ = ["depthwise_conv2d", "pack_depthwise_weight", "residual_add"]

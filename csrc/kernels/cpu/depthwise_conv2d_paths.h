@@ -24,7 +24,7 @@ void depthwise_backward_weight_nhwc(const DepthwiseConv2dBackwardWeightParams&, 
                                     int64_t end);
 void depthwise_backward_weight_nchw(const DepthwiseConv2dBackwardWeightParams&, int64_t begin,
                                     int64_t end);
-void depthwise_sum_partials(const DepthwiseConv2dBackwardWeightParams&);
+void depthwise_sum_partials(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
 
 FASTCONV_INLINE bool inside(int64_t index, int64_t size) {
   return static_cast<uint64_t>(index) < static_cast<uint64_t>(size);
@@ -53,6 +53,7 @@ FASTCONV_INLINE void store_lanes(T* p, vec_t<T> v, int64_t n) {
 // n output channels from c on as lanes; with Repeat, lane i reads input channel (c + i) / multiplier.
 template <bool Repeat, class T>
 struct ChannelLanes {
+  static constexpr bool kRepeat = Repeat;
   int64_t input_channel, inputs;
   int32_t lane[kLanes<T>];
 
@@ -66,9 +67,9 @@ struct ChannelLanes {
   }
 
   // The lanes of the pixel whose channel 0 is at p.
+  template <bool Full = false>
   FASTCONV_INLINE vec_t<T> load_pixel(const T* p) const {
-    const vec_t<T> x = inputs == kLanes<T> ? load(p + input_channel)
-                                           : load_partial(p + input_channel, inputs);
+    const vec_t<T> x = load_lanes<Full>(p + input_channel, inputs);
     if constexpr (Repeat) return permute(x, lane);
     return x;
   }
