@@ -127,7 +127,8 @@ def test_lines_fit_and_are_ascii():
     for folder in ("csrc", "fastconv", "tests"):
         for path in sources(ROOT / folder, ".h", ".cpp", ".cu", ".cuh", ".def", ".py"):
             for number, line in enumerate(path.read_bytes().splitlines(), 1):
-                assert len(line) <= 100 and line.isascii(), f"{path}:{number}"
+                assert len(line) <= 100, f"{path}:{number}"
+                assert line.isascii(), f"{path}:{number}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
