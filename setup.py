@@ -19,7 +19,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+import setuptools
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -47,6 +47,15 @@ if platform.machine() in ("x86_64", "AMD64"):
 TORCH_TARGET_VERSION = "0x020a000000000000"
 
 
+def check_setuptools():
+    version = setuptools.__version__
+    if int(version.split(".")[0]) < 77:
+        raise SystemExit(
+            f"fastconv needs setuptools 77 or newer to build, and {version} is installed: "
+            "`pip install -U setuptools`"
+        )
+
+
 def package_folder(name):
     """Where a package is installed, None where it is not; found without the cost of an import."""
     spec = importlib.util.find_spec(name)
@@ -58,7 +67,7 @@ def find_torch():
     if folder is None:
         raise SystemExit(
             "fastconv builds against the torch it will run with, and this Python has none: "
-            "`pip install torch setuptools pybind11 ninja`, then "
+            "`pip install torch`, `pip install -U setuptools pybind11 ninja`, then "
             "`pip install --no-build-isolation .`"
         )
     version = importlib.metadata.version("torch")
@@ -163,7 +172,8 @@ class BuildKernels(build_ext):
 
 
 if __name__ == "__main__":  # the tests read ISA_FLAGS from here
-    setup(
-        ext_modules=[Extension("fastconv._C", sources=[])],
+    check_setuptools()
+    setuptools.setup(
+        ext_modules=[setuptools.Extension("fastconv._C", sources=[])],
         cmdclass={"build_ext": BuildKernels},
     )
