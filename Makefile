@@ -55,6 +55,7 @@ sanitize: .venv/installed  ## the kernels' tests under AddressSanitizer and UBSa
 # Only the files that need nothing beside torch and pytest; the doctor needs typer and may fail.
 OUT ?= build/gpu
 gpu:  ## build with the system's torch, run the GPU tests, write results to OUT; installs nothing
+	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "torch sees no GPU")'
 	@mkdir -p $(OUT)
 	$(PYTHON) setup.py -q build_ext --inplace
 	-$(PYTHON) -m fastconv doctor --json > $(OUT)/doctor.json
