@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 import fastconv.tables as tables
-from fastconv.compare import ComparisonError, choose_peers, compare
+from fastconv.compare import Comparison, ComparisonError, choose_peers, compare
 from fastconv.demo import run_demo
 from fastconv.doctor import examine
 from fastconv.peers import DEFAULT_PEERS
@@ -45,7 +45,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 
 @app.command("demo")
 def demo_command(
-    batch: Annotated[list[int], typer.Option(min=1, help="Batch to time; may be repeated.")] = (1,)
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Batch to time, 1 if not given; may be repeated."),
+    ] = None,
     threads: Threads = None,
     peers: Peers = ALL_PEERS,
     seconds: Seconds = 10.0,
@@ -55,7 +58,7 @@ def demo_command(
     names = split_peers(peers)
     with expected_errors(), progress_bar() as progress:
         result = run_demo(
-            batches=batch, threads=threads, peers=names, seconds=seconds, progress=progress
+            batches=batch or [1], threads=threads, peers=names, seconds=seconds, progress=progress
         )
     if as_json:
         print_json(asdict(result))
@@ -63,8 +66,11 @@ def demo_command(
         output.print(tables.predictions(result), tables.verdict(result))
         for comparison in result.comparisons:
             output.print(*tables.comparison(comparison))
-    if not result.ok:
-        fail(complaint(result))
+    if not result.identical:
+        fail("torch and fastconv do not give the same predictions")
+    for comparison in result.comparisons:
+        if not comparison.ok:
+            fail(complaint(comparison))
 
 
 @app.command("compare")
@@ -94,12 +100,7 @@ def compare_command(
     else:
         output.print(*tables.comparison(result))
     if not result.ok:
-        bad = [
-            f"{rival.title} {rival.reason}"
-            for rival in result.rivals
-            if rival.status in ("wrong", "failed")
-        ]
-        fail("; ".join(bad))
+        fail(complaint(result))
 
 
 @app.command("doctor")
@@ -142,6 +143,11 @@ def progress_bar() -> Iterator[Progress]:
     with Bar(*columns, console=messages, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+def complaint(result: Comparison) -> str:
+    bad = [rival for rival in result.rivals if rival.status in ("wrong", "failed")]
+    return "; ".join(f"{rival.title} {rival.reason}" for rival in bad)
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 import statistics
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,19 @@ class Entrant:
             return {}
 
     def prepare(self, job: dict[str, Any], expected: Tensor) -> None:
-        answer = self.ask({"prepare": job}, PREPARE_TIMEOUT)
+        file = Path(job["folder"]) / f"{self.rival.name}.output.pt"
+        packages = PEERS[self.rival.name].needs
+        answer = self.ask(
+            {"prepare": {**job, "packages": packages, "output": str(file)}}, PREPARE_TIMEOUT
+        )
         if "unsupported" in answer:
             self.rival.status, self.rival.reason = "skipped", answer["unsupported"]
-        if "output" not in answer:
+        if "versions" not in answer:
             return
         self.rival.versions = answer["versions"]
         self.rival.prepare_seconds = answer["prepare_seconds"]
         self.rival.first_call_ms = 1e3 * answer["first_call_seconds"]
-        output = torch.load(answer["output"], weights_only=True)
+        output = torch.load(file, weights_only=True)
         check_output(self.rival, output, expected, TOLERANCE[job["dtype"]])
 
     def run(self, calls: int, warm_up: int) -> list[float]:
@@ -122,9 +126,10 @@ def compare(
     if network is None:
         torch.manual_seed(0)
         network = build_model(model)
-        settle_batch_norms(network, input_size(network))
+        with explained(model, input_size(network)):
+            settle_batch_norms(network, input_size(network))
     image = torch.randn(batch, *input_size(network), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
+    with explained(model, input_size(network)), torch.no_grad():
         expected = network.eval()(image)
 
     rivals = [Rival(peer.name, peer.title) for peer in chosen]
@@ -157,6 +162,19 @@ def compare(
         baseline=baseline,
         rivals=rivals,
     )
+
+
+@contextmanager
+def explained(model: str, size: tuple[int, ...]) -> Iterator[None]:
+    """ValueError, in a sentence for the user, where the network does not run on such an image."""
+    try:
+        yield
+    except RuntimeError as error:
+        shape = " x ".join(map(str, size))
+        raise ValueError(
+            f"{model!r} does not run on an image of {shape} (its attribute input_size says the "
+            f"size): {error}"
+        ) from error
 
 
 def choose_peers(names: Sequence[str]) -> list[Peer]:

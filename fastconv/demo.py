@@ -41,11 +41,6 @@ class Demo:
     identical: bool
     comparisons: list[Comparison]
 
-    @property
-    def ok(self) -> bool:
-        rivals = [rival for comparison in self.comparisons for rival in comparison.rivals]
-        return self.identical and all(r.status == "ok" for r in rivals if r.name == "fastconv")
-
 
 def run_demo(
     *,

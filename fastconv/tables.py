@@ -1,5 +1,6 @@
 """Results as rich tables for a terminal."""
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -9,7 +10,7 @@ from fastconv.doctor import Finding
 
 
 def predictions(demo: Demo) -> Table:
-    table = Table(title=f"{demo.model} on {len(demo.predictions)} photos")
+    table = Table(box=box.SIMPLE, title=f"{demo.model} on {len(demo.predictions)} photos")
     for column in ("photo", "label", "torch", "p", "fastconv", "p", "right"):
         table.add_column(column, justify="right" if column == "p" else "left")
     for row in demo.predictions:
@@ -36,22 +37,23 @@ def short(name: str) -> str:
 def verdict(demo: Demo) -> str:
     count = len(demo.predictions)
     same = "the same predictions" if demo.identical else "[red]not the same predictions[/red]"
-    return (
-        f"Top-1 right of {count}: torch {demo.right_torch}, fastconv {demo.right_fastconv}; {same}.\n"
-    )
+    right = f"torch {demo.right_torch} of {count}, fastconv {demo.right_fastconv} of {count}"
+    return f"Top-1 right: {right}; {same}.\n"
 
 
 def comparison(result: Comparison) -> tuple[Table, str]:
     """A table of the rivals and a line on how they were measured."""
     batch = result.input_shape[0]
-    table = Table(title=f"{result.model}, batch {batch}, {result.dtype}, {result.threads} threads")
+    table = Table(
+        box=box.SIMPLE,
+        title=f"{result.model}, batch {batch}, {result.dtype}, {result.threads} threads",
+    )
     table.add_column("rival")
     for column in (
         "median ms",
         "middle half",
-        "fastest",
         "first call",
-        "times torch",
+        "x torch",
         "difference",
     ):
         table.add_column(column, justify="right")
@@ -59,11 +61,11 @@ def comparison(result: Comparison) -> tuple[Table, str]:
         table.add_row(rival.title, *rival_cells(rival))
     torch_title = next(r.title for r in result.rivals if r.name == result.baseline)
     notes = [
-        f"{result.processor}, {result.cores} cores; {result.rounds} rounds in turn, each rival in a "
-        f"process of its own. Times torch: how often as fast as {torch_title}, median over rounds. "
+        f"{result.processor}, {result.cores} cores; {result.rounds} rounds in turn, each rival in "
+        f"its own process. x torch: how often as fast as {torch_title}, median over rounds. "
         "Difference: from float32 torch, relative to its largest output."
     ]
-    notes += [f"{r.title}: {r.status}, {r.reason}" for r in result.rivals if r.reason]
+    notes += [f"{r.title} skipped: {r.reason}" for r in result.rivals if r.status == "skipped"]
     return table, "\n".join(notes) + "\n"
 
 
@@ -75,7 +77,6 @@ def rival_cells(rival: Rival) -> tuple[str | Text, ...]:
     return (
         f"{rival.median_ms:.2f}",
         "{:.2f} to {:.2f}".format(*rival.quartiles_ms),
-        f"{rival.fastest_ms:.2f}",
         f"{rival.first_call_ms:.1f}",
         f"{rival.speedup:.2f}",
         Text(f"{difference} wrong" if wrong else difference, style="red" if wrong else ""),
@@ -83,7 +84,7 @@ def rival_cells(rival: Rival) -> tuple[str | Text, ...]:
 
 
 def findings(found: list[Finding]) -> Table:
-    table = Table(title="fastconv doctor")
+    table = Table(box=box.SIMPLE, title="fastconv doctor")
     for column in ("", "", "found", "what, or how to get it"):
         table.add_column(column, overflow="fold")
     topic = ""

@@ -29,17 +29,17 @@ def install_command(modules: list[str] | tuple[str, ...]) -> str:
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("torch", "PyTorch eager", "torch_contiguous"),
-        Peer("torch-channels-last", "PyTorch eager, channels_last", "torch_channels_last"),
-        Peer("inductor", "torch.compile (inductor)", "torch_inductor"),
-        Peer("fastconv", "fastconv.optimize", "fastconv_optimize"),
+        Peer("torch", "torch", "fastconv.peers.torch_contiguous"),
+        Peer("torch-channels-last", "torch channels_last", "fastconv.peers.torch_channels_last"),
+        Peer("inductor", "torch.compile", "fastconv.peers.torch_inductor"),
+        Peer("fastconv", "fastconv", "fastconv.peers.fastconv_optimize"),
         Peer(
             "onnxruntime",
             "ONNX Runtime",
-            "onnxruntime_cpu",
+            "fastconv.peers.onnxruntime_cpu",
             needs=("onnx", "onnxscript", "onnxruntime"),
         ),
-        Peer("openvino", "OpenVINO", "openvino_cpu", needs=("openvino",)),
+        Peer("openvino", "OpenVINO", "fastconv.peers.openvino_cpu", needs=("openvino",)),
     )
 }
 

@@ -28,10 +28,9 @@ class PeerProcess:
         environment["OMP_NUM_THREADS"] = str(threads)
         # The rival finds the modules that this process finds.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        self.peer = peer
         self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fastconv.peers.worker", peer.name],
+            [sys.executable, "-m", "fastconv.peers.worker", peer.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -52,7 +51,7 @@ class PeerProcess:
         except OSError:  # the pipe is broken: the process died before the request
             answer = ""
         except queue.Empty:
-            self.close()
+            self._process.kill()
             raise PeerError(f"gave no answer for {timeout:.0f} s and was stopped") from None
         if not answer:
             self._process.wait()
@@ -66,6 +65,7 @@ class PeerProcess:
         self._process.wait()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            assert pipe is not None
             with suppress(OSError):  # a request that never got through
                 pipe.close()
 

@@ -12,7 +12,7 @@ def prepare(
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    model = model.to(dtype).to(memory_format=torch.channels_last)
+    model = model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = image.to(dtype, memory_format=torch.channels_last)
     compiled = torch.compile(model)
     compiled(image)

@@ -15,7 +15,7 @@ WARM_UP_CALLS = 2  # at the head of a turn; the first call after a pause takes 5
 MIN_ROUNDS = 3
 # Threads of onnxruntime and OpenMP go on spinning after a call. Measured on 2 cores, Zen 5,
 # efficientnet_lite0, batch 1: torch's first call after a turn of onnxruntime took 30 ms at once,
-# 26 ms after 20 ms, 15 ms after 50 ms and after 100 ms. Forbidding onnxruntime to spin would slow it.
+# 26 ms after 20 ms, 15 ms after 50 ms and after 100 ms. Without spinning onnxruntime is slower.
 PAUSE_SECONDS = 0.05
 
 

@@ -1,7 +1,7 @@
 """One rival in its own process: reads requests from stdin, answers on stdout, a JSON line each.
 
-    {"prepare": {"model", "folder", "dtype", "threads"}}
-        -> {"prepare_seconds", "first_call_seconds", "versions", "output": FILE}
+    {"prepare": {"model", "folder", "dtype", "threads", "packages", "output": FILE}}
+        -> {"prepare_seconds", "first_call_seconds", "versions"}, the first output in FILE
         or {"unsupported": SENTENCE}
     {"run": CALLS, "warm_up": CALLS}
         -> {"seconds": [...]}
@@ -16,38 +16,42 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import PEERS, Peer, UnsupportedError
+from . import UnsupportedError
 from .model import load_job
 
 Call = Callable[[], Tensor]
 
 
 def prepare(
-    peer: Peer, model: str, folder: str, dtype: str, threads: int
+    rival: ModuleType,
+    model: str,
+    folder: str,
+    dtype: str,
+    threads: int,
+    packages: list[str],
+    output: str,
 ) -> tuple[Call, dict[str, Any]]:
     torch.set_num_threads(threads)
-    module = importlib.import_module(f"fastconv.peers.{peer.module}")
     network, image = load_job(Path(folder), model)
 
     start = perf_counter()
-    call = module.prepare(network, image, getattr(torch, dtype), threads)
+    call = rival.prepare(network, image, getattr(torch, dtype), threads)
     prepared = perf_counter()
-    output = call()
+    first = call()
     called = perf_counter()
 
-    path = Path(folder) / f"{peer.name}.output.pt"
-    torch.save(output.float(), path)
-    versions = {name: sys.modules[name].__version__ for name in ("torch", *peer.needs)}
+    torch.save(first.float(), output)
+    versions = {name: sys.modules[name].__version__ for name in ("torch", *packages)}
     return call, {
         "prepare_seconds": prepared - start,
         "first_call_seconds": called - prepared,
         "versions": versions,
-        "output": str(path),
     }
 
 
@@ -62,7 +66,7 @@ def run(call: Call, calls: int, warm_up: int) -> list[float]:
     return seconds
 
 
-def serve(peer: Peer) -> None:
+def serve(rival: ModuleType) -> None:
     # Libraries print to stdout as they like; give them stderr and keep the pipe for answers.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
@@ -71,7 +75,7 @@ def serve(peer: Peer) -> None:
             answer: dict[str, Any]
             if "prepare" in request:
                 try:
-                    call, answer = prepare(peer, **request["prepare"])
+                    call, answer = prepare(rival, **request["prepare"])
                 except UnsupportedError as reason:
                     answer = {"unsupported": str(reason)}
             else:
@@ -81,4 +85,4 @@ def serve(peer: Peer) -> None:
 
 if __name__ == "__main__":
     with torch.no_grad():
-        serve(PEERS[sys.argv[1]])
+        serve(importlib.import_module(sys.argv[1]))
