@@ -16,7 +16,7 @@ import fastconv.tables as tables
 from fastconv.compare import Comparison, ComparisonError, choose_peers, compare
 from fastconv.demo import run_demo
 from fastconv.doctor import examine
-from fastconv.peers import DEFAULT_PEERS
+from fastconv.peers import DEFAULT_PEERS, PEERS
 from fastconv.progress import Progress
 
 app = typer.Typer(
@@ -28,7 +28,6 @@ app = typer.Typer(
 output = Console()
 messages = Console(stderr=True)
 
-
 ALL_PEERS = ",".join(DEFAULT_PEERS)
 
 
@@ -37,7 +36,7 @@ class DType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-Peers = Annotated[str, typer.Option(help="Rivals, separated by commas; inductor may be added.")]
+Peers = Annotated[str, typer.Option(help=f"Comma-separated rivals, of {', '.join(PEERS)}.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="As many as cores, if not given.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="How long all rivals together are timed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
@@ -138,7 +137,20 @@ def expected_errors(argument: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr, so that stdout holds only the result; gone when the work is done."""
+    """A bar on stderr, gone when the work is done; stdout holds only the result.
+
+    Where stderr is no terminal, a line for each step.
+    """
+    if not messages.is_terminal:
+        said: set[str] = set()
+
+        def say(what: str, share: float) -> None:
+            if what not in said:
+                said.add(what)
+                messages.print(f"{what} ...", markup=False, highlight=False)
+
+        yield say
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Bar(*columns, console=messages, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)

@@ -1,5 +1,6 @@
 """A network in fastconv and in its rivals: same weights and image, outputs checked, then timed."""
 
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,11 @@ from fastconv.progress import Progress, part, silent
 PREPARE_SHARE = 0.5  # of the progress bar
 PREPARE_TIMEOUT = 300.0
 TURN_TIMEOUT = 120.0
-# Largest difference from float32 torch, relative to its largest output. Seen: 5e-6 in float32 and
-# 2e-2 in bfloat16 (efficientnet_lite0, all rivals).
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+# A rival is right when it is this near to float32 torch, relative to the largest output, or at most
+# TORCH_ERRORS times as far off as plain torch in the same dtype. Seen on efficientnet_lite0 with
+# random weights: at most 6e-6 in float32; in bfloat16 torch 7e-2, OpenVINO 6e-2.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
+TORCH_ERRORS = 2.0
 
 
 class ComparisonError(RuntimeError):
@@ -96,7 +99,7 @@ class Entrant:
         self.rival.prepare_seconds = answer["prepare_seconds"]
         self.rival.first_call_ms = 1e3 * answer["first_call_seconds"]
         output = torch.load(file, weights_only=True)
-        check_output(self.rival, output, expected, TOLERANCE[job["dtype"]])
+        measure_difference(self.rival, output, expected)
 
     def run(self, calls: int, warm_up: int) -> list[float]:
         return self.ask({"run": calls, "warm_up": warm_up}, TURN_TIMEOUT).get("seconds", [])
@@ -148,6 +151,7 @@ def compare(
             entrant.prepare(job, expected)
         ready = [entrant for entrant in entrants if entrant.rival.prepare_seconds is not None]
         require_torch(rivals)
+        judge(rivals, dtype)
         times = time_in_turn(ready, seconds, part(progress, PREPARE_SHARE, 1))
 
     baseline = summarise([entrant.rival for entrant in ready], times)
@@ -195,18 +199,29 @@ def is_installed(peer: Peer, rival: Rival) -> bool:
     return not missing
 
 
-def check_output(rival: Rival, output: Tensor, expected: Tensor, tolerance: float) -> None:
+def measure_difference(rival: Rival, output: Tensor, expected: Tensor) -> None:
     if output.shape != expected.shape:
         rival.status = "wrong"
-        rival.reason = f"output of shape {tuple(output.shape)}, wanted {tuple(expected.shape)}"
+        rival.reason = f"has output {tuple(output.shape)}, wanted {tuple(expected.shape)}"
         return
-    rival.difference = ((output - expected).abs().max() / expected.abs().max()).item()
-    if not rival.difference <= tolerance:  # NaN is wrong too
-        rival.status = "wrong"
-        rival.reason = (
-            f"differs from torch by {rival.difference:.2g} of the largest output, "
-            f"at most {tolerance:g} is right"
-        )
+    difference = ((output - expected).abs().max() / expected.abs().max()).item()
+    if math.isfinite(difference):
+        rival.difference = difference
+    else:
+        rival.status, rival.reason = "wrong", "answers NaN or infinity, or torch does"
+
+
+def judge(rivals: Sequence[Rival], dtype: str) -> None:
+    """Marks as wrong the rivals that differ too much from float32 torch."""
+    torches = [r.difference for r in rivals if r.name in BASELINES and r.difference is not None]
+    allowed = max(TOLERANCE[dtype], TORCH_ERRORS * max(torches, default=0.0))
+    for rival in rivals:
+        if rival.difference is not None and rival.difference > allowed:
+            rival.status = "wrong"
+            rival.reason = (
+                f"differs from torch by {rival.difference:.2g} of the largest output, "
+                f"at most {allowed:.2g} is right"
+            )
 
 
 def require_torch(rivals: Sequence[Rival]) -> None:

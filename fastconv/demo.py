@@ -89,7 +89,7 @@ def classify_photos(network: nn.Module, progress: Progress) -> list[Prediction]:
     optimized = fastconv.optimize(network, (load_photo(batch[0].path)[None],))
     predictions = []
     for index, (path, label) in enumerate(batch):
-        progress(f"classifying {path.name}", index / len(batch))
+        progress("classifying photos", index / len(batch))
         image = load_photo(path)[None]
         answers = [top_answer(model, image, names) for model in (network, optimized)]
         predictions.append(Prediction(path.name, label, names[label], *answers))

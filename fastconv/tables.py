@@ -48,22 +48,16 @@ def comparison(result: Comparison) -> tuple[Table, str]:
         box=box.SIMPLE,
         title=f"{result.model}, batch {batch}, {result.dtype}, {result.threads} threads",
     )
-    table.add_column("rival")
-    for column in (
-        "median ms",
-        "middle half",
-        "first call",
-        "x torch",
-        "difference",
-    ):
-        table.add_column(column, justify="right")
+    table.add_column("rival", no_wrap=True)
+    for column in ("median ms", "middle half", "first call", "x torch", "error"):
+        table.add_column(column, justify="right", no_wrap=True)
     for rival in result.rivals:
         table.add_row(rival.title, *rival_cells(rival))
     torch_title = next(r.title for r in result.rivals if r.name == result.baseline)
     notes = [
         f"{result.processor}, {result.cores} cores; {result.rounds} rounds in turn, each rival in "
         f"its own process. x torch: how often as fast as {torch_title}, median over rounds. "
-        "Difference: from float32 torch, relative to its largest output."
+        "Error: difference from float32 torch, relative to its largest output."
     ]
     notes += [f"{r.title} skipped: {r.reason}" for r in result.rivals if r.status == "skipped"]
     return table, "\n".join(notes) + "\n"
@@ -72,14 +66,14 @@ def comparison(result: Comparison) -> tuple[Table, str]:
 def rival_cells(rival: Rival) -> tuple[str | Text, ...]:
     if rival.median_ms is None or rival.quartiles_ms is None:
         return (Text(rival.status, style="red" if rival.status == "failed" else "yellow"),)
+    # A wrong answer has no speed worth showing.
     wrong = rival.status == "wrong"
-    difference = "shape" if rival.difference is None else f"{rival.difference:.1e}"
     return (
         f"{rival.median_ms:.2f}",
         "{:.2f} to {:.2f}".format(*rival.quartiles_ms),
         f"{rival.first_call_ms:.1f}",
-        f"{rival.speedup:.2f}",
-        Text(f"{difference} wrong" if wrong else difference, style="red" if wrong else ""),
+        Text("wrong", style="red") if wrong else f"{rival.speedup:.2f}",
+        "" if rival.difference is None else f"{rival.difference:.1e}",
     )
 
 

@@ -57,7 +57,7 @@ def test_every_rival_answers_as_torch_does():
 def test_bfloat16_says_who_cannot():
     _, rivals = quick(["torch", "onnxruntime"], dtype="bfloat16", batch=2)
     assert rivals["torch"].status == "ok"
-    assert 0 < rivals["torch"].difference < 5e-2
+    assert 0 < rivals["torch"].difference < 0.1
     assert rivals["onnxruntime"].status == "skipped"
     assert "bfloat16" in rivals["onnxruntime"].reason
 
@@ -84,7 +84,7 @@ def test_rivals_that_misbehave_are_told_apart(make_rival):
         "absent": "skipped",
     }
     assert "differs from torch" in rivals["wrong"].reason
-    assert "(1, 3), wanted (1, 10)" in rivals["narrow"].reason
+    assert "has output (1, 3), wanted (1, 10)" in rivals["narrow"].reason
     assert "TypeError: no kernel for you" in rivals["broken"].reason
     assert "StopIteration" in rivals["mortal"].reason
     assert "pip install package_that_is_not_there" in rivals["absent"].reason
