@@ -4,5 +4,11 @@
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
+  m.def(
+      "pointwise_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, "
+      "SymInt[2] stride, str? activation=None) -> Tensor");
+  m.def(
+      "pointwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
+      "SymInt[2] stride, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
 }

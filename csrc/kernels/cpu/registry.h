@@ -3,6 +3,7 @@
 
 #include "../activation_backward.h"
 #include "../common/types.h"
+#include "../pointwise_conv2d.h"
 #include "../residual_add.h"
 
 namespace fastconv {
@@ -17,8 +18,10 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)       \
-  X(residual_add, ResidualAddKernels) \
+#define FASTCONV_FOR_EACH_OP(X)                                \
+  X(residual_add, ResidualAddKernels)                          \
+  X(pointwise_conv2d, PointwiseConv2dKernels)                  \
+  X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
   X(activation_backward, ActivationBackwardKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
