@@ -16,51 +16,41 @@ constexpr const char* kOp = "pointwise_conv2d";
 constexpr double kFlopsANanosecond = 100;
 constexpr double kNanosecondsAByte = 0.05;
 
-// Sizes of input and weight, checked; unbatched input counts as a batch of one.
+// Sizes of input and weight, checked.
 PointwiseConv2dShape shape_of(const Tensor& input, const Tensor& weight,
                               const std::vector<int64_t>& stride) {
-  const int64_t dim = input.dim();
-  FASTCONV_CHECK(dim == 4 || dim == 3, kOp,
-                 ": expected input of shape (N, C, H, W) or (C, H, W), got ", to_string(input));
+  check_dim(kOp, "input", input, 4);
   check_dim(kOp, "weight", weight, 4);
   check_like_input(kOp, "weight", weight, input);
   PointwiseConv2dShape s{};
   s.dtype = dtype_of(input, kOp);
   s.layout = layout_of(input);
-  s.batch = dim == 4 ? input.size(0) : 1;
-  s.in_channels = input.size(dim - 3);
-  s.in_height = input.size(dim - 2), s.in_width = input.size(dim - 1);
+  s.batch = input.size(0), s.in_channels = input.size(1);
+  s.in_height = input.size(2), s.in_width = input.size(3);
   s.out_channels = weight.size(0);
   FASTCONV_CHECK(weight.size(1) == s.in_channels && weight.size(2) == 1 && weight.size(3) == 1, kOp,
                  ": expected weight of shape (out_channels, ", s.in_channels, ", 1, 1) for input ",
                  to_string(input), ", got ", to_string(weight));
-  FASTCONV_CHECK(stride.size() == 2 && stride[0] > 0 && stride[1] > 0, kOp,
-                 ": expected stride to be a positive int or a pair of them");
   FASTCONV_CHECK(s.in_channels > 0 && s.out_channels > 0 && s.in_height > 0 && s.in_width > 0, kOp,
                  ": expected input and weight to have channels and pixels, got input ",
                  to_string(input), " and weight ", to_string(weight));
+  FASTCONV_CHECK(stride.size() == 2 && stride[0] > 0 && stride[1] > 0, kOp,
+                 ": expected stride to be a positive int or a pair of them, got ",
+                 to_string(stride));
   s.stride_h = stride[0], s.stride_w = stride[1];
   s.height = div_up(s.in_height, s.stride_h), s.width = div_up(s.in_width, s.stride_w);
   return s;
 }
 
-Sizes sizes(const Tensor& like, const PointwiseConv2dShape& s, int64_t channels) {
-  return like.dim() == 4 ? Sizes{s.batch, channels, s.height, s.width}
-                         : Sizes{channels, s.height, s.width};
+Sizes output_sizes(const PointwiseConv2dShape& s) {
+  return {s.batch, s.out_channels, s.height, s.width};
 }
 
-void check_bias(const Tensor& bias, const Tensor& input, int64_t channels) {
-  check_like_input(kOp, "bias", bias, input);
-  FASTCONV_CHECK(bias.dim() == 1 && bias.size(0) == channels, kOp, ": expected bias of shape (",
-                 channels, "), got ", to_string(bias));
-}
-
-void check_residual(const Tensor& residual, const Tensor& input, const Sizes& wanted) {
-  check_like_input(kOp, "residual", residual, input);
-  FASTCONV_CHECK(residual.dim() == int64_t(wanted.size()) &&
-                     std::equal(wanted.begin(), wanted.end(), residual.sizes().begin()),
-                 kOp, ": expected residual of the output's shape ", to_string(wanted), ", got ",
-                 to_string(residual));
+void check_shape(const char* name, const Tensor& t, const Tensor& input, const Sizes& wanted) {
+  check_like_input(kOp, name, t, input);
+  FASTCONV_CHECK(t.dim() == int64_t(wanted.size()) &&
+                     std::equal(wanted.begin(), wanted.end(), t.sizes().begin()),
+                 kOp, ": expected ", name, " of shape ", to_string(wanted), ", got ", to_string(t));
 }
 
 void run(const PointwiseConv2dParams& p) {
@@ -87,15 +77,15 @@ Tensor pointwise_conv2d(const Tensor& input, const Tensor& weight,
   PointwiseConv2dParams p{};
   static_cast<PointwiseConv2dShape&>(p) = shape_of(input, weight, stride);
   p.activation = parse_activation(activation);
-  const Sizes output_sizes = sizes(input, p, p.out_channels);
-  if (bias) check_bias(*bias, input, p.out_channels);
-  if (residual) check_residual(*residual, input, output_sizes);
+  const Sizes sizes = output_sizes(p);
+  if (bias) check_shape("bias", *bias, input, {p.out_channels});
+  if (residual) check_shape("residual", *residual, input, sizes);
 
   const Tensor x = dense(input, p.layout);
   const std::optional<Tensor> b = bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
   const std::optional<Tensor> r =
       residual ? std::optional(dense(*residual, p.layout)) : std::nullopt;
-  Tensor output = empty_like(x, output_sizes, p.layout);
+  Tensor output = empty_like(x, sizes, p.layout);
   if (p.batch == 0) return output;
   p.input = x.const_data_ptr();
   p.weight = weight.const_data_ptr();
@@ -111,7 +101,7 @@ Tensor pointwise_conv2d(const Tensor& input, const Tensor& weight,
 Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
                   const PointwiseConv2dShape& s) {
   const bool spreads = s.stride_h > 1 || s.stride_w > 1;
-  Tensor compact = empty_like(grad, sizes(grad, s, s.in_channels), s.layout);
+  Tensor compact = empty_like(grad, {s.batch, s.in_channels, s.height, s.width}, s.layout);
   PointwiseConv2dParams p{};
   static_cast<PointwiseConv2dShape&>(p) = s;
   std::swap(p.in_channels, p.out_channels);
@@ -159,17 +149,12 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_
                                                              const std::vector<int64_t>& stride,
                                                              const std::vector<bool>& output_mask) {
   const PointwiseConv2dShape s = shape_of(input, weight, stride);
-  check_like_input(kOp, "grad_output", grad_output, input);
-  const Sizes wanted = sizes(input, s, s.out_channels);
-  FASTCONV_CHECK(grad_output.dim() == int64_t(wanted.size()) &&
-                     std::equal(wanted.begin(), wanted.end(), grad_output.sizes().begin()),
-                 kOp, ": expected grad_output of shape ", to_string(wanted), ", got ",
-                 to_string(grad_output));
+  check_shape("grad_output", grad_output, input, output_sizes(s));
   FASTCONV_CHECK(output_mask.size() == 3, kOp, ": expected output_mask with 3 values, got ",
                  output_mask.size());
   const Tensor grad = dense(grad_output, s.layout);
-  Tensor nothing = empty_like(input, {0}, Layout::kNCHW);
-  std::tuple<Tensor, Tensor, Tensor> result{nothing, nothing, nothing};
+  const auto nothing = [&] { return empty_like(input, {0}, Layout::kNCHW); };
+  std::tuple<Tensor, Tensor, Tensor> result{nothing(), nothing(), nothing()};
   if (output_mask[0]) std::get<0>(result) = grad_input(grad, weight, input, s);
   if (!output_mask[1] && !output_mask[2]) return result;
 
