@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors, pair
+from fastconv.ops._check import check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
+from fastconv.ops._window import IntPair, pair
 from fastconv.ops.activation_backward import activation_backward
 
 
@@ -19,7 +20,7 @@ def pointwise_conv2d(
     weight: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
+    stride: IntPair = 1,
     activation: str | None = None,
 ) -> Tensor:
     """activation(conv1x1(input) + bias + residual), the pointwise half of a separable convolution.

@@ -3,6 +3,8 @@
 
 #include "../activation_backward.h"
 #include "../common/types.h"
+#include "../depthwise_conv2d.h"
+#include "../local_response_norm.h"
 #include "../pointwise_conv2d.h"
 #include "../residual_add.h"
 
@@ -19,6 +21,9 @@ Isa current_isa();
 bool set_isa(Isa isa);
 
 #define FASTCONV_FOR_EACH_OP(X)                                \
+  X(depthwise_conv2d, DepthwiseConv2dKernels)                  \
+  X(local_response_norm, LocalResponseNormKernels)             \
+  X(local_response_norm_backward, LocalResponseNormKernels)    \
   X(residual_add, ResidualAddKernels)                          \
   X(pointwise_conv2d, PointwiseConv2dKernels)                  \
   X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
