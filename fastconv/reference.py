@@ -3,7 +3,7 @@
 Arguments are those of the raw ops, torch.ops.fastconv.*; the public functions are in fastconv.ops.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -32,6 +32,56 @@ def activate(z: Tensor, activation: str | None) -> Tensor:
 def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None = None) -> Tensor:
     """grad_output times the derivative of the activation at z."""
     return torch.func.vjp(lambda z: activate(z, activation), z)[1](grad_output)[0]
+
+
+def depthwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str | None = None,
+) -> Tensor:
+    """activation(conv2d with a group for each input channel); padding is (top, left, bottom, right)."""
+    top, left, bottom, right = padding
+    if (top, left) != (bottom, right):
+        input = F.pad(input, (left, right, top, bottom))
+        top = left = 0
+    z = F.conv2d(input, weight, bias, stride, (top, left), dilation, groups=input.shape[1])
+    return activate(z, activation)
+
+
+def depthwise_conv2d_backward_input(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The gradient of depthwise_conv2d, without activation, for its input."""
+
+    def of_input(input: Tensor) -> Tensor:
+        return depthwise_conv2d(input, weight, None, stride, padding, dilation)
+
+    return torch.func.vjp(of_input, input)[1](grad_output)[0]
+
+
+def depthwise_conv2d_backward_weight(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """The gradients of depthwise_conv2d, without activation, for its weight and bias."""
+
+    def of_weight(weight: Tensor) -> Tensor:
+        return depthwise_conv2d(input, weight, None, stride, padding, dilation)
+
+    return torch.func.vjp(of_weight, weight)[1](grad_output)[0], grad_output.sum((0, 2, 3))
 
 
 def shortcut_stride(size: int, wanted: int) -> int:

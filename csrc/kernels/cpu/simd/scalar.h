@@ -56,6 +56,26 @@ FASTCONV_INLINE void store_partial(T* p, Lane<accumulate_t<T>> a, int64_t n) {
 }
 
 template <class T>
+FASTCONV_INLINE Lane<accumulate_t<T>> load_range(const T* p, LaneRange r) {
+  return load_partial(p, r.first <= 0 ? r.last : 0);
+}
+
+template <class S>
+FASTCONV_INLINE Lane<S> fma_range(Lane<S> a, Lane<S> b, Lane<S> c, LaneRange r) {
+  return r.first <= 0 && r.last > 0 ? fma(a, b, c) : c;
+}
+
+template <class S>
+FASTCONV_INLINE Lane<S> even_lanes(Lane<S> a, Lane<S>) {
+  return a;
+}
+
+template <class S>
+FASTCONV_INLINE Lane<S> permute(Lane<S> a, const int32_t*) {
+  return a;
+}
+
+template <class T>
 FASTCONV_INLINE void stream(T* p, Lane<accumulate_t<T>> a) {
   narrow(a.v, p);
 }
