@@ -140,7 +140,7 @@ def test_variants_are_reached():
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "arguments", [(1.0, 0.75, 1.0), (1.0, 0.75, 0.0), (1.0, 0.6, 0.0), (-1.0, 1.0, 0.5)]
+    "arguments", [(1.0, 0.75, 1.0), (1.0, 0.75, 0.0), (1.0, 0.6, 0.0), (-1.0, 1.0, -0.5)]
 )
 def test_nan_infinity_and_zero_pass_as_in_torch(arguments, dtype, layout, name):
     special = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e20, -3e38, 1e-25, 1e-40]
