@@ -18,9 +18,9 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)                  \
+#define FASTCONV_FOR_EACH_OP(X)               \
   X(depthwise_conv2d, DepthwiseConv2dKernels) \
-  X(residual_add, ResidualAddKernels) \
+  X(residual_add, ResidualAddKernels)         \
   X(activation_backward, ActivationBackwardKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
