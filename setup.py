@@ -2,22 +2,41 @@
 
 The kernels need different compiler flags for each instruction set, which setuptools cannot say, so
 the build writes a ninja file; ninja rebuilds only what changed.
+
+Environment:
+    CXX                   the compiler, g++ where unset; may carry a prefix ("ccache g++")
+    FASTCONV_SANITIZE=1   AddressSanitizer and UBSan, in a build folder of its own: `make sanitize`
 """
 
+import importlib.metadata
+import importlib.util
+import os
 import platform
+import shlex
+import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+import setuptools
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 
-COMMON_FLAGS = "-O3 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi -ffp-contract=fast"
+CXX = os.environ.get("CXX") or "g++"
+SANITIZE = os.environ.get("FASTCONV_SANITIZE") == "1"
+# One folder a Python and kind of build, so that `pip install .`, an editable install and
+# `build_ext --inplace` share their objects.
+BUILD_DIR = ROOT / "build" / f"{sys.implementation.cache_tag}{'-sanitize' if SANITIZE else ''}"
+
+COMMON_FLAGS = "-fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi -ffp-contract=fast"
 # g++ 12 warns inside its own AVX-512 headers (GCC bug 105593).
 COMMON_FLAGS += " -Wno-maybe-uninitialized -Wno-uninitialized"
+SANITIZE_FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
+COMMON_FLAGS += f" -O1 -g -fno-omit-frame-pointer {SANITIZE_FLAGS}" if SANITIZE else " -O3"
+
 ISA_FLAGS = {"scalar": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx2"] = "-mavx2 -mfma -mf16c"
@@ -28,80 +47,133 @@ if platform.machine() in ("x86_64", "AMD64"):
 TORCH_TARGET_VERSION = "0x020a000000000000"
 
 
-def require_build_tools():
-    """torch and pybind11 as the build sees them, or one sentence that says how to get them."""
-    try:
-        import ninja
-        import pybind11
-        import torch
-        from torch.utils import cpp_extension
-    except ImportError as error:
+def check_setuptools():
+    version = setuptools.__version__
+    if int(version.split(".")[0]) < 77:
         raise SystemExit(
-            f"fastconv needs {error.name} to build: install torch, pybind11 and ninja first, then "
+            f"fastconv needs setuptools 77 or newer to build, and {version} is installed: "
+            "`pip install -U setuptools`"
+        )
+
+
+def package_folder(name):
+    """Where a package is installed, None where it is not; found without the cost of an import."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec else None
+
+
+def find_torch():
+    folder = package_folder("torch")
+    if folder is None:
+        raise SystemExit(
+            "fastconv builds against the torch it will run with, and this Python has none: "
+            "`pip install torch`, `pip install -U setuptools pybind11 ninja`, then "
             "`pip install --no-build-isolation .`"
-        ) from None
-    library = Path(torch.__file__).parent / "lib"
-    return ninja, pybind11.get_include(), cpp_extension.include_paths(), library
+        )
+    version = importlib.metadata.version("torch")
+    if tuple(map(int, version.split(".")[:2])) < (2, 11):
+        raise SystemExit(f"fastconv needs torch 2.11 or newer to build, and {version} is installed")
+    return folder
+
+
+def find_ninja():
+    package = package_folder("ninja")
+    scripts = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
+    found = shutil.which("ninja", path=os.pathsep.join(scripts))
+    if found is None and package is not None:  # installed with --target or --user
+        found = shutil.which("ninja", path=str(package.parent / "bin"))
+    if found is None:
+        raise SystemExit("fastconv needs ninja to build: `pip install ninja`")
+    return found
+
+
+def check_compiler():
+    program = shlex.split(CXX)[0]
+    if shutil.which(program) is None:
+        raise SystemExit(
+            f"fastconv needs a C++20 compiler to build, and {program!r} was not found: install g++ "
+            "(`apt install g++`, `dnf install gcc-c++`) or name another in the variable CXX"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.exists():
+        raise SystemExit(
+            f"fastconv needs Python's headers to build, and {header} is missing: install them "
+            "(`apt install python3-dev`, `dnf install python3-devel`)"
+        )
+
+
+def include_folders(torch):
+    pybind11 = package_folder("pybind11")
+    folders = [sysconfig.get_path("include"), torch / "include"]
+    if pybind11 is not None:  # torch carries a pybind11 as well, which serves where it is missing
+        folders.insert(0, pybind11 / "include")
+    return folders
+
+
+def escape(path):
+    """A path as ninja reads it."""
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def ninja_file(target):
+    """The build of target as the text of a ninja file, paths relative to BUILD_DIR."""
+    torch = find_torch()
+    # -MD, not -MMD: a torch upgraded in place must rebuild what includes its headers.
+    lines = [
+        "rule compile",
+        f"  command = {CXX} -MD -MF $out.d {COMMON_FLAGS} $flags -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "  description = compile $out",
+        "rule link",
+        f"  command = {CXX} -shared {SANITIZE_FLAGS if SANITIZE else ''} $in -o $out $flags",
+        "  description = link $out",
+    ]
+    objects = []
+
+    def compile(source, suffix, flags):
+        name = f"{source.relative_to(CSRC).with_suffix('')}{suffix}.o"
+        lines.extend([f"build {escape(name)}: compile {escape(source)}", f"  flags = {flags}"])
+        objects.append(escape(name))
+
+    for source in sorted((CSRC / "kernels" / "cpu").glob("*.cpp")):
+        if source.stem == "registry":
+            compile(source, "", "-std=c++17")
+            continue
+        for isa, flags in ISA_FLAGS.items():
+            compile(source, f".{isa}", f"-std=c++17 -DFASTCONV_ISA={isa} {flags}")
+
+    includes = " ".join(f"-isystem {shlex.quote(str(folder))}" for folder in include_folders(torch))
+    adapter_flags = f"-std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} {includes}"
+    for source in [*sorted((CSRC / "ops").glob("*.cpp")), CSRC / "bindings.cpp"]:
+        compile(source, "", adapter_flags.replace("$", "$$"))
+
+    library = shlex.quote(str(torch / "lib")).replace("$", "$$")
+    lines.append(f"build {escape(target)}: link {' '.join(objects)}")
+    lines.append(f"  flags = -L{library} -ltorch -ltorch_cpu -lc10")
+    return "\n".join(lines) + "\n"
 
 
 class BuildKernels(build_ext):
     """Compiles with ninja, then leaves the shared object where setuptools expects it."""
 
     def build_extension(self, ext):
-        target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build_dir = Path(self.build_temp).resolve()
-        build_dir.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        ninja = self.write_ninja_file(build_dir / "build.ninja", target)
-        subprocess.run([str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build_dir)], check=True)
-
-    def write_ninja_file(self, path, target):
-        ninja, pybind_include, torch_includes, torch_library = require_build_tools()
-        from ninja import ninja_syntax
-
-        python_include = sysconfig.get_paths()["include"]
-        includes = [pybind_include, python_include, *torch_includes]
-        objects = []
-        with open(path, "w") as file:
-            writer = ninja_syntax.Writer(file)
-            writer.variable("cxx", self.compiler_name())
-            writer.rule(
-                "compile",
-                command=f"$cxx -MMD -MF $out.d {COMMON_FLAGS} $flags -c $in -o $out",
-                depfile="$out.d",
-                deps="gcc",
-                description="compile $out",
-            )
-            writer.rule("link", command="$cxx -shared $in -o $out $flags", description="link $out")
-
-            def compile(source, suffix, flags):
-                name = f"{source.relative_to(CSRC).with_suffix('')}{suffix}.o"
-                writer.build(name, "compile", str(source), variables={"flags": flags})
-                objects.append(name)
-
-            for source in sorted((CSRC / "kernels" / "cpu").glob("*.cpp")):
-                if source.stem == "registry":
-                    compile(source, "", "-std=c++17")
-                    continue
-                for isa, flags in ISA_FLAGS.items():
-                    compile(source, f".{isa}", f"-std=c++17 -DFASTCONV_ISA={isa} {flags}")
-
-            host_flags = " ".join(f"-isystem {include}" for include in includes)
-            host_flags += f" -std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"
-            for source in [*sorted((CSRC / "ops").glob("*.cpp")), CSRC / "bindings.cpp"]:
-                compile(source, "", host_flags)
-
-            link = f"-L{torch_library} -ltorch -ltorch_cpu -lc10"
-            writer.build(str(target), "link", objects, variables={"flags": link})
-        return ninja
-
-    def compiler_name(self):
-        import os
-
-        return os.environ.get("CXX", "g++")
+        wanted = Path(self.get_ext_fullpath(ext.name))
+        ninja = find_ninja()
+        check_compiler()
+        BUILD_DIR.mkdir(parents=True, exist_ok=True)
+        (BUILD_DIR / "build.ninja").write_text(ninja_file(wanted.name))
+        try:
+            subprocess.run([ninja, "-C", str(BUILD_DIR)], check=True)
+        except subprocess.CalledProcessError:
+            raise SystemExit("fastconv did not compile: the compiler's message is above") from None
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        self.copy_file(str(BUILD_DIR / wanted.name), str(wanted))
 
 
-setup(
-    ext_modules=[Extension("fastconv._C", sources=[])],
-    cmdclass={"build_ext": BuildKernels},
-)
+if __name__ == "__main__":  # the tests read ISA_FLAGS from here
+    check_setuptools()
+    setuptools.setup(
+        ext_modules=[setuptools.Extension("fastconv._C", sources=[])],
+        cmdclass={"build_ext": BuildKernels},
+    )

@@ -7,6 +7,8 @@
 
 import os as _os
 
+import torch as _torch  # noqa: F401  its libraries must be there before those that link to them
+
 __version__ = "0.1.0"
 
 try:

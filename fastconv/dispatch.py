@@ -1,5 +1,8 @@
 """Which backend serves a call, and why: a pure function of the tensor and the state of torch."""
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -8,13 +11,17 @@ from torch.autograd import forward_ad
 
 KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
+_log = logging.getLogger("fastconv")
+_said: set[tuple[str, str]] = set()
+_listeners: list[Callable[[str, Tensor, str], None]] = []
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend, 'cpu' or 'reference', and the reason in words."""
+    """A backend, 'cpu' or 'reference', and in words why not a kernel of ours, if so."""
 
     backend: str
-    reason: str
+    reason: str = ""
 
 
 def choose(input: Tensor) -> Choice:
@@ -22,12 +29,32 @@ def choose(input: Tensor) -> Choice:
     if input.dtype not in KERNEL_DTYPES:
         return Choice("reference", f"no kernel for {input.dtype}")
     if forward_ad._current_level >= 0:
-        return Choice("reference", "forward-mode differentiation needs torch's own formulas")
+        return Choice("reference", "forward-mode differentiation takes torch's own formulas")
     if input.device.type != "cpu":
-        return Choice("reference", f"no kernel for device {input.device.type!r} in this build")
-    return Choice("cpu", "")
+        return Choice("reference", f"no kernel for device '{input.device.type}' in this build")
+    return Choice("cpu")
 
 
 def needs_reference(input: Tensor) -> bool:
-    """Whether the dispatcher cannot reach a kernel; the cheap form of choose for every call."""
+    """Whether the dispatcher cannot reach a kernel: what every call can afford of choose."""
     return input.dtype not in KERNEL_DTYPES or forward_ad._current_level >= 0
+
+
+def fell_back(op: str, input: Tensor) -> None:
+    """Tells the log, once at INFO, and every listener that the reference serves op, and why."""
+    reason = choose(input).reason
+    for listener in _listeners:
+        listener(op, input, reason)
+    if (op, reason) not in _said:
+        _said.add((op, reason))
+        _log.info("%s runs its reference: %s", op, reason)
+
+
+@contextmanager
+def listen(listener: Callable[[str, Tensor, str], None]) -> Iterator[None]:
+    """Calls listener(op, input, reason) for every fell_back within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

@@ -4,6 +4,7 @@ Arguments are those of the raw ops, torch.ops.fastconv.*; the public functions a
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -109,3 +110,25 @@ def zero_padded_shortcut(input: Tensor, residual: Tensor) -> Tensor:
             f"stride more pixels, got {tuple(residual.shape)} for input {tuple(input.shape)}"
         )
     return F.pad(residual[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, channels))
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """input / (k + alpha / size * sum of squares over the window of channels)^beta."""
+    # torch pools no 16-bit numbers on the CPU, and the square of a float16 soon overflows.
+    wide = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+    return F.local_response_norm(wide, size, alpha, beta, k).to(input.dtype)
+
+
+def local_response_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+) -> Tensor:
+    """The gradient of local_response_norm for its input."""
+    forward = partial(local_response_norm, size=size, alpha=alpha, beta=beta, k=k)
+    return torch.func.vjp(forward, input)[1](grad_output)[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fastconv.dispatch import needs_reference
+from fastconv.dispatch import fell_back, needs_reference
 
 AUTOCAST_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
@@ -40,13 +40,14 @@ class Op:
         batched: Sequence[int] = (),
         autocast: bool = False,
     ) -> None:
+        self.name = name
         self.raw = getattr(torch.ops.fastconv, name).default
         self.tensors = tensors
         self.reference = reference
         self.batched = batched
         self.under_transforms = _autograd_function(self, setup_context, backward)
 
-        _library.impl(name, reference, "CompositeExplicitAutograd")
+        _library.impl(name, self._fall_back, "CompositeExplicitAutograd")
         torch.library.register_fake(self.raw, fake)
         torch.library.register_autograd(self.raw, backward, setup_context=setup_context)
         torch.library.register_vmap(self.raw, self.vmap)
@@ -58,7 +59,7 @@ class Op:
         # The autograd kernel of a custom op is Python and costs 3 us even where no gradient is
         # wanted (1x8x8x8 input: 5.6 us a call with it, 3.0 us past it), so it is passed by then.
         if needs_reference(arguments[0]):
-            return self.reference(*arguments)
+            return self._fall_back(*arguments)
         if torch.compiler.is_compiling():
             return self.raw(*arguments)
         if torch._C._are_functorch_transforms_active():
@@ -69,6 +70,11 @@ class Op:
                     return self.raw(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return self.raw(*arguments)
+
+    def _fall_back(self, *arguments: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            fell_back(self.name, arguments[0])
+        return self.reference(*arguments)
 
     def _autocast_kernel(self, device: str) -> Callable[..., Any]:
         below = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
@@ -151,7 +157,13 @@ class BackwardOp(Op):
     """The backward pass of an op; its own derivative is that of its reference, in eager torch."""
 
     def __init__(
-        self, name: str, *, tensors: int, reference: Callable[..., Any], fake: Callable[..., Any]
+        self,
+        name: str,
+        *,
+        tensors: int,
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        batched: Sequence[int] = (),
     ) -> None:
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.save_for_backward(*inputs[:tensors])
@@ -169,4 +181,5 @@ class BackwardOp(Op):
             fake=fake,
             setup_context=setup_context,
             backward=backward,
+            batched=batched,
         )

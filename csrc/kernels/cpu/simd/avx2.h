@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cfloat>
+
 #include "narrow.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -277,6 +279,23 @@ FASTCONV_INLINE VecF exponent(VecF a) {
 FASTCONV_INLINE VecF mantissa(VecF a) {
   const __m256 fraction = _mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(0x807fffff)));
   return {_mm256_or_ps(fraction, _mm256_set1_ps(1.0f))};
+}
+
+// 1 / sqrt(a) for normal a > 0, to 11 bits.
+FASTCONV_INLINE VecF approx_rsqrt(VecF a) {
+  return {_mm256_rsqrt_ps(a.v)};
+}
+
+FASTCONV_INLINE bool all_positive_normal(VecF a) {
+  const __m256 large = _mm256_cmp_ps(a.v, _mm256_set1_ps(FLT_MIN), _CMP_GE_OQ);
+  const __m256 finite = _mm256_cmp_ps(a.v, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ);
+  return _mm256_movemask_ps(_mm256_and_ps(large, finite)) == 0xff;
+}
+
+FASTCONV_INLINE bool all_positive_normal(VecD a) {
+  const __m256d large = _mm256_cmp_pd(a.v, _mm256_set1_pd(DBL_MIN), _CMP_GE_OQ);
+  const __m256d finite = _mm256_cmp_pd(a.v, _mm256_set1_pd(DBL_MAX), _CMP_LE_OQ);
+  return _mm256_movemask_pd(_mm256_and_pd(large, finite)) == 0xf;
 }
 
 FASTCONV_INLINE VecF round(VecF a) {

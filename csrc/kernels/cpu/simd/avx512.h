@@ -230,6 +230,20 @@ FASTCONV_INLINE VecF mantissa(VecF a) {
   return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)};
 }
 
+// 1 / sqrt(a) for a > 0, to 14 bits.
+FASTCONV_INLINE VecF approx_rsqrt(VecF a) {
+  return {_mm512_rsqrt14_ps(a.v)};
+}
+
+// Flags 0xff: NaN, zero, infinite, subnormal or negative.
+FASTCONV_INLINE bool all_positive_normal(VecF a) {
+  return _mm512_fpclass_ps_mask(a.v, 0xff) == 0;
+}
+
+FASTCONV_INLINE bool all_positive_normal(VecD a) {
+  return _mm512_fpclass_pd_mask(a.v, 0xff) == 0;
+}
+
 FASTCONV_INLINE VecF round(VecF a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }

@@ -27,6 +27,10 @@ struct Lane {
     return a.v < b.v ? x : y;
   }
   friend FASTCONV_INLINE Lane sqrt(Lane a) { return {S(__builtin_sqrt(a.v))}; }
+  friend FASTCONV_INLINE Lane approx_rsqrt(Lane a) { return {1 / S(__builtin_sqrt(a.v))}; }
+  friend FASTCONV_INLINE bool all_positive_normal(Lane a) {
+    return __builtin_isnormal(a.v) && a.v > 0;
+  }
   friend FASTCONV_INLINE S reduce_add(Lane a) { return a.v; }
 };
 

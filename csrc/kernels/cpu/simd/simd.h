@@ -13,7 +13,10 @@
 //   min(a, b), max(a, b)         b when either is NaN
 //   zero_where_le(v, a, b)       0 where a <= b, else v
 //   select_lt(a, b, x, y)        x where a < b, else y
-//   sqrt, exp, log, reduce_add   exp and log in math.h
+//   sqrt, exp, log, pow          the last three in math.h
+//   reduce_add                   sum of the lanes
+//   approx_rsqrt                 1 / sqrt to at least 11 bits, a start for a Newton step
+//   all_positive_normal          no lane is zero, subnormal, negative, infinite or NaN
 #pragma once
 
 #include <cmath>

@@ -1,0 +1,83 @@
+# fastconv from a fresh clone: python3 (3.11 or newer), a C++20 compiler and make are all it takes.
+# Versions are pinned in pyproject.toml, [dependency-groups]; pip itself here, because the groups
+# need pip 25.1 to be read at all.
+
+PIP_VERSION := 26.3
+PYTHON ?= python3
+export CXX
+
+BIN := .venv/bin
+SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# The tests of the ops that have kernels, by stem.
+KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def)))
+
+.PHONY: help demo test build check format bench sanitize gpu clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: build  ## EfficientNet-Lite0 on real photos: torch, fastconv and their peers
+	$(BIN)/fastconv demo
+
+test: build  ## all tests
+	$(BIN)/python -m pytest tests
+
+build: .venv/installed  ## .venv and the kernels, both brought up to date
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+check: .venv/installed  ## formatters, linters and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+format: .venv/installed  ## format Python and C++ in place
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(SOURCES)
+
+bench: build  ## the whole model against every peer installed
+	$(BIN)/fastconv compare efficientnet_lite0
+
+# --import-mode=append, or pytest would put this folder, and the normal build in it, first.
+# libstdc++ goes with libasan: python links neither, and throwing needs both from the start.
+# --capture=sys leaves the sanitizers' own stderr alone: their report precedes the abort.
+SANITIZED := build/sanitized
+SANITIZER_RUN = env PYTHONPATH=$(SANITIZED) \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 \
+	UBSAN_OPTIONS=halt_on_error=1
+
+sanitize: .venv/installed  ## the kernels' tests under AddressSanitizer and UBSan
+	FASTCONV_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib $(SANITIZED)
+	$(SANITIZER_RUN) $(BIN)/pytest --import-mode=append --capture=sys -x $(KERNEL_TESTS)
+
+# Only the files that need nothing beside torch and pytest; the doctor needs typer and may fail.
+OUT ?= build/gpu
+gpu:  ## build with the system's torch, run the GPU tests, write results to OUT; installs nothing
+	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "torch sees no GPU")'
+	@mkdir -p $(OUT)
+	$(PYTHON) setup.py -q build_ext --inplace
+	-$(PYTHON) -m fastconv doctor --json > $(OUT)/doctor.json
+	$(PYTHON) -m pytest $(wildcard tests/test_cuda*.py) --junitxml=$(OUT)/tests.xml
+
+clean:  ## all that was built, .venv too
+	rm -rf .venv build *.egg-info fastconv/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find fastconv tests -name __pycache__ -exec rm -rf {} +
+
+.venv/installed: pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "fastconv needs Python 3.11 or newer, and" \
+		"$(PYTHON) was not found; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastconv needs Python" \
+		" 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; name another:" \
+		" make PYTHON=python3.12")'
+	@command -v $(firstword $(CXX)) > /dev/null || { echo "fastconv needs a C++20 compiler, and" \
+		"$(firstword $(CXX)) was not found; install g++ or name one: make CXX=clang++"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q pip==$(PIP_VERSION)
+	$(BIN)/pip install --group torch
+	$(BIN)/pip install --group build --group test --group check
+	$(BIN)/pip install --no-deps --group data
+	$(BIN)/python setup.py build_ext --inplace
+	$(BIN)/pip install --no-build-isolation --no-deps -e .
+	@touch $@

@@ -1,0 +1,58 @@
+"""fastconv.explain: which kernel ran for every op of a call, and why where it was not ours."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastconv import _C
+from fastconv.dispatch import listen
+
+# torch's convolutions: the layers a user may expect to see served by a kernel of ours.
+_TORCH_CONVOLUTIONS = ("aten::convolution", "aten::mkldnn_convolution", "mkldnn::_convolution")
+
+
+def _counts() -> dict[tuple[str, str, str], int]:
+    return {(op, name, when): count for op, name, when, count in _C.variants()}
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, op: str, input: Tensor, backend: str, variant: str, reason: str) -> None:
+        row = {"op": op, "input": list(input.shape), "dtype": str(input.dtype)}
+        self.rows.append(row | {"backend": backend, "variant": variant, "reason": reason})
+
+    def add_fallback(self, op: str, input: Tensor, reason: str) -> None:
+        self.add(op, input, "reference", "", reason)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = _counts()
+        output = func(*args, **(kwargs or {}))
+        namespace, _, op = func._schema.name.partition("::")
+        if namespace == "fastconv":
+            for key, count in _counts().items():
+                if count > before[key]:
+                    _, variant, when = key
+                    self.add(op, args[0], f"cpu ({_C.isa()})", variant, when)
+        elif func._schema.name.startswith(_TORCH_CONVOLUTIONS):
+            self.add(op, args[0], "torch", "", "a convolution that is not ours")
+        return output
+
+
+def explain(function: Callable[..., Any], *inputs: Any) -> list[dict[str, Any]]:
+    """Runs function(*inputs), a model or any callable, and tells which kernel served each op.
+
+    Returns:
+        One dictionary for each of our ops and each of torch's convolutions, in the order they ran:
+        op, shape and dtype of its first argument, backend, variant (a row of csrc/kernels/*.def)
+        and the reason: when the variant is chosen, or why the reference or torch served the op.
+    """
+    recorder = _Recorder()
+    with torch.no_grad(), listen(recorder.add_fallback), recorder:
+        function(*inputs)
+    return recorder.rows

@@ -1,0 +1,26 @@
+"""Networks to build by name; each file is a table, a block, a class and a builder."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
+
+__all__ = ["BUILDERS", "EfficientNet", "build", "efficientnet_lite0"]
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"efficientnet_lite0": efficientnet_lite0}
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """The network of this name, with the options of its builder.
+
+    Raises ValueError for an unknown name, with the nearest one and the list.
+    """
+    if name not in BUILDERS:
+        nearest = "".join(
+            f"did you mean {match}? " for match in get_close_matches(name, BUILDERS, 1)
+        )
+        raise ValueError(f"unknown network {name!r}: {nearest}there are {', '.join(BUILDERS)}")
+    return BUILDERS[name](**options)

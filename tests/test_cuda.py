@@ -1,0 +1,112 @@
+"""Every op on CUDA tensors against the same op on the CPU; `make gpu` runs these."""
+
+import pytest
+import torch
+
+from fastconv import ops
+from tests.helpers import DTYPES, channels_last, contiguous
+
+DEVICE = "cuda"
+
+# The op as a function of tensors, and the tensors' shapes; one row or more for each function.
+CALLS = {
+    "residual_add": (ops.residual_add, (2, 8, 5, 7), (2, 8, 5, 7)),
+    "residual_add, silu": (lambda x, r: ops.residual_add(x, r, "silu"), (2, 8, 5), (2, 8, 5)),
+    "residual_add, shortcut": (ops.residual_add, (2, 8, 4, 4), (2, 5, 7, 8)),
+}
+each_call = pytest.mark.parametrize(
+    ("function", "shapes"), [(function, shapes) for function, *shapes in CALLS.values()], ids=CALLS
+)
+
+
+def on_gpu(test):
+    missing = not torch.cuda.is_available()
+    return pytest.mark.gpu(pytest.mark.skipif(missing, reason="no CUDA device")(test))
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
+def tensors(shapes, dtype=torch.float32, layout=contiguous):
+    """The same values on the CPU and on the GPU, only 4-dimensional ones in the layout."""
+    on_cpu = [torch.randn(shape).to(dtype) for shape in shapes]
+    on_cpu = [layout(x) if x.dim() == 4 else x for x in on_cpu]
+    return on_cpu, [x.to(DEVICE) for x in on_cpu]
+
+
+def assert_near(actual, expected):
+    """actual on the GPU, whatever sums it in whatever order, against float64 on the CPU."""
+    bound = 8 * torch.finfo(actual.dtype).eps
+    torch.testing.assert_close(actual.cpu().double(), expected, rtol=bound, atol=bound)
+
+
+def test_every_op_has_a_row():
+    assert {name.partition(",")[0] for name in CALLS} == set(ops.__all__)
+
+
+@on_gpu
+@each_call
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values(function, shapes, layout, dtype):
+    on_cpu, on_gpu = tensors(shapes, dtype, layout)
+    expected, actual = function(*on_cpu), function(*on_gpu)
+    assert actual.device.type == DEVICE
+    assert actual.dtype == expected.dtype
+    assert actual.stride() == expected.stride()
+    assert_near(actual, function(*(x.double() for x in on_cpu)))
+
+
+@on_gpu
+@each_call
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+def test_gradients(function, shapes, layout):
+    on_cpu, on_gpu = tensors(shapes, layout=layout)
+    doubles = [x.double().requires_grad_() for x in on_cpu]
+    function(*doubles).sum().backward()
+    for x in on_gpu:
+        x.requires_grad_()
+    function(*on_gpu).sum().backward()
+    for x, double in zip(on_gpu, doubles, strict=True):
+        assert x.grad.stride() == x.stride()
+        assert_near(x.grad, double.grad)
+
+
+@on_gpu
+@each_call
+def test_autocast_does_as_on_the_cpu(function, shapes):
+    on_cpu, on_gpu = tensors(shapes)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = function(*on_cpu)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        actual = function(*on_gpu)
+    assert actual.dtype == expected.dtype
+    torch.testing.assert_close(actual.cpu(), expected)
+
+
+@on_gpu
+@each_call
+def test_runs_on_the_current_stream(function, shapes):
+    on_cpu, on_gpu = tensors(shapes)
+    expected = function(*on_cpu)
+    stream = torch.cuda.Stream()
+    late = [torch.zeros_like(x) for x in on_gpu]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # cycles; a kernel on another stream would read the zeros
+        for x, values in zip(late, on_gpu, strict=True):
+            x.copy_(values)
+        actual = function(*late)
+    stream.synchronize()
+    torch.testing.assert_close(actual.cpu(), expected)
+
+
+@on_gpu
+@each_call
+def test_other_device_is_refused(function, shapes):
+    on_cpu, on_gpu = tensors(shapes)
+    with pytest.raises(RuntimeError, match="device"):
+        function(on_gpu[0], *on_cpu[1:])

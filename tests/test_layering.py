@@ -1,0 +1,144 @@
+"""The borders between the rooms: who may include, import, emit and grow how much."""
+
+import ast
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KERNELS = ROOT / "csrc" / "kernels"
+CPU_KERNELS = sorted(path for path in (KERNELS / "cpu").glob("*.cpp") if path.stem != "registry")
+SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
+ISA_FLAGS = SETUP["ISA_FLAGS"]
+COMPILER = shlex.split(os.environ.get("CXX") or "g++")
+
+
+def sources(folder: Path, *suffixes: str) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in suffixes)
+
+
+def test_kernels_include_only_the_standard_library_and_each_other():
+    for path in sources(KERNELS, ".h", ".cpp", ".cu", ".cuh", ".def"):
+        for line in path.read_text().splitlines():
+            if match := re.match(r'\s*#\s*include\s+([<"])(.+)[>"]', line):
+                bracket, name = match.groups()
+                standard = bracket == "<" and re.fullmatch(r"\w+|\w*intrin\.h|cuda_\w+\.h", name)
+                folders = [path.parent, KERNELS]
+                ours = bracket == '"' and any((folder / name).exists() for folder in folders)
+                assert standard or ours, f"{path}: {line}"
+
+
+@pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C++ compiler")
+@pytest.mark.parametrize("isa", ISA_FLAGS)
+@pytest.mark.parametrize("path", CPU_KERNELS, ids=lambda path: path.stem)
+def test_kernels_compile_alone(path, isa):
+    flags = f"-std=c++17 -Wall -Wextra -Werror -DFASTCONV_ISA={isa} {ISA_FLAGS[isa]}"
+    command = [*COMPILER, *flags.split(), "-fsyntax-only", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
+
+
+# What a kernel may call: memory moves and arithmetic, so nothing that allocates, prints, throws or
+# ends the process. The compiler emits the moves itself.
+MAY_CALL = re.compile(
+    r"mem(cpy|move|set|cmp)|(exp|exp2|expm1|log|log2|log1p|pow|sqrt|tanh|fma|scalbn|ldexp|frexp)f?"
+    r"|_GLOBAL_OFFSET_TABLE_"
+)
+
+
+@pytest.mark.parametrize("isa", ISA_FLAGS)
+@pytest.mark.parametrize("path", CPU_KERNELS, ids=lambda path: path.stem)
+def test_objects_of_an_instruction_set_share_and_call_nothing(path, isa):
+    built = SETUP["BUILD_DIR"] / path.relative_to(ROOT / "csrc").with_suffix(f".{isa}.o")
+    if not built.exists() or shutil.which("nm") is None:
+        pytest.skip("built elsewhere, or no nm")
+    output = subprocess.run(["nm", str(built)], capture_output=True, text=True, check=True).stdout
+    symbols = [line.split()[-2:] for line in output.splitlines()]
+    # The linker keeps one copy of a weak or unique symbol: a scalar path could then run AVX-512.
+    shared = [name for kind, name in symbols if kind in "wWvVu"]
+    assert not shared, f"mark these FASTCONV_INLINE or put them in an unnamed namespace: {shared}"
+    called = [name for kind, name in symbols if kind == "U" and not MAY_CALL.fullmatch(name)]
+    assert not called, f"kernels may not call {called}"
+
+
+def imports(path: Path) -> set[str]:
+    """The modules a file imports: fastconv.<part> of our own, else the top name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import from fastconv by its full name"
+            if node.module == "fastconv":
+                found.update(f"fastconv.{alias.name}" for alias in node.names)
+            else:
+                found.add(node.module)
+    return {".".join(name.split(".")[: 2 if name.startswith("fastconv.") else 1]) for name in found}
+
+
+# The parts of fastconv that each part may import beside itself; parts not named import freely.
+MAY_IMPORT = {
+    "reference": set(),
+    "dispatch": {"_C"},
+    "ops": {"_C", "dispatch", "reference"},
+    "nn": {"ops"},
+    "data": set(),
+    "models": {"nn", "data"},
+    "optimize": {"_C", "dispatch", "nn", "ops", "reference", "cost"},
+}
+
+
+def test_imports_point_one_way():
+    for path in sources(ROOT / "fastconv", ".py"):
+        part = path.relative_to(ROOT / "fastconv").parts[0].removesuffix(".py")
+        if part not in MAY_IMPORT:
+            continue
+        ours = {name.removeprefix("fastconv.") for name in imports(path) if "fastconv." in name}
+        assert ours <= MAY_IMPORT[part] | {part}, f"{path} imports {ours}"
+
+
+def test_no_model_zoo_is_imported():
+    for path in sources(ROOT / "fastconv", ".py"):
+        assert not imports(path) & {"torchvision", "timm"}, path
+
+
+LIMITS = [  # folder, files, lines
+    ("csrc/kernels", "*.h", 300),
+    ("csrc/kernels", "*.cpp", 300),
+    ("fastconv/nn", "*.py", 60),
+    ("tests", "*.py", 400),
+]
+
+
+@pytest.mark.parametrize(("folder", "pattern", "limit"), LIMITS)
+def test_files_stay_small(folder, pattern, limit):
+    for path in (ROOT / folder).rglob(pattern):
+        lines = len(path.read_text().splitlines())
+        assert lines <= limit, f"{path} has {lines} lines; split it by idea"
+
+
+def test_lines_fit_and_are_ascii():
+    for folder in ("csrc", "fastconv", "tests"):
+        for path in sources(ROOT / folder, ".h", ".cpp", ".cu", ".cuh", ".def", ".py"):
+            for number, line in enumerate(path.read_bytes().splitlines(), 1):
+                assert len(line) <= 100, f"{path}:{number}"
+                assert line.isascii(), f"{path}:{number}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_paths_in_the_manuals_exist(name):
+    if not (ROOT / name).exists():
+        pytest.skip(f"{name} is not written yet")
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
+    for quoted in re.findall(r"`([^`\n]+)`", text):
+        path = quoted.replace("<op>", "residual_add")
+        if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*/?", path) and ("/" in path or "." in path):
+            folder = path.partition("/")[0]
+            if (ROOT / folder).exists():
+                assert list(ROOT.glob(path.rstrip("/"))), f"{name} names {quoted}"
