@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fastconv
 from fastconv import ops
 from tests.helpers import DTYPES, channels_last, contiguous
 
@@ -44,7 +45,8 @@ def assert_near(actual, expected):
 
 
 def test_every_op_has_a_row():
-    assert {name.partition(",")[0] for name in CALLS} == set(ops.__all__)
+    have_kernels = {op for op, *_ in fastconv._C.variants()} & set(ops.__all__)
+    assert {name.partition(",")[0] for name in CALLS} == have_kernels
 
 
 @on_gpu
