@@ -3,7 +3,8 @@
 Arguments are those of the raw ops, torch.ops.fastconv.*; the public functions are in fastconv.ops.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,56 @@ def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None =
     return torch.func.vjp(lambda z: activate(z, activation), z)[1](grad_output)[0]
 
 
+def depthwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str | None = None,
+) -> Tensor:
+    """activation(conv2d with a group for each input channel); padding is (top, left, bottom, right)."""
+    top, left, bottom, right = padding
+    if (top, left) != (bottom, right):
+        input = F.pad(input, (left, right, top, bottom))
+        top = left = 0
+    z = F.conv2d(input, weight, bias, stride, (top, left), dilation, groups=input.shape[1])
+    return activate(z, activation)
+
+
+def depthwise_conv2d_backward_input(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The gradient of depthwise_conv2d, without activation, for its input."""
+
+    def of_input(input: Tensor) -> Tensor:
+        return depthwise_conv2d(input, weight, None, stride, padding, dilation)
+
+    return torch.func.vjp(of_input, input)[1](grad_output)[0]
+
+
+def depthwise_conv2d_backward_weight(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """The gradients of depthwise_conv2d, without activation, for its weight and bias."""
+
+    def of_weight(weight: Tensor) -> Tensor:
+        return depthwise_conv2d(input, weight, None, stride, padding, dilation)
+
+    return torch.func.vjp(of_weight, weight)[1](grad_output)[0], grad_output.sum((0, 2, 3))
+
+
 def shortcut_stride(size: int, wanted: int) -> int:
     """The smallest stride that takes size pixels to the wanted number, 0 where none does."""
     if wanted == 0 or size < wanted:
@@ -59,3 +110,25 @@ def zero_padded_shortcut(input: Tensor, residual: Tensor) -> Tensor:
             f"stride more pixels, got {tuple(residual.shape)} for input {tuple(input.shape)}"
         )
     return F.pad(residual[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, channels))
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """input / (k + alpha / size * sum of squares over the window of channels)^beta."""
+    # torch pools no 16-bit numbers on the CPU, and the square of a float16 soon overflows.
+    wide = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+    return F.local_response_norm(wide, size, alpha, beta, k).to(input.dtype)
+
+
+def local_response_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+) -> Tensor:
+    """The gradient of local_response_norm for its input."""
+    forward = partial(local_response_norm, size=size, alpha=alpha, beta=beta, k=k)
+    return torch.func.vjp(forward, input)[1](grad_output)[0]

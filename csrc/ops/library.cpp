@@ -3,6 +3,22 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
+  // padding is (top, left, bottom, right)
+  m.def(
+      "depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
+      "SymInt[4] padding, SymInt[2] dilation, str? activation=None) -> Tensor");
+  m.def(
+      "depthwise_conv2d_backward_input(Tensor grad_output, Tensor input, Tensor weight, "
+      "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> Tensor");
+  m.def(
+      "depthwise_conv2d_backward_weight(Tensor grad_output, Tensor input, Tensor weight, "
+      "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
   m.def("residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
+  m.def(
+      "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, "
+      "float k=1.0) -> Tensor");
+  m.def(
+      "local_response_norm_backward(Tensor grad_output, Tensor input, int size, "
+      "float alpha=0.0001, float beta=0.75, float k=1.0) -> Tensor");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
 }

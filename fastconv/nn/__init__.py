@@ -1,5 +1,11 @@
 """The ops as layers: torch's constructors, state_dict keys and repr, our kernels."""
 
+from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
+from fastconv.nn.local_response_norm import LocalResponseNorm
 from fastconv.nn.residual_add import ResidualAdd
 
-__all__ = ["ResidualAdd"]
+__all__ = [
+    "DepthwiseConv2d",
+    "LocalResponseNorm",
+    "ResidualAdd",
+]

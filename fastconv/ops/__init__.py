@@ -1,5 +1,12 @@
 """The ops as functions, arguments named as in torch.nn.functional."""
 
+from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
+from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.residual_add import residual_add
 
-__all__ = ["residual_add"]
+__all__ = [
+    "depthwise_conv2d",
+    "local_response_norm",
+    "pack_depthwise_weight",
+    "residual_add",
+]

@@ -157,7 +157,13 @@ class BackwardOp(Op):
     """The backward pass of an op; its own derivative is that of its reference, in eager torch."""
 
     def __init__(
-        self, name: str, *, tensors: int, reference: Callable[..., Any], fake: Callable[..., Any]
+        self,
+        name: str,
+        *,
+        tensors: int,
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        batched: Sequence[int] = (),
     ) -> None:
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.save_for_backward(*inputs[:tensors])
@@ -175,4 +181,5 @@ class BackwardOp(Op):
             fake=fake,
             setup_context=setup_context,
             backward=backward,
+            batched=batched,
         )

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cfloat>
+
 #include "narrow.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -174,6 +176,65 @@ FASTCONV_INLINE void store_partial(double* p, VecD a, int64_t n) {
   _mm256_maskstore_pd(p, first_doubles(n), a.v);
 }
 
+FASTCONV_INLINE __m256i float_lanes(LaneRange r) {
+  return _mm256_andnot_si256(first_floats(r.first), first_floats(r.last));
+}
+
+FASTCONV_INLINE __m256i double_lanes(LaneRange r) {
+  return _mm256_andnot_si256(first_doubles(r.first), first_doubles(r.last));
+}
+
+FASTCONV_INLINE __m128i load_words(const void* p, LaneRange r) {
+  alignas(16) uint16_t words[8] = {};
+  const auto* source = static_cast<const uint16_t*>(p);
+  for (int64_t i = r.first; i < r.last; ++i) words[i] = source[i];
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
+}
+
+FASTCONV_INLINE VecF load_range(const float* p, LaneRange r) {
+  return {_mm256_maskload_ps(p, float_lanes(r))};
+}
+
+FASTCONV_INLINE VecF load_range(const bfloat16* p, LaneRange r) {
+  return {widen_bfloat16(load_words(p, r))};
+}
+
+FASTCONV_INLINE VecF load_range(const float16* p, LaneRange r) {
+  return {_mm256_cvtph_ps(load_words(p, r))};
+}
+
+FASTCONV_INLINE VecD load_range(const double* p, LaneRange r) {
+  return {_mm256_maskload_pd(p, double_lanes(r))};
+}
+
+FASTCONV_INLINE VecF fma_range(VecF a, VecF b, VecF c, LaneRange r) {
+  return {_mm256_blendv_ps(c.v, fma(a, b, c).v, _mm256_castsi256_ps(float_lanes(r)))};
+}
+
+FASTCONV_INLINE VecD fma_range(VecD a, VecD b, VecD c, LaneRange r) {
+  return {_mm256_blendv_pd(c.v, fma(a, b, c).v, _mm256_castsi256_pd(double_lanes(r)))};
+}
+
+FASTCONV_INLINE VecF even_lanes(VecF a, VecF b) {
+  const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8))};
+}
+
+FASTCONV_INLINE VecD even_lanes(VecD a, VecD b) {
+  return {_mm256_permute4x64_pd(_mm256_unpacklo_pd(a.v, b.v), 0xd8)};
+}
+
+FASTCONV_INLINE VecF permute(VecF a, const int32_t* lane) {
+  const __m256i lanes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane));
+  return {_mm256_permutevar8x32_ps(a.v, lanes)};
+}
+
+FASTCONV_INLINE VecD permute(VecD a, const int32_t* lane) {
+  double lanes[4];
+  _mm256_storeu_pd(lanes, a.v);
+  return {_mm256_setr_pd(lanes[lane[0]], lanes[lane[1]], lanes[lane[2]], lanes[lane[3]])};
+}
+
 FASTCONV_INLINE void stream(float* p, VecF a) {
   _mm256_stream_ps(p, a.v);
 }
@@ -215,6 +276,23 @@ FASTCONV_INLINE VecF exponent(VecF a) {
 FASTCONV_INLINE VecF mantissa(VecF a) {
   const __m256 fraction = _mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(0x807fffff)));
   return {_mm256_or_ps(fraction, _mm256_set1_ps(1.0f))};
+}
+
+// 1 / sqrt(a) for normal a > 0, to 11 bits.
+FASTCONV_INLINE VecF approx_rsqrt(VecF a) {
+  return {_mm256_rsqrt_ps(a.v)};
+}
+
+FASTCONV_INLINE bool all_positive_normal(VecF a) {
+  const __m256 large = _mm256_cmp_ps(a.v, _mm256_set1_ps(FLT_MIN), _CMP_GE_OQ);
+  const __m256 finite = _mm256_cmp_ps(a.v, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ);
+  return _mm256_movemask_ps(_mm256_and_ps(large, finite)) == 0xff;
+}
+
+FASTCONV_INLINE bool all_positive_normal(VecD a) {
+  const __m256d large = _mm256_cmp_pd(a.v, _mm256_set1_pd(DBL_MIN), _CMP_GE_OQ);
+  const __m256d finite = _mm256_cmp_pd(a.v, _mm256_set1_pd(DBL_MAX), _CMP_LE_OQ);
+  return _mm256_movemask_pd(_mm256_and_pd(large, finite)) == 0xf;
 }
 
 FASTCONV_INLINE VecF round(VecF a) {

@@ -146,6 +146,54 @@ FASTCONV_INLINE void store_partial(double* p, VecD a, int64_t n) {
   _mm512_mask_storeu_pd(p, __mmask8(first_lanes(n)), a.v);
 }
 
+FASTCONV_INLINE __mmask16 lanes_of(LaneRange r) {
+  return __mmask16(first_lanes(r.last) & ~first_lanes(r.first));
+}
+
+FASTCONV_INLINE VecF load_range(const float* p, LaneRange r) {
+  return {_mm512_maskz_loadu_ps(lanes_of(r), p)};
+}
+
+FASTCONV_INLINE VecF load_range(const bfloat16* p, LaneRange r) {
+  return {widen_bfloat16(_mm256_maskz_loadu_epi16(lanes_of(r), p))};
+}
+
+FASTCONV_INLINE VecF load_range(const float16* p, LaneRange r) {
+  return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_of(r), p))};
+}
+
+FASTCONV_INLINE VecD load_range(const double* p, LaneRange r) {
+  return {_mm512_maskz_loadu_pd(__mmask8(lanes_of(r)), p)};
+}
+
+FASTCONV_INLINE VecF fma_range(VecF a, VecF b, VecF c, LaneRange r) {
+  return {_mm512_mask3_fmadd_ps(a.v, b.v, c.v, lanes_of(r))};
+}
+
+FASTCONV_INLINE VecD fma_range(VecD a, VecD b, VecD c, LaneRange r) {
+  return {_mm512_mask3_fmadd_pd(a.v, b.v, c.v, __mmask8(lanes_of(r)))};
+}
+
+FASTCONV_INLINE VecF even_lanes(VecF a, VecF b) {
+  const __m512i even =
+      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return {_mm512_permutex2var_ps(a.v, even, b.v)};
+}
+
+FASTCONV_INLINE VecD even_lanes(VecD a, VecD b) {
+  const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+  return {_mm512_permutex2var_pd(a.v, even, b.v)};
+}
+
+FASTCONV_INLINE VecF permute(VecF a, const int32_t* lane) {
+  return {_mm512_permutexvar_ps(_mm512_loadu_si512(lane), a.v)};
+}
+
+FASTCONV_INLINE VecD permute(VecD a, const int32_t* lane) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane));
+  return {_mm512_permutexvar_pd(_mm512_cvtepi32_epi64(words), a.v)};
+}
+
 FASTCONV_INLINE void stream(float* p, VecF a) {
   _mm512_stream_ps(p, a.v);
 }
@@ -177,6 +225,20 @@ FASTCONV_INLINE VecF exponent(VecF a) {
 
 FASTCONV_INLINE VecF mantissa(VecF a) {
   return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)};
+}
+
+// 1 / sqrt(a) for a > 0, to 14 bits.
+FASTCONV_INLINE VecF approx_rsqrt(VecF a) {
+  return {_mm512_rsqrt14_ps(a.v)};
+}
+
+// Flags 0xff: NaN, zero, infinite, subnormal or negative.
+FASTCONV_INLINE bool all_positive_normal(VecF a) {
+  return _mm512_fpclass_ps_mask(a.v, 0xff) == 0;
+}
+
+FASTCONV_INLINE bool all_positive_normal(VecD a) {
+  return _mm512_fpclass_pd_mask(a.v, 0xff) == 0;
 }
 
 FASTCONV_INLINE VecF round(VecF a) {

@@ -8,6 +8,11 @@
 
 namespace fastconv::FASTCONV_ISA {
 
+// Lanes first, ..., last - 1 of a vector; 0 <= first and last <= lanes, empty where last <= first.
+struct LaneRange {
+  int64_t first, last;
+};
+
 FASTCONV_INLINE uint32_t bits_of(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);

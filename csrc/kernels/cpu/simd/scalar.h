@@ -25,6 +25,10 @@ struct Lane {
     return a.v < b.v ? x : y;
   }
   friend FASTCONV_INLINE Lane sqrt(Lane a) { return {S(__builtin_sqrt(a.v))}; }
+  friend FASTCONV_INLINE Lane approx_rsqrt(Lane a) { return {1 / S(__builtin_sqrt(a.v))}; }
+  friend FASTCONV_INLINE bool all_positive_normal(Lane a) {
+    return __builtin_isnormal(a.v) && a.v > 0;
+  }
   friend FASTCONV_INLINE S reduce_add(Lane a) { return a.v; }
 };
 
@@ -49,6 +53,26 @@ FASTCONV_INLINE void store(T* p, Lane<accumulate_t<T>> a) {
 template <class T>
 FASTCONV_INLINE void store_partial(T* p, Lane<accumulate_t<T>> a, int64_t n) {
   if (n > 0) narrow(a.v, p);
+}
+
+template <class T>
+FASTCONV_INLINE Lane<accumulate_t<T>> load_range(const T* p, LaneRange r) {
+  return load_partial(p, r.first <= 0 ? r.last : 0);
+}
+
+template <class S>
+FASTCONV_INLINE Lane<S> fma_range(Lane<S> a, Lane<S> b, Lane<S> c, LaneRange r) {
+  return r.first <= 0 && r.last > 0 ? fma(a, b, c) : c;
+}
+
+template <class S>
+FASTCONV_INLINE Lane<S> even_lanes(Lane<S> a, Lane<S>) {
+  return a;
+}
+
+template <class S>
+FASTCONV_INLINE Lane<S> permute(Lane<S> a, const int32_t*) {
+  return a;
 }
 
 template <class T>

@@ -2,13 +2,20 @@
 //
 //   vec_t<T>                     vector that computes for storage type T (float for 16-bit types)
 //   load, load_partial           memory -> vector; partial reads n lanes, the others are zero
+//   load_range(p, {first, last}) reads lanes first to last - 1, the others are zero
+//   fma_range(a, b, c, range)    a * b + c in the lanes of range, c in the others
+//   even_lanes(a, b)             lanes 0, 2, 4, ... of a followed by b
+//   permute(a, lane)             lane i of the result is lane lane[i] of a
 //   store, store_partial         vector -> memory, rounding to nearest even for 16-bit types
 //   stream                       store past the caches; p aligned to the vector's size
 //   + - * /, fma(a, b, c)        fma is a * b + c
 //   min(a, b), max(a, b)         b when either is NaN
 //   zero_where_le(v, a, b)       0 where a <= b, else v
 //   select_lt(a, b, x, y)        x where a < b, else y
-//   sqrt, exp, log, reduce_add   exp and log in math.h
+//   sqrt, exp, log, pow          the last three in math.h
+//   reduce_add                   sum of the lanes
+//   approx_rsqrt                 1 / sqrt to at least 11 bits, a start for a Newton step
+//   all_positive_normal          no lane is zero, subnormal, negative, infinite or NaN
 #pragma once
 
 #include <cmath>

@@ -1,0 +1,71 @@
+// Depthwise convolution on the CPU: packs the weights and hands each call to its path.
+#include "../depthwise_conv2d.h"
+
+#include "depthwise_conv2d_paths.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+// Packing moves bits, so it needs the size of an element and not its type.
+template <class Bits>
+void pack_bits(const DepthwiseConv2dPackParams& p) {
+  const DepthwiseConv2dShape& s = p.shape;
+  const int64_t channels = s.out_channels(), taps = s.taps();
+  const bool taps_first = s.layout == Layout::kNHWC;
+  const int64_t channel_step = taps_first ? 1 : taps, tap_step = taps_first ? channels : 1;
+  for (int64_t kh = 0; kh < s.kernel_h; ++kh) {
+    for (int64_t kw = 0; kw < s.kernel_w; ++kw) {
+      const Bits* source = static_cast<const Bits*>(p.weight) + kh * p.stride_h + kw * p.stride_w;
+      const int64_t tap = kh * s.kernel_w + kw;
+      Bits* target = static_cast<Bits*>(p.packed) + (p.flip ? taps - 1 - tap : tap) * tap_step;
+      for (int64_t c = 0; c < channels; ++c) {
+        target[c * channel_step] = source[c * p.stride_channel];
+      }
+    }
+  }
+}
+
+void pack_weight(const DepthwiseConv2dPackParams& p) {
+  switch (p.shape.dtype) {
+    case DType::kFloat32:
+      return pack_bits<uint32_t>(p);
+    case DType::kFloat64:
+      return pack_bits<uint64_t>(p);
+    default:
+      return pack_bits<uint16_t>(p);
+  }
+}
+
+void forward(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
+  switch (depthwise_conv2d_variant(p.shape)) {
+    case Variant::depthwise_conv2d_nhwc_any:
+      return depthwise_nhwc_any(p, begin, end);
+    case Variant::depthwise_conv2d_nchw_any:
+      return depthwise_nchw_any(p, begin, end);
+    default:
+      return p.shape.layout == Layout::kNHWC ? depthwise_nhwc_tiles(p, begin, end)
+                                             : depthwise_nchw_tiles(p, begin, end);
+  }
+}
+
+void backward_input(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
+  if (depthwise_conv2d_backward_is_forward(p.shape)) {
+    const DepthwiseConv2dParams transposed = {depthwise_conv2d_transposed(p.shape), p.grad_output,
+                                              p.weight, nullptr, p.grad_input, Activation::kNone};
+    return forward(transposed, begin, end);
+  }
+  return p.shape.layout == Layout::kNHWC ? depthwise_backward_input_nhwc(p, begin, end)
+                                         : depthwise_backward_input_nchw(p, begin, end);
+}
+
+void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t end) {
+  return p.shape.layout == Layout::kNHWC ? depthwise_backward_weight_nhwc(p, begin, end)
+                                         : depthwise_backward_weight_nchw(p, begin, end);
+}
+
+}  // namespace
+
+const DepthwiseConv2dKernels depthwise_conv2d_kernels = {
+    pack_weight, forward, backward_input, backward_weight, depthwise_sum_partials};
+
+}  // namespace fastconv::FASTCONV_ISA

@@ -1,0 +1,184 @@
+// Gradient of the input for strides and multipliers above 1 (stride 1 is the forward pass on
+// flipped weights): each input pixel gathers from the outputs that read it, nothing is scattered.
+#include "depthwise_conv2d_paths.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+// The taps k, k + k_step, ... (count of them) that read one input index, and the output indices
+// o, o - o_step, ... they read it for.
+struct TapRange {
+  int64_t k, k_step, o, o_step, count;
+};
+
+// Solves o * stride = index + pad - k * dilation for 0 <= k < kernel, o of either sign. The taps
+// repeat with period stride / gcd(stride, dilation), and o falls by dilation / gcd meanwhile.
+FASTCONV_INLINE TapRange taps_of(int64_t index, int64_t pad, int64_t kernel, int64_t stride,
+                                 int64_t dilation) {
+  int64_t gcd = stride, rest = dilation;
+  while (rest != 0) {
+    const int64_t next = gcd % rest;
+    gcd = rest, rest = next;
+  }
+  TapRange t = {0, stride / gcd, 0, dilation / gcd, 0};
+  for (; t.k < min_of(t.k_step, kernel); ++t.k) {
+    const int64_t reach = index + pad - t.k * dilation;
+    if (reach % stride != 0) continue;
+    t.o = reach / stride;
+    t.count = div_up(kernel - t.k, t.k_step);
+    break;
+  }
+  return t;
+}
+
+// Only the taps whose output index is inside [0, size).
+FASTCONV_INLINE TapRange clipped(TapRange t, int64_t size) {
+  const int64_t skip = t.o >= size ? div_up(t.o - size + 1, t.o_step) : 0;
+  t.k += skip * t.k_step;
+  t.o -= skip * t.o_step;
+  t.count = t.o < 0 ? 0 : min_of(t.count - skip, t.o / t.o_step + 1);
+  return t;
+}
+
+// The sum over taps for one pixel and one vector of output channels.
+template <bool Full, class T>
+FASTCONV_INLINE vec_t<T> gather(const DepthwiseConv2dShape& s, const T* grad_output,
+                                const T* weight, const TapRange& rows, const TapRange& columns,
+                                int64_t n) {
+  using V = vec_t<T>;
+  const int64_t C = s.out_channels();
+  V acc = V::set1(0);
+  for (int64_t a = 0; a < rows.count; ++a) {
+    const T* g = grad_output + ((rows.o - a * rows.o_step) * s.out_width + columns.o) * C;
+    const T* w = weight + ((rows.k + a * rows.k_step) * s.kernel_w + columns.k) * C;
+    for (int64_t b = 0; b < columns.count; ++b) {
+      acc = fma(load_lanes<Full>(g, n), load_lanes<Full>(w, n), acc);
+      g -= columns.o_step * C;
+      w += columns.k_step * C;
+    }
+  }
+  return acc;
+}
+
+// Input channels [u.channel, + u.channels) of one pixel; a multiplier folds its output channels.
+template <class T>
+FASTCONV_INLINE void pixel(const DepthwiseConv2dShape& s, const RowsUnit& u, const T* grad_output,
+                           const T* weight, const TapRange& rows, const TapRange& columns,
+                           T* grad_input) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t m = s.multiplier, last = (u.channel + u.channels) * m;
+  int64_t c = u.channel * m;
+  if (m == 1) {
+    for (; c + L <= last; c += L) {
+      store(grad_input + c, gather<true>(s, grad_output + c, weight + c, rows, columns, L));
+    }
+    if (c < last) {
+      const int64_t n = last - c;
+      const auto sum = gather<false>(s, grad_output + c, weight + c, rows, columns, n);
+      store_partial(grad_input + c, sum, n);
+    }
+    return;
+  }
+  accumulate_t<T> lanes[L], sum = 0;
+  for (; c < last; c += L) {
+    const int64_t n = min_of(L, last - c);
+    store(lanes, gather<false>(s, grad_output + c, weight + c, rows, columns, n));
+    for (int64_t i = 0; i < n; ++i) {
+      sum += lanes[i];
+      if ((c + i + 1) % m != 0) continue;
+      narrow(sum, grad_input + (c + i) / m);
+      sum = 0;
+    }
+  }
+}
+
+template <class T>
+void run_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
+  const DepthwiseConv2dShape& s = p.shape;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const RowsUnit u = rows_unit(unit, s.channels, s.height);
+    const T* grad_output = static_cast<const T*>(p.grad_output) +
+                           u.image * s.out_height * s.out_width * s.out_channels();
+    for (int64_t ih = u.row; ih < u.row + u.rows; ++ih) {
+      const TapRange rows =
+          clipped(taps_of(ih, s.pad_top, s.kernel_h, s.stride_h, s.dilation_h), s.out_height);
+      T* grad_input =
+          static_cast<T*>(p.grad_input) + (u.image * s.height + ih) * s.width * s.channels;
+      for (int64_t iw = 0; iw < s.width; ++iw) {
+        const TapRange columns =
+            clipped(taps_of(iw, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w), s.out_width);
+        pixel<T>(s, u, grad_output, static_cast<const T*>(p.weight), rows, columns,
+                 grad_input + iw * s.channels);
+      }
+    }
+  }
+}
+
+// Columns phase, phase + stride, ... of one row read the same taps from consecutive outputs, so
+// each phase loads whole vectors; only the stores are strided.
+template <class T>
+FASTCONV_INLINE void phase_of_row(const DepthwiseConv2dBackwardInputParams& p, int64_t plane,
+                                  const TapRange& rows, int64_t phase, T* grad_input) {
+  using V = vec_t<T>;
+  constexpr int64_t L = kLanes<T>;
+  const DepthwiseConv2dShape& s = p.shape;
+  const TapRange columns = taps_of(phase, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w);
+  const int64_t count = div_up(s.width - phase, s.stride_w);
+  for (int64_t v = 0; v < count; v += L) {
+    V acc = V::set1(0);
+    for (int64_t j = 0; j < s.multiplier; ++j) {
+      const int64_t out_plane = plane * s.multiplier + j;
+      const T* grad_output =
+          static_cast<const T*>(p.grad_output) + out_plane * s.out_height * s.out_width;
+      const T* weight = static_cast<const T*>(p.weight) + out_plane % s.out_channels() * s.taps();
+      for (int64_t b = 0; b < columns.count; ++b) {
+        const int64_t ow = columns.o - b * columns.o_step + v;
+        const LaneRange range = lanes_inside(ow, 1, s.out_width, L);
+        if (range.first >= range.last) continue;
+        for (int64_t a = 0; a < rows.count; ++a) {
+          const T* g = grad_output + (rows.o - a * rows.o_step) * s.out_width + ow;
+          const int64_t kh = rows.k + a * rows.k_step, kw = columns.k + b * columns.k_step;
+          const V w = V::set1(widen(weight[kh * s.kernel_w + kw]));
+          acc = fma_range(load_range(g, range), w, acc, range);
+        }
+      }
+    }
+    accumulate_t<T> lanes[L];
+    store(lanes, acc);
+    for (int64_t i = 0; i < min_of(L, count - v); ++i) {
+      narrow(lanes[i], grad_input + phase + (v + i) * s.stride_w);
+    }
+  }
+}
+
+template <class T>
+void run_nchw(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
+  const DepthwiseConv2dShape& s = p.shape;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const PlaneUnit u = plane_unit(unit, s.height);
+    for (int64_t ih = u.row; ih < u.row + u.rows; ++ih) {
+      const TapRange rows =
+          clipped(taps_of(ih, s.pad_top, s.kernel_h, s.stride_h, s.dilation_h), s.out_height);
+      T* grad_input = static_cast<T*>(p.grad_input) + (u.plane * s.height + ih) * s.width;
+      for (int64_t phase = 0; phase < min_of(s.stride_w, s.width); ++phase) {
+        phase_of_row<T>(p, u.plane, rows, phase, grad_input);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void depthwise_backward_input_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin,
+                                   int64_t end) {
+  dispatch_dtype(p.shape.dtype,
+                 [&](auto element) { run_nhwc<decltype(element)>(p, begin, end); });
+}
+
+void depthwise_backward_input_nchw(const DepthwiseConv2dBackwardInputParams& p, int64_t begin,
+                                   int64_t end) {
+  dispatch_dtype(p.shape.dtype,
+                 [&](auto element) { run_nchw<decltype(element)>(p, begin, end); });
+}
+
+}  // namespace fastconv::FASTCONV_ISA

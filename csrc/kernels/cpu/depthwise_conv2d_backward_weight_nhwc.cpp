@@ -1,0 +1,214 @@
+// Gradient of weight and bias, channels_last: the taps of one channel vector are accumulators in
+// registers while a strip of 4 output rows is walked; strips add up in the partial sums of their
+// chunk, and chunks are summed in their order by depthwise_sum_partials.
+#include "depthwise_conv2d_paths.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+constexpr int kMostTaps = kLanes<float> == 16 ? 28 : 10;  // of 32 or 16 vector registers
+
+// One strip of one image, one vector of output channels.
+template <class T>
+struct Strip {
+  const T* grad_output;        // pixel (0, 0) of the image, channel c
+  const T* input;              // pixel (0, 0) of the image
+  accumulate_t<T>* partial;    // tap 0, channel c
+  int64_t first, last;         // output rows
+  int64_t first_inner, inner;  // output columns [first_inner, inner) read no padding
+};
+
+// Kernel rows [kh, kh + Rows), columns [kw, kw + Columns) of which `columns` exist.
+template <int Rows, int Columns, bool Repeat, bool Full, class T>
+FASTCONV_INLINE void accumulate_taps(const DepthwiseConv2dShape& s, const Strip<T>& strip,
+                                     const ChannelLanes<Repeat, T>& lanes, int64_t n, int64_t kh,
+                                     int64_t kw, int64_t columns) {
+  using V = vec_t<T>;
+  const int64_t C = s.channels, out_channels = s.out_channels();
+  const bool with_bias = kh == 0 && kw == 0;
+  V acc[Rows * Columns];
+#pragma GCC unroll 32
+  for (int t = 0; t < Rows * Columns; ++t) acc[t] = V::set1(0);
+  V bias = V::set1(0);
+
+  for (int64_t oh = strip.first; oh < strip.last; ++oh) {
+    const T* g = strip.grad_output + oh * s.out_width * out_channels;
+    const int64_t top = oh * s.stride_h - s.pad_top + kh * s.dilation_h;
+    const int64_t left = kw * s.dilation_w - s.pad_left;
+    const T* x[Rows];
+    bool rows_inside = true;
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const int64_t ih = top + r * s.dilation_h;
+      x[r] = inside(ih, s.height) ? strip.input + (ih * s.width + left) * C : nullptr;
+      rows_inside &= x[r] != nullptr;
+    }
+    const auto border = [&](int64_t from, int64_t to) {
+      for (int64_t ow = from; ow < to; ++ow) {
+        const V grad = load_lanes<Full>(g + ow * out_channels, n);
+        bias = bias + grad;
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+          if (x[r] == nullptr) continue;
+#pragma GCC unroll 8
+          for (int k = 0; k < Columns; ++k) {
+            const int64_t column = ow * s.stride_w + k * s.dilation_w;
+            if (k >= columns || !inside(left + column, s.width)) continue;
+            V& sum = acc[r * Columns + k];
+            sum = fma(grad, lanes.template load_pixel<Full>(x[r] + column * C), sum);
+          }
+        }
+      }
+    };
+    if (!rows_inside || columns < Columns) {
+      border(0, s.out_width);
+      continue;
+    }
+    border(0, strip.first_inner);
+    for (int64_t ow = strip.first_inner; ow < strip.inner; ++ow) {
+      const V grad = load_lanes<Full>(g + ow * out_channels, n);
+      bias = bias + grad;
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+        for (int k = 0; k < Columns; ++k) {
+          const int64_t column = ow * s.stride_w + k * s.dilation_w;
+          V& sum = acc[r * Columns + k];
+          sum = fma(grad, lanes.template load_pixel<Full>(x[r] + column * C), sum);
+        }
+      }
+    }
+    border(strip.inner, s.out_width);
+  }
+
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Columns; ++k) {
+      if (k >= columns) continue;
+      accumulate_t<T>* sum = strip.partial + ((kh + r) * s.kernel_w + kw + k) * out_channels;
+      store_partial(sum, load_partial(sum, n) + acc[r * Columns + k], n);
+    }
+  }
+  if (with_bias) {
+    accumulate_t<T>* sum = strip.partial + s.taps() * out_channels;
+    store_partial(sum, load_partial(sum, n) + bias, n);
+  }
+}
+
+// K x K taps, in groups of kernel rows that fit the registers.
+template <int K, int First, bool Full, class T>
+FASTCONV_INLINE void square(const DepthwiseConv2dShape& s, const Strip<T>& strip, int64_t c,
+                            int64_t n) {
+  constexpr int kFit = max_of(1, kMostTaps / K);
+  constexpr int kRows = min_of(kFit, K - First);
+  const ChannelLanes<false, T> lanes(c, n, 1);
+  accumulate_taps<kRows, K, false, Full>(s, strip, lanes, n, First, 0, K);
+  if constexpr (First + kRows < K) square<K, First + kRows, Full>(s, strip, c, n);
+}
+
+template <class T>
+FASTCONV_INLINE void any_size(const DepthwiseConv2dShape& s, const Strip<T>& strip, int64_t c,
+                              int64_t n) {
+  constexpr int kColumns = 8;
+  const auto walk = [&](const auto& lanes) {
+    for (int64_t kh = 0; kh < s.kernel_h; ++kh) {
+      for (int64_t kw = 0; kw < s.kernel_w; kw += kColumns) {
+        const int64_t columns = min_of<int64_t>(kColumns, s.kernel_w - kw);
+        accumulate_taps<1, kColumns, std::decay_t<decltype(lanes)>::kRepeat, false>(
+            s, strip, lanes, n, kh, kw, columns);
+      }
+    }
+  };
+  if (s.multiplier == 1) return walk(ChannelLanes<false, T>(c, n, 1));
+  walk(ChannelLanes<true, T>(c, n, s.multiplier));
+}
+
+// K is 0 for any size.
+template <int K, class T>
+void run(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t end) {
+  using A = accumulate_t<T>;
+  constexpr int64_t L = kLanes<T>;
+  const DepthwiseConv2dShape& s = p.shape;
+  const int64_t channels = s.out_channels(), blocks = div_up(channels, kDepthwiseUnitChannels);
+  const int64_t strips = depthwise_conv2d_strips(s), chunks = depthwise_conv2d_chunks(s);
+  const int64_t strips_an_image = div_up(s.out_height, kDepthwiseStripRows);
+  Strip<T> strip;
+  const int64_t reach = s.width + s.pad_left - (s.kernel_w - 1) * s.dilation_w;
+  strip.first_inner = clamp(s.pad_left > 0 ? div_up(s.pad_left, s.stride_w) : 0, 0, s.out_width);
+  strip.inner = clamp(reach > 0 ? div_up(reach, s.stride_w) : 0, strip.first_inner, s.out_width);
+
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t chunk = unit / blocks, first_channel = unit % blocks * kDepthwiseUnitChannels;
+    const int64_t last_channel = min_of(first_channel + kDepthwiseUnitChannels, channels);
+    A* partial = static_cast<A*>(p.partial) + chunk * (s.taps() + 1) * channels;
+    for (int64_t t = 0; t <= s.taps(); ++t) {
+      for (int64_t c = first_channel; c < last_channel; ++c) partial[t * channels + c] = 0;
+    }
+    for (int64_t i = strips * chunk / chunks; i < strips * (chunk + 1) / chunks; ++i) {
+      const int64_t image = i / strips_an_image;
+      strip.first = i % strips_an_image * kDepthwiseStripRows;
+      strip.last = min_of(strip.first + kDepthwiseStripRows, s.out_height);
+      strip.input = static_cast<const T*>(p.input) + image * s.height * s.width * s.channels;
+      for (int64_t c = first_channel; c < last_channel; c += L) {
+        const int64_t n = min_of(L, last_channel - c);
+        strip.grad_output = static_cast<const T*>(p.grad_output) +
+                            image * s.out_height * s.out_width * channels + c;
+        strip.partial = partial + c;
+        if constexpr (K == 0) {
+          any_size<T>(s, strip, c, n);
+        } else if (n == L) {
+          square<K, 0, true>(s, strip, c, n);
+        } else {
+          square<K, 0, false>(s, strip, c, n);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void depthwise_backward_weight_nhwc(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin,
+                                    int64_t end) {
+  const bool any = depthwise_conv2d_backward_weight_variant(p.shape) ==
+                   Variant::depthwise_conv2d_backward_weight_nhwc_any;
+  dispatch_dtype(p.shape.dtype, [&](auto element) {
+    using T = decltype(element);
+    if (any) return run<0, T>(p, begin, end);
+    if (p.shape.kernel_h == 3) return run<3, T>(p, begin, end);
+    if (p.shape.kernel_h == 5) return run<5, T>(p, begin, end);
+    return run<7, T>(p, begin, end);
+  });
+}
+
+void depthwise_sum_partials(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin,
+                            int64_t end) {
+  const DepthwiseConv2dShape& s = p.shape;
+  const int64_t channels = s.out_channels(), chunks = depthwise_conv2d_chunks(s);
+  dispatch_dtype(s.dtype, [&](auto element) {
+    using T = decltype(element);
+    using A = accumulate_t<T>;
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t tap = begin; tap < end; ++tap) {
+      const bool is_bias = tap == s.taps();
+      const int64_t step = is_bias ? 1 : p.grad_stride_channel;
+      T* target = is_bias ? static_cast<T*>(p.grad_bias)
+                          : static_cast<T*>(p.grad_weight) + tap / s.kernel_w * p.grad_stride_h +
+                                tap % s.kernel_w * p.grad_stride_w;
+      for (int64_t c = 0; c < channels; c += L) {
+        const int64_t n = min_of(L, channels - c);
+        auto sum = vec_t<T>::set1(0);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+          const A* partial = static_cast<const A*>(p.partial);
+          sum = sum + load_partial(partial + (chunk * (s.taps() + 1) + tap) * channels + c, n);
+        }
+        A lanes[L];
+        store(lanes, sum);
+        for (int64_t i = 0; i < n; ++i) narrow(lanes[i], target + (c + i) * step);
+      }
+    }
+  });
+}
+
+}  // namespace fastconv::FASTCONV_ISA

@@ -1,0 +1,138 @@
+// Forward, channels_last: a register tile of one channel vector x 7 columns x 1 or 2 rows.
+// An input vector is loaded once and feeds up to k taps of each output row; the weights of the
+// current kernel rows stay in registers. 3x3 takes 45 loads for 126 FMAs, so it is not load bound.
+#include "depthwise_conv2d_paths.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
+
+// Two rows of accumulators and weights fit 32 vector registers, not 16.
+template <int S>
+constexpr int kRows = kLanes<float> == 16 && S == 1 ? 2 : 1;
+
+// Edge: columns outside the image are skipped, columns outside the output are not stored.
+template <int K, int S, bool Edge, bool Full, class T>
+FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, int64_t image, int64_t oh, int64_t rows,
+                          int64_t ow, int64_t c, int64_t n) {
+  using V = vec_t<T>;
+  constexpr int R = kRows<S>;
+  const DepthwiseConv2dShape& s = p.shape;
+  const int64_t C = s.channels;
+  const int64_t top = oh * S - s.pad_top, left = ow * S - s.pad_left;
+  const T* input = static_cast<const T*>(p.input) + image * s.height * s.width * C + c;
+  const T* weight = static_cast<const T*>(p.weight) + c;
+
+  V acc[R * kColumns];
+  const V bias = p.bias ? load_lanes<Full>(static_cast<const T*>(p.bias) + c, n) : V::set1(0);
+#pragma GCC unroll 16
+  for (int i = 0; i < R * kColumns; ++i) acc[i] = bias;
+
+#pragma GCC unroll 16
+  for (int i = 0; i < K + (R - 1) * S; ++i) {
+    if (!inside(top + i, s.height)) continue;
+    const T* row = input + ((top + i) * s.width + left) * C;
+    V w[R][K];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const int kh = i - r * S;
+      if (kh < 0 || kh >= K) continue;
+#pragma GCC unroll 16
+      for (int kw = 0; kw < K; ++kw) w[r][kw] = load_lanes<Full>(weight + (kh * K + kw) * C, n);
+    }
+#pragma GCC unroll 32
+    for (int j = 0; j < (kColumns - 1) * S + K; ++j) {
+      if (Edge && !inside(left + j, s.width)) continue;
+      const V x = load_lanes<Full>(row + j * C, n);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const int kh = i - r * S;
+        if (kh < 0 || kh >= K) continue;
+#pragma GCC unroll 16
+        for (int o = 0; o < kColumns; ++o) {
+          const int kw = j - o * S;
+          if (kw < 0 || kw >= K) continue;
+          acc[r * kColumns + o] = fma(x, w[r][kw], acc[r * kColumns + o]);
+        }
+      }
+    }
+  }
+
+  activate(p.activation, acc);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    if (r >= rows) continue;
+    T* output = static_cast<T*>(p.output) +
+                ((image * s.out_height + oh + r) * s.out_width + ow) * C + c;
+#pragma GCC unroll 16
+    for (int o = 0; o < kColumns; ++o) {
+      if (Edge && ow + o >= s.out_width) continue;
+      store_lanes<Full>(output + o * C, acc[r * kColumns + o], n);
+    }
+  }
+}
+
+template <int K, int S, bool Edge, class T>
+void channel_vectors(const DepthwiseConv2dParams& p, const RowsUnit& u, int64_t oh, int64_t rows,
+                     int64_t ow) {
+  constexpr int L = kLanes<T>;
+  const int64_t end = u.channel + u.channels;
+  int64_t c = u.channel;
+  for (; c + L <= end; c += L) tile<K, S, Edge, true, T>(p, u.image, oh, rows, ow, c, L);
+  if (c < end) tile<K, S, Edge, false, T>(p, u.image, oh, rows, ow, c, end - c);
+}
+
+// Column tiles outside, channel vectors inside: addresses run along contiguous memory.
+template <int K, int S, class T>
+void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
+  const DepthwiseConv2dShape& s = p.shape;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const RowsUnit u = rows_unit(unit, s.channels, s.out_height);
+    for (int64_t r = 0; r < u.rows; r += kRows<S>) {
+      for (int64_t ow = 0; ow < s.out_width; ow += kColumns) {
+        const int64_t left = ow * S - s.pad_left;
+        const bool interior = left >= 0 && left + (kColumns - 1) * S + K <= s.width &&
+                              ow + kColumns <= s.out_width;
+        if (interior) {
+          channel_vectors<K, S, false, T>(p, u, u.row + r, u.rows - r, ow);
+        } else {
+          channel_vectors<K, S, true, T>(p, u, u.row + r, u.rows - r, ow);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void choose(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
+  switch (depthwise_conv2d_variant(p.shape)) {
+    case Variant::depthwise_conv2d_nhwc_k3s1:
+      return run<3, 1, T>(p, begin, end);
+    case Variant::depthwise_conv2d_nhwc_k3s2:
+      return run<3, 2, T>(p, begin, end);
+    case Variant::depthwise_conv2d_nhwc_k5s1:
+      return run<5, 1, T>(p, begin, end);
+    case Variant::depthwise_conv2d_nhwc_k5s2:
+      return run<5, 2, T>(p, begin, end);
+    case Variant::depthwise_conv2d_nhwc_k7s1:
+      return run<7, 1, T>(p, begin, end);
+    default:
+      return run<7, 2, T>(p, begin, end);
+  }
+}
+
+}  // namespace
+
+void depthwise_nhwc_tiles(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
+  switch (p.shape.dtype) {
+    case DType::kFloat32:
+      return choose<float>(p, begin, end);
+    case DType::kBFloat16:
+      return choose<bfloat16>(p, begin, end);
+    default:
+      return choose<float16>(p, begin, end);
+  }
+}
+
+}  // namespace fastconv::FASTCONV_ISA

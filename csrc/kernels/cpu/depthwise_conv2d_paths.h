@@ -1,0 +1,143 @@
+// The paths of depthwise_conv2d.cpp, one file each, and what they share.
+#pragma once
+
+#include "../depthwise_conv2d.h"
+#include "registry.h"
+#include "simd/simd.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+void depthwise_pack_weight(const DepthwiseConv2dPackParams&);
+
+// Each runs units [begin, end); k and stride are those of the variant.
+void depthwise_nhwc_tiles(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
+void depthwise_nchw_tiles(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
+void depthwise_nhwc_any(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
+void depthwise_nchw_any(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
+
+void depthwise_backward_input_nhwc(const DepthwiseConv2dBackwardInputParams&, int64_t begin,
+                                   int64_t end);
+void depthwise_backward_input_nchw(const DepthwiseConv2dBackwardInputParams&, int64_t begin,
+                                   int64_t end);
+
+void depthwise_backward_weight_nhwc(const DepthwiseConv2dBackwardWeightParams&, int64_t begin,
+                                    int64_t end);
+void depthwise_backward_weight_nchw(const DepthwiseConv2dBackwardWeightParams&, int64_t begin,
+                                    int64_t end);
+void depthwise_sum_partials(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
+
+FASTCONV_INLINE bool inside(int64_t index, int64_t size) {
+  return static_cast<uint64_t>(index) < static_cast<uint64_t>(size);
+}
+
+FASTCONV_INLINE int64_t clamp(int64_t x, int64_t low, int64_t high) {
+  return max_of(low, min_of(x, high));
+}
+
+// n lanes; all of them in a full vector, without a mask.
+template <bool Full, class T>
+FASTCONV_INLINE vec_t<T> load_lanes(const T* p, int64_t n) {
+  if constexpr (Full) return load(p);
+  return load_partial(p, n);
+}
+
+template <bool Full, class T>
+FASTCONV_INLINE void store_lanes(T* p, vec_t<T> v, int64_t n) {
+  if constexpr (Full) {
+    store(p, v);
+  } else {
+    store_partial(p, v, n);
+  }
+}
+
+// n output channels from c on as lanes; with Repeat, lane i reads input channel (c + i) / multiplier.
+template <bool Repeat, class T>
+struct ChannelLanes {
+  static constexpr bool kRepeat = Repeat;
+  int64_t input_channel, inputs;
+  int32_t lane[kLanes<T>];
+
+  FASTCONV_INLINE ChannelLanes(int64_t c, int64_t n, int64_t multiplier)
+      : input_channel(c), inputs(n) {
+    if constexpr (Repeat) {
+      input_channel = c / multiplier;
+      inputs = (c + n - 1) / multiplier - input_channel + 1;
+      for (int i = 0; i < kLanes<T>; ++i) lane[i] = int32_t((c + i) / multiplier - input_channel);
+    }
+  }
+
+  // The lanes of the pixel whose channel 0 is at p.
+  template <bool Full = false>
+  FASTCONV_INLINE vec_t<T> load_pixel(const T* p) const {
+    const vec_t<T> x = load_lanes<Full>(p + input_channel, inputs);
+    if constexpr (Repeat) return permute(x, lane);
+    return x;
+  }
+};
+
+// Lanes of a row of `width` read from column `column` on, every stride-th: those inside the image.
+FASTCONV_INLINE LaneRange lanes_inside(int64_t column, int64_t stride, int64_t width, int64_t lanes) {
+  const int64_t first = column < 0 ? div_up(-column, stride) : 0;
+  const int64_t last = column < width ? div_up(width - column, stride) : 0;
+  return {min_of(first, lanes), min_of(last, lanes)};
+}
+
+// The lanes of range from p on, every stride-th; the others are zero. S is the stride, or 0 where
+// only `stride` knows it.
+template <int S, class T>
+FASTCONV_INLINE vec_t<T> load_columns(const T* p, int64_t stride, LaneRange range) {
+  constexpr int64_t L = kLanes<T>;
+  if constexpr (S == 1) return load_range(p, range);
+  if constexpr (S == 2) {
+    const int64_t first = 2 * range.first, last = 2 * range.last - 1;
+    const LaneRange low = {min_of(first, L), clamp(last, 0, L)};
+    const LaneRange high = {clamp(first - L, 0, L), clamp(last - L, 0, L)};
+    return even_lanes(load_range(p, low), load_range(p + L, high));
+  }
+  accumulate_t<T> lanes[L] = {};
+  for (int64_t i = range.first; i < range.last; ++i) lanes[i] = widen(p[i * stride]);
+  return load(lanes);
+}
+
+// One NHWC unit: up to kDepthwiseUnitRows rows of one image, up to kDepthwiseUnitChannels channels.
+struct RowsUnit {
+  int64_t image, row, rows, channel, channels;
+};
+
+FASTCONV_INLINE RowsUnit rows_unit(int64_t unit, int64_t channels, int64_t height) {
+  const int64_t blocks = div_up(channels, kDepthwiseUnitChannels);
+  const int64_t row_units = div_up(height, kDepthwiseUnitRows);
+  RowsUnit u;
+  u.channel = unit % blocks * kDepthwiseUnitChannels;
+  u.channels = min_of(kDepthwiseUnitChannels, channels - u.channel);
+  u.row = unit / blocks % row_units * kDepthwiseUnitRows;
+  u.rows = min_of(kDepthwiseUnitRows, height - u.row);
+  u.image = unit / blocks / row_units;
+  return u;
+}
+
+// One NCHW unit: up to kDepthwisePlaneRows rows of one plane, planes counted over the batch.
+struct PlaneUnit {
+  int64_t plane, row, rows;
+};
+
+FASTCONV_INLINE PlaneUnit plane_unit(int64_t unit, int64_t height) {
+  const int64_t strips = div_up(height, kDepthwisePlaneRows);
+  PlaneUnit u;
+  u.plane = unit / strips;
+  u.row = unit % strips * kDepthwisePlaneRows;
+  u.rows = min_of(kDepthwisePlaneRows, height - u.row);
+  return u;
+}
+
+// One switch a tile instead of one instance of the tile an activation.
+template <int N, class V>
+FASTCONV_INLINE void activate(Activation kind, V (&z)[N]) {
+  if (kind == Activation::kNone) return;
+  dispatch_activation(kind, [&](auto act) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) z[i] = act.forward(z[i]);
+  });
+}
+
+}  // namespace fastconv::FASTCONV_ISA

@@ -1,0 +1,109 @@
+// Local response normalisation on the CPU. Every window is summed afresh: a running sum would carry
+// a NaN, or the rounding of a large value, into channels it does not belong to.
+#include "../local_response_norm.h"
+
+#include "local_response_norm_common.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+template <class T, int kRows, class Power>
+struct NormaliseRow {
+  const T* x;       // this channel
+  const T* window;  // the first channel of the window
+  T* y;
+  int64_t rows, step;
+  vec_t<T> scale, k;
+  Power power;
+
+  template <class Lanes>
+  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+    const auto sum = sum_of_squares<kRows>(window + i, rows, step, lanes);
+    store(y + i, load(x + i, lanes) * power(fma(scale, sum, k)), lanes);
+  }
+};
+
+// Channels outside, pixels inside: the rows of a window stay in L1 until their last use.
+template <class T, int kRows, class Power>
+void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end) {
+  using V = vec_t<T>;
+  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  const V scale = V::set1(p.scale), k = V::set1(p.k);
+  const Power power(p.beta);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t n = unit / tiles, first = unit % tiles * tile;
+    const int64_t count = min_of(tile, p.pixels - first);
+    const int64_t start = n * p.channels * p.pixels + first;
+    const T* x = static_cast<const T*>(p.input) + start;
+    T* y = static_cast<T*>(p.output) + start;
+    for (int64_t c = 0; c < p.channels; ++c) {
+      const Window w(p, c);
+      const T* row = x + c * p.pixels;
+      const T* window = x + w.first * p.pixels;
+      T* out = y + c * p.pixels;
+      if (w.rows == kRows) {
+        for_each_vector<T>(count, NormaliseRow<T, kRows, Power>{row, window, out, kRows, p.pixels,
+                                                                scale, k, power});
+      } else {
+        for_each_vector<T>(
+            count, NormaliseRow<T, 0, Power>{row, window, out, w.rows, p.pixels, scale, k, power});
+      }
+    }
+  }
+}
+
+// Vectors along the channels of one pixel: its copy has zeros around, so the window of every lane
+// is a shifted load.
+template <class T, int kRows, class Power>
+struct NormalisePixel {
+  const accumulate_t<T>* x;  // channel 0 in the copy
+  T* y;
+  int64_t before, rows;
+  vec_t<T> scale, k;
+  Power power;
+
+  template <class Lanes>
+  FASTCONV_INLINE void operator()(int64_t c, Lanes lanes) const {
+    const auto sum = sum_of_squares<kRows>(x + c - before, rows, 1, AllLanes{});
+    store(y + c, load(x + c) * power(fma(scale, sum, k)), lanes);
+  }
+};
+
+template <class T, int kRows, class Power>
+void normalise_nhwc(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
+  using V = vec_t<T>;
+  const PixelCopies<T> copies(p, static_cast<accumulate_t<T>*>(scratch));
+  const int64_t C = p.channels, a_unit = local_response_norm_pixels_a_unit(p);
+  const int64_t last = min_of(end * a_unit, p.batch * p.pixels);
+  const T* x = static_cast<const T*>(p.input);
+  T* y = static_cast<T*>(p.output);
+  const int64_t rows = local_response_norm_rows(p);
+  for (int64_t first = begin * a_unit; first < last; first += copies.count) {
+    const int64_t count = min_of(copies.count, last - first);
+    copies.fill(x + first * C, count);
+    for (int64_t i = 0; i < count; ++i) {
+      for_each_vector<T>(
+          C, NormalisePixel<T, kRows, Power>{copies.pixel(i), y + (first + i) * C, p.before, rows,
+                                             V::set1(p.scale), V::set1(p.k), Power(p.beta)});
+    }
+  }
+}
+
+void run(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
+  dispatch_local_response_norm(p, [&](auto element, auto rows, auto power) {
+    using T = decltype(element);
+    using Power = typename decltype(power)::type;
+    constexpr int kRows = decltype(rows)::value;
+    if (p.layout == Layout::kNHWC) {
+      normalise_nhwc<T, kRows, Power>(p, scratch, begin, end);
+    } else {
+      normalise_nchw<T, kRows, Power>(p, begin, end);
+    }
+  });
+}
+
+}  // namespace
+
+const LocalResponseNormKernels local_response_norm_kernels = {run};
+
+}  // namespace fastconv::FASTCONV_ISA

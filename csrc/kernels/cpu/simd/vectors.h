@@ -1,0 +1,42 @@
+// Walks a run of elements one vector at a time, the last one short.
+#pragma once
+
+#include "simd.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+struct AllLanes {};
+struct FirstLanes {
+  int64_t n;
+};
+
+template <class T>
+FASTCONV_INLINE vec_t<T> load(const T* p, AllLanes) {
+  return load(p);
+}
+
+template <class T>
+FASTCONV_INLINE vec_t<T> load(const T* p, FirstLanes lanes) {
+  return load_partial(p, lanes.n);
+}
+
+template <class T>
+FASTCONV_INLINE void store(T* p, vec_t<T> a, AllLanes) {
+  store(p, a);
+}
+
+template <class T>
+FASTCONV_INLINE void store(T* p, vec_t<T> a, FirstLanes lanes) {
+  store_partial(p, a, lanes.n);
+}
+
+// Calls body(i, lanes) for i = 0, L, 2L, ... below count; lanes goes to load and store.
+template <class T, class Body>
+FASTCONV_INLINE void for_each_vector(int64_t count, const Body& body) {
+  constexpr int L = kLanes<T>;
+  int64_t i = 0;
+  for (; i + L <= count; i += L) body(i, AllLanes{});
+  if (i < count) body(i, FirstLanes{count - i});
+}
+
+}  // namespace fastconv::FASTCONV_ISA

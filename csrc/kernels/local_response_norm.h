@@ -1,0 +1,90 @@
+// output[c] = input[c] / (k + scale * sum of input[j]^2)^beta, j in [c - before, c + after].
+// Krizhevsky et al. 2012, section 3.3. Forward reads and writes an element once; backward reads
+// two.
+#pragma once
+
+#include "common/types.h"
+#include "variants.h"
+
+namespace fastconv {
+
+struct LocalResponseNormParams {
+  const void* input;        // (batch, channels, pixels), dense in layout
+  const void* grad_output;  // as input; backward only
+  void* output;             // as input; backward: the gradient of input
+
+  int64_t batch, channels, pixels;
+  int64_t before, after;  // channels of the window on either side of c, each below channels
+  double scale;           // alpha over the window's nominal size
+  double beta, k;
+
+  Layout layout;
+  DType dtype;
+};
+
+FASTCONV_INLINE Variant local_response_norm_variant(const LocalResponseNormParams& p) {
+  return p.layout == Layout::kNHWC ? Variant::local_response_norm_nhwc
+                                   : Variant::local_response_norm_nchw;
+}
+
+FASTCONV_INLINE Variant local_response_norm_backward_variant(const LocalResponseNormParams& p) {
+  return p.layout == Layout::kNHWC ? Variant::local_response_norm_backward_nhwc
+                                   : Variant::local_response_norm_backward_nchw;
+}
+
+// NCHW: a unit is a tile of pixels of one image, all channels: runs long enough for the pages they
+// touch, short enough for the rows of a window to stay in L1.
+constexpr int64_t kLocalResponseNormTile = 512;
+constexpr int64_t kLocalResponseNormBackwardTile = 256;
+// NHWC: a unit is a run of pixels, about this many elements.
+constexpr int64_t kLocalResponseNormBlock = 8192;
+
+FASTCONV_INLINE int64_t local_response_norm_pixels_a_unit(const LocalResponseNormParams& p) {
+  if (p.layout == Layout::kNHWC) return max_of<int64_t>(1, kLocalResponseNormBlock / p.channels);
+  return p.grad_output ? kLocalResponseNormBackwardTile : kLocalResponseNormTile;
+}
+
+// Work comes in units that may run in any order and on any thread.
+FASTCONV_INLINE int64_t local_response_norm_units(const LocalResponseNormParams& p) {
+  const int64_t a_unit = local_response_norm_pixels_a_unit(p);
+  return p.layout == Layout::kNHWC ? div_up(p.batch * p.pixels, a_unit)
+                                   : p.batch * div_up(p.pixels, a_unit);
+}
+
+FASTCONV_INLINE int64_t local_response_norm_rows(const LocalResponseNormParams& p) {
+  return p.before + 1 + p.after;
+}
+
+FASTCONV_INLINE int64_t round_to_line(int64_t elements) {
+  return div_up<int64_t>(elements, 16) * 16;
+}
+
+// NHWC kernels work on copies of a few pixels with zeroed margins before and after the channels.
+FASTCONV_INLINE int64_t local_response_norm_margin(const LocalResponseNormParams& p) {
+  return round_to_line(max_of(p.before, p.after));
+}
+
+FASTCONV_INLINE int64_t local_response_norm_pitch(const LocalResponseNormParams& p) {
+  return round_to_line(p.channels) + 2 * local_response_norm_margin(p);
+}
+
+// Pixels copied at a time: enough that what was stored has reached L1 when the shifted loads come.
+FASTCONV_INLINE int64_t local_response_norm_copied(const LocalResponseNormParams& p) {
+  return max_of<int64_t>(1, 2048 / local_response_norm_pitch(p));
+}
+
+// Elements of the accumulation type a thread needs, aligned to 64 bytes: NHWC one set of copies,
+// backward three; NCHW backward two rings of as many rows as the window has.
+FASTCONV_INLINE int64_t local_response_norm_scratch(const LocalResponseNormParams& p) {
+  if (p.layout == Layout::kNHWC) {
+    const int64_t copies = local_response_norm_copied(p) * local_response_norm_pitch(p);
+    return p.grad_output ? 3 * copies : copies;
+  }
+  return p.grad_output ? 2 * local_response_norm_rows(p) * kLocalResponseNormBackwardTile : 0;
+}
+
+struct LocalResponseNormKernels {
+  void (*run)(const LocalResponseNormParams&, void* scratch, int64_t begin, int64_t end);
+};
+
+}  // namespace fastconv

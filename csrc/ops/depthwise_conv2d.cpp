@@ -1,0 +1,240 @@
+// fastconv::depthwise_conv2d and its two gradients on CPU tensors.
+#include "../kernels/depthwise_conv2d.h"
+
+#include <limits>
+#include <new>
+#include <tuple>
+
+#include "../kernels/cpu/registry.h"
+#include "tensor.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+using Ints = std::vector<int64_t>;
+
+constexpr double kNanosecondsATap = 0.04;  // 25 FMAs a nanosecond a thread: cached, AVX-512
+constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
+
+// Memory for one call, aligned to the cache line.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes)
+      : memory_(::operator new(static_cast<size_t>(bytes), std::align_val_t{64})) {}
+  ~Scratch() { ::operator delete(memory_, std::align_val_t{64}); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* data() const { return memory_; }
+
+ private:
+  void* memory_;
+};
+
+void check_parameter(const char* op, const char* name, const Ints& values, size_t count,
+                     int64_t least) {
+  bool fits = values.size() == count;
+  for (int64_t value : values) fits &= value >= least && value <= kMostParameter;
+  if (fits) return;
+  std::string text;
+  for (int64_t value : values) text += (text.empty() ? "" : ", ") + std::to_string(value);
+  fail(op, ": expected ", name, " of ", count, " integers from ", least, " to ", kMostParameter,
+       ", got (", text, ")");
+}
+
+int64_t out_size(const char* op, const char* side, int64_t size, int64_t pad, int64_t kernel,
+                 int64_t stride, int64_t dilation) {
+  const int64_t reach = dilation * (kernel - 1) + 1;
+  FASTCONV_CHECK(size + pad >= reach, op, ": expected a kernel no larger than the padded input, got ",
+                 side, " ", reach, " over ", size + pad);
+  return (size + pad - reach) / stride + 1;
+}
+
+DepthwiseConv2dShape shape_of(const char* op, const Tensor& input, const Tensor& weight,
+                              const Ints& stride, const Ints& padding, const Ints& dilation) {
+  check_dim(op, "input", input, 4);
+  check_like_input(op, "weight", weight, input);
+  check_dim(op, "weight", weight, 4);
+  check_parameter(op, "stride", stride, 2, 1);
+  check_parameter(op, "padding", padding, 4, 0);
+  check_parameter(op, "dilation", dilation, 2, 1);
+
+  DepthwiseConv2dShape s{};
+  s.dtype = dtype_of(input, op);
+  s.layout = layout_of(input);
+  s.batch = input.size(0), s.channels = input.size(1);
+  s.height = input.size(2), s.width = input.size(3);
+  s.kernel_h = weight.size(2), s.kernel_w = weight.size(3);
+  const bool fits = s.channels > 0 && weight.size(0) >= s.channels &&
+                    weight.size(0) % s.channels == 0 && weight.size(1) == 1 && s.taps() > 0;
+  FASTCONV_CHECK(fits, op, ": expected weight of shape (", s.channels,
+                 " * m, 1, kh, kw) for input ", to_string(input), ", got ", to_string(weight));
+  s.multiplier = weight.size(0) / s.channels;
+  s.stride_h = stride[0], s.stride_w = stride[1];
+  s.dilation_h = dilation[0], s.dilation_w = dilation[1];
+  s.pad_top = padding[0], s.pad_left = padding[1];
+  s.out_height = out_size(op, "height", s.height, padding[0] + padding[2], s.kernel_h, s.stride_h,
+                          s.dilation_h);
+  s.out_width = out_size(op, "width", s.width, padding[1] + padding[3], s.kernel_w, s.stride_w,
+                         s.dilation_w);
+  return s;
+}
+
+Sizes out_sizes(const DepthwiseConv2dShape& s) {
+  return {s.batch, s.out_channels(), s.out_height, s.out_width};
+}
+
+void check_grad_output(const char* op, const Tensor& grad_output, const Tensor& input,
+                       const DepthwiseConv2dShape& s) {
+  check_like_input(op, "grad_output", grad_output, input);
+  const Sizes wanted = out_sizes(s);
+  const bool fits = grad_output.dim() == 4 &&
+                    std::equal(wanted.begin(), wanted.end(), grad_output.sizes().begin());
+  FASTCONV_CHECK(fits, op, ": expected grad_output of the shape of the output, got ",
+                 to_string(grad_output), " for input ", to_string(input));
+}
+
+bool is_packed(const Tensor& weight, const DepthwiseConv2dShape& s) {
+  const bool taps_first = s.layout == Layout::kNHWC;
+  const int64_t channel = taps_first ? 1 : s.taps(), tap = taps_first ? s.out_channels() : 1;
+  return (weight.size(0) == 1 || weight.stride(0) == channel) &&
+         (s.kernel_h == 1 || weight.stride(2) == s.kernel_w * tap) &&
+         (s.kernel_w == 1 || weight.stride(3) == tap);
+}
+
+// The weights in the order the kernels read: the tensor's own memory where it has that order (see
+// fastconv.ops.pack_depthwise_weight), else a copy that lives as long as this object.
+class PackedWeight {
+ public:
+  PackedWeight(const Tensor& weight, const DepthwiseConv2dShape& s, bool flip) {
+    if (!flip && is_packed(weight, s)) {
+      data_ = weight.const_data_ptr();
+      return;
+    }
+    copy_.emplace(weight.numel() * weight.element_size());
+    depthwise_conv2d_kernels().pack_weight({s, weight.const_data_ptr(), weight.stride(0),
+                                            weight.stride(2), weight.stride(3), flip,
+                                            copy_->data()});
+    data_ = copy_->data();
+  }
+  const void* data() const { return data_; }
+
+ private:
+  std::optional<Scratch> copy_;
+  const void* data_;
+};
+
+// Nanoseconds a unit takes where `units` do all taps of all outputs.
+double unit_cost(const DepthwiseConv2dShape& s, int64_t units) {
+  const double outputs = double(s.batch) * s.out_channels() * s.out_height * s.out_width;
+  return outputs * s.taps() * kNanosecondsATap / std::max<int64_t>(units, 1);
+}
+
+}  // namespace
+
+Tensor depthwise_conv2d(const Tensor& input, const Tensor& weight,
+                        const std::optional<Tensor>& bias, const Ints& stride, const Ints& padding,
+                        const Ints& dilation, const std::optional<std::string>& activation) {
+  const char* op = "depthwise_conv2d";
+  DepthwiseConv2dParams p{};
+  p.shape = shape_of(op, input, weight, stride, padding, dilation);
+  p.activation = parse_activation(activation);
+  std::optional<Tensor> b;
+  if (bias) {
+    check_like_input(op, "bias", *bias, input);
+    FASTCONV_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), op,
+                   ": expected bias of shape (", weight.size(0), "), got ", to_string(*bias));
+    b = dense(*bias, Layout::kNCHW);
+    p.bias = b->const_data_ptr();
+  }
+
+  const Tensor x = dense(input, p.shape.layout);
+  Tensor output = empty_like(input, out_sizes(p.shape), p.shape.layout);
+  if (output.numel() == 0) return output;
+  const PackedWeight packed(weight, p.shape, false);
+  p.input = x.const_data_ptr();
+  p.weight = packed.data();
+  p.output = output.mutable_data_ptr();
+
+  count(depthwise_conv2d_variant(p.shape));
+  const int64_t units = depthwise_conv2d_units(p.shape);
+  const auto forward = depthwise_conv2d_kernels().forward;
+  parallel(units, unit_cost(p.shape, units),
+           [&](int64_t begin, int64_t end) { forward(p, begin, end); });
+  return output;
+}
+
+Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& input,
+                                       const Tensor& weight, const Ints& stride,
+                                       const Ints& padding, const Ints& dilation) {
+  const char* op = "depthwise_conv2d_backward_input";
+  DepthwiseConv2dBackwardInputParams p{};
+  p.shape = shape_of(op, input, weight, stride, padding, dilation);
+  check_grad_output(op, grad_output, input, p.shape);
+
+  const Tensor g = dense(grad_output, p.shape.layout);
+  const Sizes sizes(input.sizes().begin(), input.sizes().end());
+  Tensor grad_input = empty_like(input, sizes, p.shape.layout);
+  if (grad_input.numel() == 0) return grad_input;
+  const PackedWeight packed(weight, p.shape, depthwise_conv2d_backward_is_forward(p.shape));
+  p.grad_output = g.const_data_ptr();
+  p.weight = packed.data();
+  p.grad_input = grad_input.mutable_data_ptr();
+
+  count(depthwise_conv2d_backward_input_variant(p.shape));
+  const int64_t units = depthwise_conv2d_backward_input_units(p.shape);
+  const auto backward = depthwise_conv2d_kernels().backward_input;
+  parallel(units, unit_cost(p.shape, units),
+           [&](int64_t begin, int64_t end) { backward(p, begin, end); });
+  return grad_input;
+}
+
+// The gradients of weight, in its strides, and of bias.
+std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(
+    const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Ints& stride,
+    const Ints& padding, const Ints& dilation) {
+  const char* op = "depthwise_conv2d_backward_weight";
+  DepthwiseConv2dBackwardWeightParams p{};
+  const DepthwiseConv2dShape& s = p.shape =
+      shape_of(op, input, weight, stride, padding, dilation);
+  check_grad_output(op, grad_output, input, s);
+
+  const Tensor g = dense(grad_output, s.layout), x = dense(input, s.layout);
+  Tensor grad_weight = torch::stable::empty_like(weight);
+  Tensor grad_bias = empty_like(input, {s.out_channels()}, Layout::kNCHW);
+  if (s.batch == 0) {
+    torch::stable::zero_(grad_weight);
+    torch::stable::zero_(grad_bias);
+    return {grad_weight, grad_bias};
+  }
+  const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
+  const int64_t sums = depthwise_conv2d_chunks(s) * (s.taps() + 1) * s.out_channels();
+  const Scratch partial(sums * element);
+  p.grad_output = g.const_data_ptr();
+  p.input = x.const_data_ptr();
+  p.partial = partial.data();
+  p.grad_weight = grad_weight.mutable_data_ptr();
+  p.grad_stride_channel = grad_weight.stride(0);
+  p.grad_stride_h = grad_weight.stride(2);
+  p.grad_stride_w = grad_weight.stride(3);
+  p.grad_bias = grad_bias.mutable_data_ptr();
+
+  count(depthwise_conv2d_backward_weight_variant(s));
+  const int64_t units = depthwise_conv2d_backward_weight_units(s);
+  const DepthwiseConv2dKernels& kernels = depthwise_conv2d_kernels();
+  parallel(units, unit_cost(s, units),
+           [&](int64_t begin, int64_t end) { kernels.backward_weight(p, begin, end); });
+  parallel(s.taps() + 1, double(sums) / (s.taps() + 1) * kNanosecondsATap,
+           [&](int64_t begin, int64_t end) { kernels.sum_partials(p, begin, end); });
+  return {grad_weight, grad_bias};
+}
+
+}  // namespace fastconv::ops
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("depthwise_conv2d", TORCH_BOX(&fastconv::ops::depthwise_conv2d));
+  m.impl("depthwise_conv2d_backward_input",
+         TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward_input));
+  m.impl("depthwise_conv2d_backward_weight",
+         TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward_weight));
+}

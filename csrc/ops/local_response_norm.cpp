@@ -1,0 +1,94 @@
+// fastconv::local_response_norm and its backward pass on CPU tensors.
+#include "../kernels/local_response_norm.h"
+
+#include <memory>
+#include <new>
+
+#include "../kernels/cpu/registry.h"
+#include "tensor.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+// Measured on one thread of an AVX-512 core: 0.1 to 0.2 ns an element forward, twice that backward.
+constexpr double kNanosecondsAnElement = 0.15;
+
+struct AlignedDelete {
+  void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
+};
+
+LocalResponseNormParams params(const char* op, const Tensor& input, int64_t size, double alpha,
+                               double beta, double k) {
+  LocalResponseNormParams p{};
+  p.dtype = dtype_of(input, op);
+  FASTCONV_CHECK(input.dim() >= 3, op, ": expected input with 3 dimensions or more, got ",
+                 input.dim(), " in shape ", to_string(input));
+  FASTCONV_CHECK(size > 0, op, ": expected size greater than zero, got ", size);
+  p.layout = layout_of(input);
+  p.batch = input.size(0);
+  p.channels = input.size(1);
+  p.pixels = 1;
+  for (int64_t d = 2; d < input.dim(); ++d) p.pixels *= input.size(d);
+  p.before = std::min(size / 2, std::max<int64_t>(p.channels - 1, 0));
+  p.after = std::min((size - 1) / 2, std::max<int64_t>(p.channels - 1, 0));
+  p.scale = alpha / static_cast<double>(size);
+  p.beta = beta;
+  p.k = k;
+  return p;
+}
+
+void run(LocalResponseNormParams p, double cost_an_element) {
+  if (p.pixels == 1) p.layout = Layout::kNHWC;  // the same memory, and full vectors
+  const bool backward = p.grad_output != nullptr;
+  count(backward ? local_response_norm_backward_variant(p) : local_response_norm_variant(p));
+  const auto kernel =
+      backward ? local_response_norm_backward_kernels().run : local_response_norm_kernels().run;
+  const int64_t units = local_response_norm_units(p);
+  const std::size_t bytes = local_response_norm_scratch(p) *
+                            (p.dtype == DType::kFloat64 ? sizeof(double) : sizeof(float));
+  const double elements = static_cast<double>(p.batch * p.channels * p.pixels);
+  parallel(units, elements * cost_an_element / units, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<void, AlignedDelete> scratch(::operator new(bytes, std::align_val_t(64)));
+    kernel(p, scratch.get(), begin, end);
+  });
+}
+
+Tensor local_response_norm(const Tensor& input, int64_t size, double alpha, double beta, double k) {
+  LocalResponseNormParams p = params("local_response_norm", input, size, alpha, beta, k);
+  const Tensor x = dense(input, p.layout);
+  Tensor output = empty_like(x, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
+  if (input.numel() == 0) return output;
+  p.input = x.const_data_ptr();
+  p.output = output.mutable_data_ptr();
+  run(p, kNanosecondsAnElement);
+  return output;
+}
+
+Tensor local_response_norm_backward(const Tensor& grad_output, const Tensor& input, int64_t size,
+                                    double alpha, double beta, double k) {
+  const char* op = "local_response_norm_backward";
+  LocalResponseNormParams p = params(op, input, size, alpha, beta, k);
+  check_like_input(op, "grad_output", grad_output, input);
+  FASTCONV_CHECK(
+      grad_output.dim() == input.dim() &&
+          std::equal(input.sizes().begin(), input.sizes().end(), grad_output.sizes().begin()),
+      op, ": expected grad_output of shape ", to_string(input), ", got ", to_string(grad_output));
+  const Tensor x = dense(input, p.layout), g = dense(grad_output, p.layout);
+  Tensor grad_input = empty_like(x, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
+  if (input.numel() == 0) return grad_input;
+  p.input = x.const_data_ptr();
+  p.grad_output = g.const_data_ptr();
+  p.output = grad_input.mutable_data_ptr();
+  run(p, 2 * kNanosecondsAnElement);
+  return grad_input;
+}
+
+}  // namespace
+
+}  // namespace fastconv::ops
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("local_response_norm", TORCH_BOX(&fastconv::ops::local_response_norm));
+  m.impl("local_response_norm_backward", TORCH_BOX(&fastconv::ops::local_response_norm_backward));
+}

@@ -1,0 +1,3 @@
+from fastconv.cli import app
+
+app(prog_name="fastconv")

@@ -1,0 +1,51 @@
+"""conv2d: torch's signature plus an activation; our kernel where the shape has one."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastconv.ops.depthwise_conv2d import depthwise_conv2d
+from fastconv.ops.pointwise_conv2d import pointwise_conv2d
+from fastconv.reference import activate
+
+
+def is_depthwise(weight_shape: Sequence[int], groups: int) -> bool:
+    """Whether every output channel reads a single input channel of several."""
+    return weight_shape[1] == 1 and groups > 1
+
+
+def is_pointwise(
+    weight_shape: Sequence[int], groups: int, padding: str | int | Sequence[int]
+) -> bool:
+    """Whether the kernel is one pixel over all channels and the input is not padded."""
+    if padding == "same":
+        padding = 0  # one pixel needs none
+    unpadded = (
+        padding == "valid"
+        or padding == 0
+        or (not isinstance(padding, (str, int)) and not any(padding))
+    )
+    return groups == 1 and tuple(weight_shape[2:]) == (1, 1) and unpadded
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: str | int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Tensor:
+    """activation(torch.nn.functional.conv2d(...)): same arguments, shapes and errors.
+
+    Depthwise and pointwise shapes run on our kernels, all others on torch's own.
+    """
+    if isinstance(input, Tensor) and isinstance(weight, Tensor) and weight.dim() == 4:
+        if is_depthwise(weight.shape, groups) and input.dim() > 2 and input.shape[-3] == groups:
+            return depthwise_conv2d(input, weight, bias, stride, padding, dilation, activation)
+        if is_pointwise(weight.shape, groups, padding):
+            return pointwise_conv2d(input, weight, bias, None, stride, activation)
+    return activate(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation)

@@ -1,0 +1,129 @@
+"""The one form every convolution of a captured graph takes while the passes work on it.
+
+A convolution node calls `conv2d` below with all arguments by name, so a pass reads and writes
+node.kwargs; the graph runs at every stage, which is how the passes are tested.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from fastconv.ops.conv2d import is_depthwise
+from fastconv.reference import activate
+
+aten = torch.ops.aten
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],  # top, left, bottom, right
+    dilation: list[int],
+    groups: int,
+    activation: str | None,
+) -> Tensor:
+    """activation(conv2d(padded input) + bias + residual)."""
+    top, left, bottom, right = padding
+    padded = F.pad(input, (left, right, top, bottom))
+    z = F.conv2d(padded, weight, bias, stride, 0, dilation, groups)
+    return activate(z if residual is None else z + residual, activation)
+
+
+def is_conv(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.target is conv2d
+
+
+def is_depthwise_node(node: fx.Node) -> bool:
+    return is_depthwise(shape_of(node.kwargs["weight"]), node.kwargs["groups"])  # type: ignore[arg-type]
+
+
+def is_pointwise_node(node: fx.Node) -> bool:
+    kwargs = node.kwargs
+    return (
+        kwargs["groups"] == 1
+        and tuple(shape_of(kwargs["weight"])[2:]) == (1, 1)
+        and not any(kwargs["padding"])  # type: ignore[arg-type]
+    )
+
+
+def shape_of(node: object) -> torch.Size:
+    """The shape a node had when the graph was captured; its batch may be symbolic."""
+    assert isinstance(node, fx.Node)
+    return node.meta["val"].shape
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The single user of a node, None where there are several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _symmetric(padding: list[int]) -> list[int]:
+    height, width = padding if len(padding) == 2 else padding * 2
+    return [height, width, height, width]
+
+
+def _same(weight: torch.Size, dilation: list[int]) -> list[int]:
+    total = [d * (k - 1) for d, k in zip(dilation, weight[2:], strict=True)]
+    before = [t // 2 for t in total]
+    return [*before, *(t - b for t, b in zip(total, before, strict=True))]
+
+
+def _arguments(node: fx.Node) -> dict:
+    """A node's arguments by the names of its schema, defaults filled in."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema.arguments
+    values = {argument.name: argument.default_value for argument in schema}
+    values.update(zip((argument.name for argument in schema), node.args, strict=False))
+    values.update(node.kwargs)
+    return values
+
+
+def _pair(value: list[int]) -> list[int]:
+    return list(value) * 2 if len(value) == 1 else list(value)
+
+
+def _canonical(node: fx.Node) -> dict | None:
+    """The arguments of `conv2d` for a node that is a convolution in another form."""
+    kinds = (
+        aten.conv2d.default,
+        aten.conv2d.padding,
+        torch.ops.fastconv.depthwise_conv2d.default,
+        torch.ops.fastconv.pointwise_conv2d.default,
+    )
+    if node.op != "call_function" or node.target not in kinds:
+        return None
+    given = _arguments(node)
+    weight = shape_of(given["weight"])
+    dilation = _pair(given.get("dilation", [1, 1]))
+    padding = given.get("padding", [0, 0, 0, 0])
+    if isinstance(padding, str):
+        padding = _same(weight, dilation) if padding == "same" else [0, 0, 0, 0]
+    depthwise = node.target is torch.ops.fastconv.depthwise_conv2d.default
+    input_channels = int(shape_of(given["input"])[1])
+    return {
+        "input": given["input"],
+        "weight": given["weight"],
+        "bias": given["bias"],
+        "residual": given.get("residual"),
+        "stride": _pair(given["stride"]),
+        "padding": list(padding) if len(padding) == 4 else _symmetric(list(padding)),
+        "dilation": dilation,
+        "groups": input_channels if depthwise else given.get("groups", 1),
+        "activation": given.get("activation"),
+    }
+
+
+def canonicalize(graph: fx.GraphModule) -> None:
+    """Turns every convolution over a batch of images into a call of `conv2d`."""
+    for node in list(graph.graph.nodes):
+        kwargs = _canonical(node)
+        if kwargs is None or len(shape_of(kwargs["input"])) != 4:
+            continue
+        with graph.graph.inserting_before(node):
+            new = graph.graph.call_function(conv2d, kwargs=kwargs)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.graph.erase_node(node)

@@ -1,0 +1,113 @@
+"""The last step: one layout, packed weights, and a kernel for every convolution."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight
+from fastconv.optimize.capture import constant
+from fastconv.optimize.conv import is_conv, is_depthwise_node, is_pointwise_node, shape_of
+from fastconv.optimize.dense import DenseConv2d
+
+aten = torch.ops.aten
+
+
+def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, Any]]:
+    """Gives every conv its kernel and the graph one layout; returns the receipt, a row a layer."""
+    receipt = []
+    for node in list(module.graph.nodes):
+        if is_conv(node):
+            receipt.append(_lower_conv(module, node))
+        elif node.target is aten.view.default:
+            node.target = aten.reshape.default  # the pixels may now lie in another order
+    _one_layout(module.graph, dtype)
+    _keep_used_buffers(module, dtype)
+    module.graph.lint()
+    module.recompile()
+    return receipt
+
+
+def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
+    if is_depthwise_node(node):
+        kernel, pack = "depthwise_conv2d", pack_depthwise_weight
+        names = ["input", "weight", "bias", "stride", "padding", "dilation", "activation"]
+    elif is_pointwise_node(node):
+        kernel, pack = "pointwise_conv2d", pack_pointwise_weight
+        names = ["input", "weight", "bias", "residual", "stride", "activation"]
+    else:
+        kernel, pack = "torch", _channels_last
+        names = ["input", "weight", "bias"]
+
+    given = node.kwargs
+    weight = constant(module, given["weight"])
+    layer = str(given["weight"]) if weight is None else str(given["weight"].target)  # type: ignore
+    if weight is not None:
+        setattr(module, layer, pack(weight))
+    with module.graph.inserting_before(node):
+        arguments = tuple(given[name] for name in names)
+        if kernel == "torch":
+            settings = ("stride", "padding", "dilation", "groups", "activation")
+            dense = DenseConv2d(*(given[name] for name in settings))  # type: ignore[arg-type]
+            module.add_submodule(f"{layer}_conv", dense)
+            lowered = module.graph.call_module(f"{layer}_conv", arguments)
+        else:
+            lowered = module.graph.call_function(
+                getattr(torch.ops.fastconv, kernel).default, arguments
+            )
+    lowered.meta = dict(node.meta)
+    node.replace_all_uses_with(lowered)
+    module.graph.erase_node(node)
+    return {
+        "layer": layer,
+        "weight": list(shape_of(given["weight"])),
+        "kernel": kernel,
+        "activation": given["activation"],
+        "residual": given["residual"] is not None,
+    }
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    # oneDNN's own packed tensors were no faster on the stems of the networks here, and can be
+    # neither copied nor pickled.
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
+    """channels_last from the inputs on, in dtype; the outputs are contiguous as the model's own."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in placeholders:
+        value = node.meta["val"]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        users, last, entered = list(node.users), placeholders[-1], node
+        if dtype is not None:
+            with graph.inserting_after(last):
+                last = entered = graph.call_function(aten.to.dtype, (entered, dtype))
+        if value.dim() == 4:
+            with graph.inserting_after(last):
+                kwargs = {"memory_format": torch.channels_last}
+                entered = graph.call_function(aten.contiguous.default, (entered,), kwargs)
+        for user in users:
+            user.replace_input_with(node, entered)
+
+    def leave(node: fx.Node) -> fx.Node:
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor) or value.dim() != 4:
+            return node
+        return graph.call_function(aten.contiguous.default, (node,))
+
+    output = graph.output_node()
+    with graph.inserting_before(output):
+        output.args = fx.map_arg(output.args, leave)
+
+
+def _keep_used_buffers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
+    """Drops constants that no node reads any more; the others take the dtype of the module."""
+    module.graph.eliminate_dead_code()
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name, value in list(module.named_buffers()):
+        if name not in used:
+            delattr(module, name)
+        elif dtype is not None and value.is_floating_point():
+            setattr(module, name, value.to(dtype))

@@ -1,0 +1,165 @@
+"""fastconv.optimize: a new module for inference from a model that stays as it is."""
+
+import copy
+import functools
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from fastconv.optimize.capture import Captured, capture
+from fastconv.optimize.conv import canonicalize
+from fastconv.optimize.lower import lower
+from fastconv.optimize.passes import (
+    absorb_padding,
+    drop_identities,
+    fold_batch_norm,
+    fuse_residual_and_activation,
+)
+from fastconv.optimize.swap import swap_
+
+PASSES = (
+    drop_identities,
+    canonicalize,
+    fold_batch_norm,
+    absorb_padding,
+    fuse_residual_and_activation,
+)
+
+
+class OptimizedModule(nn.Module):
+    """What :func:`optimize` returns: the captured graph on our kernels, for inference only.
+
+    Attributes:
+        receipt: one dictionary a layer: its weight, the kernel that serves it, what was fused in;
+            where the model could not be captured, one row that says why.
+    """
+
+    def __init__(
+        self, captured: Captured, example_inputs: tuple[Any, ...], receipt: list[dict[str, Any]]
+    ) -> None:
+        super().__init__()
+        self.graph = captured.graph
+        self.receipt = receipt
+        self._output_tree = captured.output_tree
+        self._any_batch = captured.any_batch
+        self._expected = self._describe(example_inputs)
+        self.eval()
+
+    def forward(self, *inputs: Any) -> Any:
+        if (came := self._describe(inputs)) != self._expected:
+            raise RuntimeError(
+                f"optimized module: expected inputs like {self._expected[0]}, the example inputs, "
+                f"got {came[0]}; call fastconv.optimize again for other sizes or values"
+            )
+        leaves = pytree.tree_leaves(inputs)
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            outputs = self.graph(*leaves)
+        else:
+            with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+                outputs = self.graph(*leaves)
+        return pytree.tree_unflatten(outputs, self._output_tree)
+
+    def _describe(self, inputs: tuple[Any, ...]) -> tuple[list[Any], pytree.TreeSpec]:
+        """What the graph takes for granted of its inputs: sizes, other values, and the tree."""
+        leaves, tree = pytree.tree_flatten(inputs)
+        return [self._describe_leaf(leaf) for leaf in leaves], tree
+
+    def _describe_leaf(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return ("N", *leaf.shape[1:]) if self._any_batch and leaf.dim() else tuple(leaf.shape)
+
+    def train(self, mode: bool = True) -> "OptimizedModule":
+        if mode:
+            raise RuntimeError(
+                "an optimized module is for inference only: train the model it was made from, "
+                "with fastconv.swap_ for our kernels"
+            )
+        return super().train(False)
+
+
+class _OnFirstCall(nn.Module):
+    """Optimizes its model for the inputs of the first call."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.optimized: OptimizedModule | None = None
+
+    def forward(self, *inputs: Any) -> Any:
+        if self.optimized is None:
+            self.optimized = optimize(self.model, inputs, self.dtype)
+        return self.optimized(*inputs)
+
+    @property
+    def receipt(self) -> list[dict[str, Any]]:
+        return self.optimized.receipt if self.optimized else []
+
+
+def optimize(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...] | Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """A new module that computes what model computes at inference, on our kernels.
+
+    The model is captured by torch.export; batch norms are folded, activations, residual adds and
+    zero padding fused into the convolutions, weights packed, and one layout (channels_last) kept
+    from end to end. The model itself is not changed and shares no weights with the result.
+
+    Args:
+        model: in eval mode, on the CPU.
+        example_inputs: the tuple of its positional arguments (a lone tensor may stand for a tuple
+            of one). The batch may differ at a call, the other sizes may not. None: those of the
+            first call.
+        dtype: float32, bfloat16, ...: computes in it and takes inputs of any float dtype; None
+            keeps the model's own.
+
+    Returns:
+        An :class:`OptimizedModule`. A model that torch.export cannot capture comes back as a copy
+        with its layers swapped (:func:`fastconv.swap_`), and the receipt says why.
+
+    Raises:
+        TypeError: model is no nn.Module or dtype no floating-point dtype.
+        RuntimeError: model is in training mode.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"optimize(): argument 'model' must be nn.Module, not {type(model).__name__}"
+        )
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"optimize(): argument 'dtype' must be a floating-point dtype, got {dtype}")
+    if any(module.training for module in model.modules()):
+        raise RuntimeError("optimize(): expected a model in eval mode; call model.eval() first")
+    if example_inputs is None:
+        return _OnFirstCall(model, dtype)
+    if isinstance(example_inputs, Tensor):
+        example_inputs = (example_inputs,)
+    with torch.no_grad():
+        model(*example_inputs)  # an error of the model's own is raised as the model raises it
+    try:
+        captured = capture(model, example_inputs)
+    except Exception as error:  # export names no common base for what it cannot capture
+        return _swapped(model, dtype, error)
+    for transform in PASSES:
+        transform(captured.graph)
+    return OptimizedModule(captured, example_inputs, lower(captured.graph, dtype))
+
+
+def _swapped(model: nn.Module, dtype: torch.dtype | None, error: Exception) -> nn.Module:
+    reason = f"torch.export could not capture the model: {error}".splitlines()[0]
+    body = swap_(copy.deepcopy(model))
+    if dtype is not None:
+        body.to(dtype).register_forward_pre_hook(functools.partial(_cast_inputs, dtype))
+    body.receipt = [{"layer": "model", "kernel": "swapped", "reason": reason}]  # type: ignore
+    return body
+
+
+def _cast_inputs(
+    dtype: torch.dtype, _module: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    floats = (isinstance(v, Tensor) and v.is_floating_point() for v in inputs)
+    return tuple(v.to(dtype) if cast else v for v, cast in zip(inputs, floats, strict=True))

@@ -1,0 +1,173 @@
+"""The passes over a captured graph, in the order they run: fold, absorb, fuse."""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fastconv.optimize.capture import constant
+from fastconv.optimize.conv import (
+    is_conv,
+    is_pointwise_node,
+    only_user,
+    shape_of,
+)
+
+aten = torch.ops.aten
+
+
+def drop_identities(module: fx.GraphModule) -> None:
+    """Removes what does nothing at inference: dropout's clones and unused batch-norm outputs."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        copies = node.target in (aten.clone.default, aten.alias.default, aten.detach.default)
+        if node.op == "call_function" and copies and not node.kwargs:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def fold_batch_norm(module: fx.GraphModule) -> None:
+    """conv -> batch norm becomes one conv (Ioffe & Szegedy 2015, section 3.1), in float64.
+
+    w' = w * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta
+    """
+    graph = module.graph
+    for norm in list(graph.nodes):
+        if norm.target is not aten._native_batch_norm_legit_no_training.default:
+            continue
+        conv, gamma, beta, mean, var, _, eps = norm.args
+        output = only_user(norm)
+        if not is_conv(conv) or only_user(conv) is not norm or conv.kwargs["activation"]:
+            continue
+        if output is None or output.target is not operator.getitem or output.args[1] != 0:
+            continue
+        weight = constant(module, conv.kwargs["weight"])
+        stats = [constant(module, value) for value in (mean, var)]
+        if weight is None or stats[0] is None or stats[1] is None or conv.kwargs["residual"]:
+            continue
+        scale = 1 / (stats[1].double() + eps).sqrt()
+        if gamma is not None:
+            scale = scale * constant(module, gamma)
+        shift = -stats[0].double()
+        bias = constant(module, conv.kwargs["bias"])
+        if bias is not None:
+            shift = shift + bias
+        shift = shift * scale
+        if beta is not None:
+            shift = shift + constant(module, beta)
+        name = str(conv.kwargs["weight"].target)
+        _set(module, conv, "weight", name, weight * scale.view(-1, 1, 1, 1), weight)
+        _set(module, conv, "bias", name.removesuffix("weight") + "bias", shift, weight)
+        output.replace_all_uses_with(conv)
+    graph.eliminate_dead_code()
+
+
+def _set(
+    module: fx.GraphModule, conv: fx.Node, argument: str, name: str, value: Tensor, like: Tensor
+) -> None:
+    """Gives a conv a new constant argument, in the dtype of like."""
+    name += "_folded"
+    while hasattr(module, name):
+        name += "_"
+    module.register_buffer(name, value.to(like.dtype))
+    with module.graph.inserting_before(conv):
+        read = module.graph.get_attr(name)
+    read.meta = {"val": getattr(module, name)}
+    conv.kwargs = {**conv.kwargs, argument: read}
+
+
+def absorb_padding(module: fx.GraphModule) -> None:
+    """Zero padding before a conv becomes the conv's own, which may be asymmetric."""
+    for conv in [node for node in module.graph.nodes if is_conv(node)]:
+        pad = conv.kwargs["input"]
+        if pad.target not in (aten.pad.default, aten.constant_pad_nd.default):
+            continue
+        widths = list(pad.args[1])
+        mode = pad.args[2] if pad.target is aten.pad.default and len(pad.args) > 2 else "constant"
+        value = pad.args[3] if len(pad.args) > 3 else pad.kwargs.get("value")
+        if pad.target is aten.constant_pad_nd.default:
+            mode, value = "constant", pad.args[2] if len(pad.args) > 2 else 0
+        if mode != "constant" or value not in (None, 0) or len(widths) > 4 or min(widths) < 0:
+            continue
+        left, right, top, bottom = [*widths, 0, 0][:4]
+        own = conv.kwargs["padding"]
+        padding = [p + q for p, q in zip(own, (top, left, bottom, right), strict=True)]
+        conv.kwargs = {**conv.kwargs, "input": pad.args[0], "padding": padding}
+    module.graph.eliminate_dead_code()
+
+
+def _activation_of(node: Any) -> str | None:
+    """The name of the activation a node computes, None for any other node."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return None
+    simple = {
+        aten.relu.default: "relu",
+        aten.relu6.default: "relu6",
+        aten.silu.default: "silu",
+        aten.hardswish.default: "hardswish",
+    }
+    if node.target in simple:
+        return simple[node.target]
+    if node.target in (aten.hardtanh.default, aten.clamp.default):
+        bounds = (*node.args[1:], *node.kwargs.values())
+        return {(0, 6): "relu6", (0,): "relu", (0, None): "relu"}.get(bounds)
+    if node.target is aten.clamp_min.default and node.args[1] == 0:
+        return "relu"
+    return None
+
+
+def _fuse_following_activation(node: fx.Node) -> None:
+    user = only_user(node)
+    name = _activation_of(user)
+    if user is not None and name is not None and node.kwargs["activation"] is None:
+        node.kwargs = {**node.kwargs, "activation": name}
+        user.replace_all_uses_with(node)
+        node.graph.erase_node(user)
+
+
+def fuse_residual_and_activation(module: fx.GraphModule) -> None:
+    """conv (+ residual) (+ activation) becomes one node; an add of two others, one residual_add."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if is_conv(node):
+            _fuse_following_activation(node)
+    for add in list(graph.nodes):
+        if add.target is not aten.add.Tensor or add.kwargs.get("alpha", 1) != 1:
+            continue
+        if not all(isinstance(side, fx.Node) and "val" in side.meta for side in add.args):
+            continue
+        left, right = add.args
+        images = isinstance(left.meta["val"], Tensor) and isinstance(right.meta["val"], Tensor)
+        if not images or shape_of(left) != shape_of(right) or len(shape_of(left)) != 4:
+            continue
+        if left.meta["val"].dtype != right.meta["val"].dtype:
+            continue
+        order = {node: index for index, node in enumerate(graph.nodes)}
+        hosts = [side for side in (left, right) if _takes_residual(side, add)]
+        with graph.inserting_before(add):
+            if hosts:
+                host = max(hosts, key=order.__getitem__)
+                kwargs = {**host.kwargs, "residual": right if host is left else left}
+                fused = graph.call_function(host.target, kwargs=kwargs)
+            else:
+                target = torch.ops.fastconv.residual_add.default
+                kwargs = {"input": left, "residual": right, "activation": None}
+                fused = graph.call_function(target, kwargs=kwargs)
+        fused.meta = dict(add.meta)
+        add.replace_all_uses_with(fused)
+        graph.erase_node(add)
+        _fuse_following_activation(fused)
+    graph.eliminate_dead_code()
+
+
+def _takes_residual(node: fx.Node, add: fx.Node) -> bool:
+    return (
+        is_conv(node)
+        and is_pointwise_node(node)
+        and node.kwargs["residual"] is None
+        and node.kwargs["activation"] is None
+        and list(node.users) == [add]
+        and add.args[0] is not add.args[1]
+    )
