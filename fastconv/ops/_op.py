@@ -92,6 +92,8 @@ class Op:
 
     def vmap(self, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         """The batching rule, in the form of torch.library.register_vmap."""
+        # A list argument comes with a dimension for each of its elements: none is mapped.
+        in_dims = tuple(dim if isinstance(dim, int) else None for dim in in_dims)
         mapped = [i for i, dim in enumerate(in_dims) if dim is not None]
         if all(i in self.batched and arguments[i].dim() > 1 for i in mapped):
             output = self(*self._folded(info.batch_size, in_dims, arguments))
