@@ -1,5 +1,7 @@
 """Every row of csrc/kernels/*.def is run by a call in the table below."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -18,12 +20,36 @@ def gradient(function, *shapes, layout=contiguous):
     function(*tensors).sum().backward()
 
 
+def normalise(layout):
+    gradient(lambda x: ops.local_response_norm(x, 5), (1, 9, 4, 4), layout=layout)
+
+
+def depthwise(layout, kernel, stride=1):
+    def convolve(x, weight):
+        return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
+
+    gradient(convolve, (1, 4, 9, 9), (4, 1, kernel, kernel), layout=layout)
+
+
 CALLS = {
     "activation_backward.elementwise": lambda: gradient(ops.residual_add, (5,), (5,)),
     "residual_add.same_size": lambda: add((1, 4, 4, 4)),
     "residual_add.shortcut_nhwc": lambda: add((1, 2, 8, 8), channels_last),
     "residual_add.shortcut_nchw": lambda: add((1, 2, 8, 8)),
 }
+for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
+    CALLS |= {
+        f"local_response_norm.{name}": partial(normalise, layout),
+        f"local_response_norm_backward.{name}": partial(normalise, layout),
+        f"depthwise_conv2d.{name}_any": partial(depthwise, layout, kernel=4),
+        f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=3, stride=2),
+        f"depthwise_conv2d.backward_weight_{name}_k357": partial(depthwise, layout, kernel=3),
+        f"depthwise_conv2d.backward_weight_{name}_any": partial(depthwise, layout, kernel=4),
+    }
+    for kernel in (3, 5, 7):
+        for stride in (1, 2):
+            tile = f"depthwise_conv2d.{name}_k{kernel}s{stride}"
+            CALLS[tile] = partial(depthwise, layout, kernel, stride)
 
 
 def test_the_table_holds_every_variant():
