@@ -1,5 +1,6 @@
 """From a model to a functional graph of torch-level ops, by torch.export."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> Captured:
     The batch (dimension 0 of every input tensor) is left open where the model allows that. Raises
     what torch.export raises for a model that it cannot capture.
     """
-    with torch.no_grad(), _OurFunctions():
+    with torch.no_grad(), _OurFunctions(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # export's own, about its own types
         program = _export_any_batch(model, example_inputs)
         any_batch = program is not None
         if program is None:
