@@ -152,15 +152,14 @@ void run_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_
 
 constexpr int kRows = 4;
 
-// Input rows ih, ih + stride, ... (kRows of them) and columns phase + v * stride, ... (one vector)
-// read the same taps, from consecutive outputs: whole vectors are loaded, nothing is strided.
+// Input rows a stride apart (kRows of them) and columns a stride apart (one vector, the v-th of its
+// phase on) read the same taps, from consecutive outputs: whole vectors are loaded.
 template <class T>
 FASTCONV_INLINE void sum_phase(const DepthwiseConv2dBackwardInputParams& p, int64_t plane,
-                               int64_t ih, int64_t phase, int64_t v, vec_t<T> (&acc)[kRows]) {
+                               const TapRange& rows, const TapRange& columns, int64_t v,
+                               vec_t<T> (&acc)[kRows]) {
   using V = vec_t<T>;
   const DepthwiseConv2dShape& s = p.shape;
-  const TapRange rows = taps_of(ih, s.pad_top, s.kernel_h, s.stride_h, s.dilation_h);
-  const TapRange columns = taps_of(phase, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) acc[r] = V::set1(0);
   for (int64_t j = 0; j < s.multiplier; ++j) {
@@ -196,9 +195,13 @@ FASTCONV_INLINE void store_columns(const vec_t<T> (&v)[S], T* p, int64_t stride,
   constexpr int64_t L = kLanes<T>;
   accumulate_t<T> lanes[S][L];
   for (int q = 0; q < S; ++q) store(lanes[q], v[q]);
-  if (S == stride && count >= S * L) {
+  if (S == stride) {
+    T woven[S * L];
     for (int64_t i = 0; i < L; ++i) {
-      for (int q = 0; q < S; ++q) narrow(lanes[q][i], p + i * S + q);
+      for (int q = 0; q < S; ++q) narrow(lanes[q][i], woven + i * S + q);
+    }
+    for (int64_t i = 0; i < min_of(S * L, count); i += L) {
+      store_partial(p + i, load(woven + i), min_of(L, count - i));
     }
     return;
   }
@@ -209,41 +212,50 @@ FASTCONV_INLINE void store_columns(const vec_t<T> (&v)[S], T* p, int64_t stride,
   }
 }
 
+// Columns from vector v on of `count` rows, the first at target.
 template <class T>
-void run_nchw(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
+FASTCONV_INLINE void rows_tile(const DepthwiseConv2dBackwardInputParams& p, int64_t plane,
+                               const TapRange& rows, const TapRange (&phases)[2], int64_t v,
+                               int64_t count, T* target) {
   using V = vec_t<T>;
   const DepthwiseConv2dShape& s = p.shape;
+  const int64_t columns = s.width - v * s.stride_w, step = s.stride_h * s.width;
+  if (s.stride_w == 2) {
+    V even[kRows], odd[kRows];
+    sum_phase<T>(p, plane, rows, phases[0], v, even);
+    sum_phase<T>(p, plane, rows, phases[1], v, odd);
+    for (int64_t r = 0; r < count; ++r) {
+      const V both[2] = {even[r], odd[r]};
+      store_columns<2, T>(both, target + r * step, 2, columns);
+    }
+    return;
+  }
+  for (int64_t phase = 0; phase < min_of(s.stride_w, columns); ++phase) {
+    V acc[kRows];
+    const TapRange taps = taps_of(phase, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w);
+    sum_phase<T>(p, plane, rows, taps, v, acc);
+    for (int64_t r = 0; r < count; ++r) {
+      const V one[1] = {acc[r]};
+      store_columns<1, T>(one, target + r * step + phase, s.stride_w, columns - phase);
+    }
+  }
+}
+
+template <class T>
+void run_nchw(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
+  const DepthwiseConv2dShape& s = p.shape;
+  const TapRange phases[2] = {taps_of(0, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w),
+                              taps_of(1, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w)};
   for (int64_t unit = begin; unit < end; ++unit) {
     const PlaneUnit u = plane_unit(unit, s.height);
     T* plane = static_cast<T*>(p.grad_input) + u.plane * s.height * s.width;
     const int64_t last = u.row + u.rows;
-    // Groups of kRows rows that are a stride apart.
     for (int64_t group = u.row; group < last; group += kRows * s.stride_h) {
       for (int64_t ih = group; ih < min_of(group + s.stride_h, last); ++ih) {
-        const int64_t rows = min_of<int64_t>(kRows, div_up(last - ih, s.stride_h));
-        const int64_t phases = min_of(s.stride_w, s.width);
+        const TapRange rows = taps_of(ih, s.pad_top, s.kernel_h, s.stride_h, s.dilation_h);
+        const int64_t count = min_of<int64_t>(kRows, div_up(last - ih, s.stride_h));
         for (int64_t v = 0; v * s.stride_w < s.width; v += kLanes<T>) {
-          const int64_t count = s.width - v * s.stride_w;
-          T* target = plane + ih * s.width + v * s.stride_w;
-          if (s.stride_w == 2) {
-            V even[kRows], odd[kRows];
-            sum_phase<T>(p, u.plane, ih, 0, v, even);
-            sum_phase<T>(p, u.plane, ih, 1, v, odd);
-            for (int64_t r = 0; r < rows; ++r) {
-              const V both[2] = {even[r], odd[r]};
-              store_columns<2, T>(both, target + r * s.stride_h * s.width, 2, count);
-            }
-            continue;
-          }
-          for (int64_t phase = 0; phase < phases; ++phase) {
-            V acc[kRows];
-            sum_phase<T>(p, u.plane, ih, phase, v, acc);
-            for (int64_t r = 0; r < rows; ++r) {
-              const V one[1] = {acc[r]};
-              store_columns<1, T>(one, target + r * s.stride_h * s.width + phase, s.stride_w,
-                                  count - phase);
-            }
-          }
+          rows_tile<T>(p, u.plane, rows, phases, v, count, plane + ih * s.width + v * s.stride_w);
         }
       }
     }
