@@ -245,9 +245,13 @@ def summarise(rivals: Sequence[Rival], times: list[list[list[float]]]) -> str:
         rival.median_ms, rival.fastest_ms, rival.quartiles_ms = middle, calls[0], (first, third)
         rounds[rival.name] = [statistics.median(turn) for turn in turns]
     torches = [name for name in BASELINES if name in rounds]
-    baseline = min(torches, key=lambda name: statistics.median(rounds[name]))
+    baseline = max(torches, key=lambda name: median_ratio(rounds[torches[0]], rounds[name]))
     for rival in rivals:
         if rival.name in rounds:
-            pairs = zip(rounds[baseline], rounds[rival.name], strict=True)
-            rival.speedup = statistics.median(theirs / own for theirs, own in pairs)
+            rival.speedup = median_ratio(rounds[baseline], rounds[rival.name])
     return baseline
+
+
+def median_ratio(theirs: list[float], own: list[float]) -> float:
+    """How often as fast `own` is, taken within each round."""
+    return statistics.median(a / b for a, b in zip(theirs, own, strict=True))

@@ -132,3 +132,68 @@ def local_response_norm_backward(
     """The gradient of local_response_norm for its input."""
     forward = partial(local_response_norm, size=size, alpha=alpha, beta=beta, k=k)
     return torch.func.vjp(forward, input)[1](grad_output)[0]
+
+
+def pointwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    activation: str | None = None,
+) -> Tensor:
+    """activation(conv1x1(input, weight, bias) + residual)."""
+    check_pointwise_conv2d(input, weight, bias, residual, stride)
+    z = F.conv2d(input, weight, bias, tuple(stride))
+    return activate(z if residual is None else z + residual, activation)
+
+
+def check_pointwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+) -> tuple[int, ...]:
+    """The shape of the output; raises RuntimeError where the arguments' shapes do not fit."""
+    if input.dim() != 4 or weight.dim() != 4 or weight.shape[1:] != (input.shape[1], 1, 1):
+        raise RuntimeError(
+            "pointwise_conv2d: expected weight of shape (out_channels, in_channels, 1, 1), "
+            f"got {tuple(weight.shape)} for input {tuple(input.shape)}"
+        )
+    if len(stride) != 2 or min(stride) < 1:
+        raise RuntimeError(
+            "pointwise_conv2d: expected stride to be a positive int or a pair of them, "
+            f"got {tuple(stride)}"
+        )
+    batch, _, height, width = input.shape
+    shape = (batch, weight.shape[0], -(-height // stride[0]), -(-width // stride[1]))
+    for name, tensor, wanted in (("bias", bias, shape[1:2]), ("residual", residual, shape)):
+        if tensor is not None and tensor.shape != wanted:
+            raise RuntimeError(
+                f"pointwise_conv2d: expected {name} of shape {wanted}, got {tuple(tensor.shape)}"
+            )
+    return shape
+
+
+def pointwise_conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of input, weight and bias; an empty tensor for what output_mask leaves out."""
+    for_input, for_weight, for_bias = (input.new_empty(0) for _ in range(3))
+    if output_mask[0]:
+        sizes = zip(input.shape[2:], grad_output.shape[2:], stride, strict=True)
+        unread = [size - 1 - (read - 1) * step for size, read, step in sizes]
+        for_input = F.conv_transpose2d(
+            grad_output, weight, stride=tuple(stride), output_padding=unread
+        )
+    if output_mask[1]:
+        read = input[:, :, :: stride[0], :: stride[1]]
+        for_weight = torch.einsum("nohw,nchw->oc", grad_output, read)[..., None, None]
+    if output_mask[2]:
+        for_bias = grad_output.sum((0, 2, 3))
+    return for_input, for_weight, for_bias

@@ -9,13 +9,17 @@ from fastconv.demo import Answer, Demo
 from fastconv.doctor import Finding
 
 
+def plain_table(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
 def predictions(demo: Demo) -> Table:
-    table = Table(box=box.SIMPLE, title=f"{demo.model} on {len(demo.predictions)} photos")
+    table = plain_table(f"{demo.model} on {len(demo.predictions)} photos")
     for column in ("photo", "label", "torch", "p", "fastconv", "p", "right"):
         table.add_column(column, justify="right" if column == "p" else "left")
     for row in demo.predictions:
         table.add_row(
-            row.photo,
+            row.photo.rsplit("_", 1)[0],
             short(row.name),
             *answer(row.torch),
             *answer(row.fastconv),
@@ -49,18 +53,26 @@ def comparison(result: Comparison) -> tuple[Table, str]:
         title=f"{result.model}, batch {batch}, {result.dtype}, {result.threads} threads",
     )
     table.add_column("rival", no_wrap=True)
-    for column in ("median ms", "middle half", "first call", "x torch", "error"):
+    for column in ("ms", "middle half", "first call", "x torch", "error"):
         table.add_column(column, justify="right", no_wrap=True)
     for rival in result.rivals:
         table.add_row(rival.title, *rival_cells(rival))
     torch_title = next(r.title for r in result.rivals if r.name == result.baseline)
     notes = [
         f"{result.processor}, {result.cores} cores; {result.rounds} rounds in turn, each rival in "
-        f"its own process. x torch: how often as fast as {torch_title}, median over rounds. "
-        "Error: difference from float32 torch, relative to its largest output."
+        f"its own process. ms: median. x torch: {torch_title}'s time over this one's, median over "
+        "rounds. Error: difference from float32 torch, relative to its largest output."
     ]
+    if restless(result):
+        notes.append("The times of plain torch vary widely: something else is using this machine.")
     notes += [f"{r.title} skipped: {r.reason}" for r in result.rivals if r.status == "skipped"]
     return table, "\n".join(notes) + "\n"
+
+
+def restless(result: Comparison) -> bool:
+    """Whether the middle half of the baseline's times spans a factor of 1.5 (quiet: 1.1)."""
+    times = next(r.quartiles_ms for r in result.rivals if r.name == result.baseline)
+    return times is not None and times[1] > 1.5 * times[0]
 
 
 def rival_cells(rival: Rival) -> tuple[str | Text, ...]:
@@ -69,16 +81,21 @@ def rival_cells(rival: Rival) -> tuple[str | Text, ...]:
     # A wrong answer has no speed worth showing.
     wrong = rival.status == "wrong"
     return (
-        f"{rival.median_ms:.2f}",
-        "{:.2f} to {:.2f}".format(*rival.quartiles_ms),
-        f"{rival.first_call_ms:.1f}",
+        ms(rival.median_ms),
+        " to ".join(map(ms, rival.quartiles_ms)),
+        ms(rival.first_call_ms or 0.0),
         Text("wrong", style="red") if wrong else f"{rival.speedup:.2f}",
         "" if rival.difference is None else f"{rival.difference:.1e}",
     )
 
 
+def ms(time: float) -> str:
+    """Three digits, as many as such a measurement holds."""
+    return f"{time:.2f}" if time < 10 else f"{time:.1f}" if time < 100 else f"{time:.0f}"
+
+
 def findings(found: list[Finding]) -> Table:
-    table = Table(box=box.SIMPLE, title="fastconv doctor")
+    table = plain_table("fastconv doctor")
     for column in ("", "", "found", "what, or how to get it"):
         table.add_column(column, overflow="fold")
     topic = ""

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from fastconv.compare import compare
+from fastconv.compare import Rival, compare, summarise
 from fastconv.peers import PEERS, Peer
 from fastconv.peers.model import build_model, settle_batch_norms
 from fastconv.peers.process import PeerError, PeerProcess
@@ -143,6 +143,16 @@ def test_settled_batch_norms_let_the_input_through():
     images = torch.randn(64, 3, 16, 16)
     normed = model[1](model[0](images))
     torch.testing.assert_close(normed.var(dim=(0, 2, 3)), torch.ones(8), atol=0.3, rtol=0)
+
+
+def test_ratios_are_taken_within_a_round_to_the_faster_torch():
+    rivals = [Rival(name, name) for name in ("torch", "torch-channels-last", "openvino")]
+    slow_round, quick_round = 8.0, 1.0  # the machine's moods, alike for all
+    moods = (slow_round, quick_round, slow_round)
+    times = [[[cost * mood] * 2 for mood in moods] for cost in (0.012, 0.010, 0.002)]
+    assert summarise(rivals, times) == "torch-channels-last"
+    assert [round(rival.speedup, 3) for rival in rivals] == [0.833, 1.0, 5.0]
+    assert rivals[2].fastest_ms == pytest.approx(2.0)
 
 
 def test_turns_alternate_and_failures_drop_out():

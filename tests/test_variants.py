@@ -1,6 +1,5 @@
 """Every row of csrc/kernels/*.def is run by a call in the table below."""
 
-import itertools
 from functools import partial
 
 import pytest
@@ -21,21 +20,15 @@ def gradient(function, *shapes, layout=contiguous):
     function(*tensors).sum().backward()
 
 
-def depthwise(kernel, stride, layout):
-    """Forward and backward pass."""
-    x = layout(torch.randn(1, 2, 9, 9)).requires_grad_()
-    w = torch.randn(2, 1, kernel, kernel, requires_grad=True)
-    ops.depthwise_conv2d(x, w, stride=stride).sum().backward()
+def normalise(layout):
+    gradient(lambda x: ops.local_response_norm(x, 5), (1, 9, 4, 4), layout=layout)
 
 
-def depthwise_calls():
-    for layout, name in ((channels_last, "nhwc"), (contiguous, "nchw")):
-        for k, s in itertools.product((3, 5, 7), (1, 2)):
-            yield f"{name}_k{k}s{s}", partial(depthwise, k, s, layout)
-        yield f"{name}_any", partial(depthwise, 4, 1, layout)
-        yield f"backward_input_{name}", partial(depthwise, 3, 2, layout)
-        yield f"backward_weight_{name}_k357", partial(depthwise, 3, 1, layout)
-        yield f"backward_weight_{name}_any", partial(depthwise, 4, 1, layout)
+def depthwise(layout, kernel, stride=1):
+    def convolve(x, weight):
+        return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
+
+    gradient(convolve, (1, 4, 9, 9), (4, 1, kernel, kernel), layout=layout)
 
 
 CALLS = {
@@ -43,8 +36,20 @@ CALLS = {
     "residual_add.same_size": lambda: add((1, 4, 4, 4)),
     "residual_add.shortcut_nhwc": lambda: add((1, 2, 8, 8), channels_last),
     "residual_add.shortcut_nchw": lambda: add((1, 2, 8, 8)),
-    **{f"depthwise_conv2d.{name}": call for name, call in depthwise_calls()},
 }
+for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
+    CALLS |= {
+        f"local_response_norm.{name}": partial(normalise, layout),
+        f"local_response_norm_backward.{name}": partial(normalise, layout),
+        f"depthwise_conv2d.{name}_any": partial(depthwise, layout, kernel=4),
+        f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=3, stride=2),
+        f"depthwise_conv2d.backward_weight_{name}_k357": partial(depthwise, layout, kernel=3),
+        f"depthwise_conv2d.backward_weight_{name}_any": partial(depthwise, layout, kernel=4),
+    }
+    for kernel in (3, 5, 7):
+        for stride in (1, 2):
+            tile = f"depthwise_conv2d.{name}_k{kernel}s{stride}"
+            CALLS[tile] = partial(depthwise, layout, kernel, stride)
 
 
 def test_the_table_holds_every_variant():

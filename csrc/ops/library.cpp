@@ -20,5 +20,11 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "local_response_norm_backward(Tensor grad_output, Tensor input, int size, "
       "float alpha=0.0001, float beta=0.75, float k=1.0) -> Tensor");
+  m.def(
+      "pointwise_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, "
+      "SymInt[2] stride, str? activation=None) -> Tensor");
+  m.def(
+      "pointwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
+      "SymInt[2] stride, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
 }

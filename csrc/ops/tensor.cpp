@@ -11,13 +11,14 @@ torch::headeronly::MemoryFormat memory_format(Layout layout) {
 
 }  // namespace
 
-std::string to_string(const Tensor& t) {
+std::string to_string(const Sizes& sizes) {
   std::string text = "(";
-  for (int64_t i = 0; i < t.dim(); ++i) {
-    if (i > 0) text += ", ";
-    text += std::to_string(t.size(i));
-  }
+  for (size_t i = 0; i < sizes.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(sizes[i]);
   return text + ")";
+}
+
+std::string to_string(const Tensor& t) {
+  return to_string(Sizes(t.sizes().begin(), t.sizes().end()));
 }
 
 DType dtype_of(const Tensor& t, const char* op) {

@@ -37,7 +37,8 @@ template <class... Pieces>
     if (!(condition)) ::fastconv::ops::fail(__VA_ARGS__); \
   } while (0)
 
-std::string to_string(const Tensor& t);  // e.g. "(1, 8, 7, 7)"
+std::string to_string(const Sizes& sizes);  // e.g. "(1, 8, 7, 7)"
+std::string to_string(const Tensor& t);     // its shape
 
 DType dtype_of(const Tensor& t, const char* op);
 Activation parse_activation(const std::optional<std::string>& name);

@@ -2,10 +2,12 @@
 
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.local_response_norm import LocalResponseNorm
+from fastconv.nn.pointwise_conv2d import PointwiseConv2d
 from fastconv.nn.residual_add import ResidualAdd
 
 __all__ = [
     "DepthwiseConv2d",
     "LocalResponseNorm",
+    "PointwiseConv2d",
     "ResidualAdd",
 ]

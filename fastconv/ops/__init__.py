@@ -2,11 +2,14 @@
 
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.local_response_norm import local_response_norm
+from fastconv.ops.pointwise_conv2d import pack_pointwise_weight, pointwise_conv2d
 from fastconv.ops.residual_add import residual_add
 
 __all__ = [
     "depthwise_conv2d",
     "local_response_norm",
     "pack_depthwise_weight",
+    "pack_pointwise_weight",
+    "pointwise_conv2d",
     "residual_add",
 ]

@@ -92,7 +92,9 @@ class Op:
 
     def vmap(self, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         """The batching rule, in the form of torch.library.register_vmap."""
-        mapped = [i for i, dim in enumerate(in_dims) if isinstance(dim, int)]
+        # A list argument comes with a dimension for each of its elements: none is mapped.
+        in_dims = tuple(dim if isinstance(dim, int) else None for dim in in_dims)
+        mapped = [i for i, dim in enumerate(in_dims) if dim is not None]
         if all(i in self.batched and arguments[i].dim() > 1 for i in mapped):
             output = self(*self._folded(info.batch_size, in_dims, arguments))
             output = tree_map(lambda t: t.unflatten(0, (info.batch_size, -1)), output)
@@ -113,9 +115,8 @@ class Op:
     def _one_by_one(
         self, size: int, in_dims: Sequence[int | None], arguments: Sequence[Any]
     ) -> Any:
-        def pick(value: Any, dim: Any, index: int) -> Any:
-            # A tuple of numbers has a tuple of None for its dimensions.
-            return value.select(dim, index) if isinstance(dim, int) else value
+        def pick(value: Any, dim: int | None, index: int) -> Any:
+            return value if dim is None else value.select(dim, index)
 
         pairs = list(zip(arguments, in_dims, strict=True))
         outputs = [self(*(pick(value, dim, i) for value, dim in pairs)) for i in range(size)]

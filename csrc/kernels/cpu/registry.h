@@ -5,6 +5,7 @@
 #include "../common/types.h"
 #include "../depthwise_conv2d.h"
 #include "../local_response_norm.h"
+#include "../pointwise_conv2d.h"
 #include "../residual_add.h"
 
 namespace fastconv {
@@ -19,11 +20,13 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)                             \
-  X(depthwise_conv2d, DepthwiseConv2dKernels)               \
-  X(local_response_norm, LocalResponseNormKernels)          \
-  X(local_response_norm_backward, LocalResponseNormKernels) \
-  X(residual_add, ResidualAddKernels)                       \
+#define FASTCONV_FOR_EACH_OP(X)                                \
+  X(depthwise_conv2d, DepthwiseConv2dKernels)                  \
+  X(local_response_norm, LocalResponseNormKernels)             \
+  X(local_response_norm_backward, LocalResponseNormKernels)    \
+  X(residual_add, ResidualAddKernels)                          \
+  X(pointwise_conv2d, PointwiseConv2dKernels)                  \
+  X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
   X(activation_backward, ActivationBackwardKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.

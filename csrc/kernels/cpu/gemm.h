@@ -1,0 +1,71 @@
+// One tile of a matrix product, the arithmetic core of the pointwise convolution.
+#pragma once
+
+#include "simd/simd.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+// c[i][j] = min(high, max(low, bias + sum over k of a[i][k] * b[k][j] + residual[i][j])).
+// Each element is one chain of fma in the order of k, so its bits do not depend on the tiling.
+template <class S>
+struct GemmTile {
+  const S* a;              // (rows, depth)
+  int64_t a_row, a_depth;  // strides of a in elements; one of the two is 1
+  const S* b;              // (depth, columns)
+  int64_t b_row;           // elements from a row of b to the next
+  S* c;                    // (rows, columns)
+  int64_t c_row;           // elements from a row of c to the next
+  const S* residual;       // (rows, columns) or null; may be c itself
+  int64_t residual_row;    // elements from a row of residual to the next
+  const S* bias;           // null, or one value a row, or one a column
+  bool bias_is_per_row;
+  int64_t rows, columns, depth;  // rows <= kTileRows, columns <= kTileColumns<S>
+  S low, high;
+};
+
+// Accumulators, one row of b and a broadcast fill the registers: 14 * 2 + 2 + 1 of AVX-512's 32,
+// 6 * 2 + 2 + 1 of AVX2's 16.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 14, kWideTileRows = 9;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6, kWideTileRows = 4;
+#else
+constexpr int kTileRows = 4, kWideTileRows = 2;
+#endif
+
+// Columns are cut into panels of two vectors; where the number of vectors is odd the last panel
+// takes three, at most kWideTileRows rows at a time, rather than leave one alone.
+template <class S>
+constexpr int64_t kPanelColumns = 2 * kLanes<S>;
+template <class S>
+constexpr int64_t kTileColumns = 3 * kLanes<S>;
+
+struct Range {
+  int64_t first, count;
+};
+
+template <class S>
+FASTCONV_INLINE int64_t panel_count(int64_t columns) {
+  return max_of<int64_t>(div_up<int64_t>(columns, kLanes<S>) / 2, 1);
+}
+
+template <class S>
+FASTCONV_INLINE Range panel_at(int64_t panel, int64_t columns) {
+  const int64_t first = panel * kPanelColumns<S>;
+  return {first, panel + 1 < panel_count<S>(columns) ? kPanelColumns<S> : columns - first};
+}
+
+// Part i of size elements cut into parts that differ by one at most.
+FASTCONV_INLINE Range part_of(int64_t size, int64_t parts, int64_t i) {
+  const int64_t first = i * size / parts;
+  return {first, (i + 1) * size / parts - first};
+}
+
+FASTCONV_INLINE int64_t row_tile_count(int64_t rows) {
+  return div_up<int64_t>(rows, kTileRows);
+}
+
+void gemm_tile(const GemmTile<float>& tile);
+void gemm_tile(const GemmTile<double>& tile);
+
+}  // namespace fastconv::FASTCONV_ISA

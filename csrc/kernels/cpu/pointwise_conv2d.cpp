@@ -1,0 +1,294 @@
+// Pointwise convolution on the CPU: tiles of a matrix product, straight from and to the tensors
+// where they are float32 or float64, through scratch where they must be widened or subsampled.
+#include "../pointwise_conv2d.h"
+
+#include <type_traits>
+
+#include "gemm.h"
+#include "registry.h"
+#include "stage.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+template <class T>
+constexpr bool kWidens = !std::is_same_v<T, accumulate_t<T>>;
+
+// With this many tiles of rows to a panel, copying the panel together first pays.
+constexpr int64_t kTilesWorthStaging = 3;
+// A group of row tiles passes over one panel of the weights after the other. While the weights
+// stay in the L2 cache a group is one tile; beyond, as many as fit beside a panel.
+constexpr int64_t kWeightBytesInCache = 256 << 10, kGroupBytes = 256 << 10;
+// Pieces of the output channels, so that a few large planes still make work for several threads.
+constexpr int64_t kUnitsWanted = 16;
+
+template <class S>
+FASTCONV_INLINE int64_t padded(int64_t columns) {
+  return div_up<int64_t>(columns, kLanes<S>) * kLanes<S>;
+}
+
+// The matrix of weights: (in, out) panels for channels_last, (out, in) for contiguous tensors.
+template <class T>
+FASTCONV_INLINE bool must_prepare(const PointwiseConv2dParams& p) {
+  if (kWidens<T>) return true;
+  if (p.layout == Layout::kNCHW) return p.weight_in_stride != 1 && p.weight_out_stride != 1;
+  return pointwise_conv2d_variant(p) == Variant::pointwise_conv2d_nhwc_packing;
+}
+
+FASTCONV_INLINE bool is_subsampled(const PointwiseConv2dParams& p) {
+  return p.stride_h != 1 || p.stride_w != 1;
+}
+
+// Where the units of channels_last lie: groups of row tiles, in them panels, in them tiles.
+struct Grid {
+  int64_t rows, tiles, panels, group;
+};
+
+template <class T>
+FASTCONV_INLINE Grid grid_nhwc(const PointwiseConv2dParams& p) {
+  using S = accumulate_t<T>;
+  const int64_t rows = p.batch * p.height * p.width, row_bytes = p.in_channels * sizeof(S);
+  const bool weights_stay = row_bytes * p.out_channels <= kWeightBytesInCache;
+  const bool one_at_a_time = kWidens<T> || is_subsampled(p) || weights_stay;
+  const int64_t fit = max_of<int64_t>(kGroupBytes / (row_bytes * kTileRows), 1);
+  const int64_t tiles = row_tile_count(rows);
+  return {rows, tiles, panel_count<S>(p.out_channels), one_at_a_time ? 1 : min_of(fit, tiles)};
+}
+
+// Output channels of contiguous tensors in groups of row tiles.
+template <class T>
+FASTCONV_INLINE int64_t groups_nchw(const PointwiseConv2dParams& p) {
+  const int64_t panels = p.batch * panel_count<accumulate_t<T>>(p.height * p.width);
+  const int64_t most =
+      max_of<int64_t>(row_tile_count(p.out_channels) / (2 * kTilesWorthStaging), 1);
+  return min_of(div_up(kUnitsWanted, panels), most);
+}
+
+template <class T>
+PointwiseConv2dPlan plan_as(const PointwiseConv2dParams& p) {
+  using S = accumulate_t<T>;
+  PointwiseConv2dPlan plan{};
+  const bool nhwc = p.layout == Layout::kNHWC;
+  if (must_prepare<T>(p)) {
+    const int64_t out = nhwc ? padded<S>(p.out_channels) : p.out_channels;
+    plan.prepare_units = nhwc ? panel_count<S>(p.out_channels) : row_tile_count(p.out_channels);
+    plan.prepared_bytes = (out * p.in_channels + (kWidens<T> ? p.out_channels : 0)) * sizeof(S);
+  }
+  if (nhwc) {
+    const Grid grid = grid_nhwc<T>(p);
+    plan.units = grid.tiles * grid.panels;
+  } else {
+    plan.units = p.batch * panel_count<S>(p.height * p.width) * groups_nchw<T>(p);
+  }
+  const int64_t operand = max_of<int64_t>(nhwc ? kTileRows : 0, nhwc ? 0 : kTileColumns<S>);
+  plan.scratch_bytes =
+      (kTileRows * kTileColumns<S> + operand * padded<S>(p.in_channels)) * sizeof(S);
+  return plan;
+}
+
+template <class T>
+void prepare_as(const PointwiseConv2dParams& p, accumulate_t<T>* prepared, int64_t begin,
+                int64_t end) {
+  using S = accumulate_t<T>;
+  const T* weight = static_cast<const T*>(p.weight);
+  const int64_t in = p.in_channels, out = p.out_channels;
+  const bool nhwc = p.layout == Layout::kNHWC;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    if (nhwc) {
+      const Range panel = panel_at<S>(unit, out);
+      stage(weight + panel.first * p.weight_out_stride, p.weight_in_stride, p.weight_out_stride,
+            prepared + panel.first * in, padded<S>(panel.count), in, panel.count);
+    } else {
+      const Range rows = part_of(out, row_tile_count(out), unit);
+      stage(weight + rows.first * p.weight_out_stride, p.weight_out_stride, p.weight_in_stride,
+            prepared + rows.first * in, in, rows.count, in);
+    }
+  }
+  if (kWidens<T> && begin == 0 && p.bias != nullptr) {
+    stage_row(static_cast<const T*>(p.bias), prepared + (nhwc ? padded<S>(out) : out) * in, out);
+  }
+}
+
+template <class T>
+const accumulate_t<T>* bias_of(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared) {
+  using S = accumulate_t<T>;
+  if (p.bias == nullptr) return nullptr;
+  if (!kWidens<T>) return static_cast<const S*>(p.bias);
+  const bool nhwc = p.layout == Layout::kNHWC;
+  return prepared + (nhwc ? padded<S>(p.out_channels) : p.out_channels) * p.in_channels;
+}
+
+template <class T, class Act>
+void finish(const GemmTile<accumulate_t<T>>& t, const T* residual, T* output, int64_t row) {
+  constexpr int L = kLanes<T>;
+  for (int64_t i = 0; i < t.rows; ++i) {
+    for (int64_t j = 0; j < t.columns; j += L) {
+      const int64_t lanes = min_of<int64_t>(L, t.columns - j);
+      auto z = load(t.c + i * t.c_row + j);
+      if (residual != nullptr) z = z + load_partial(residual + i * row + j, lanes);
+      store_partial(output + i * row + j, Act::forward(z), lanes);
+    }
+  }
+}
+
+// The tile into the output at offset, rows `row` elements apart; through scratch where it must be
+// narrowed or the activation is more than a clamp.
+template <class T>
+FASTCONV_INLINE void run_tile(const PointwiseConv2dParams& p, GemmTile<accumulate_t<T>>& t,
+                              int64_t offset, int64_t row, accumulate_t<T>* scratch) {
+  using S = accumulate_t<T>;
+  constexpr S kInfinity = __builtin_inf();
+  const T* residual = p.residual ? static_cast<const T*>(p.residual) + offset : nullptr;
+  T* output = static_cast<T*>(p.output) + offset;
+  const Activation act = p.activation;
+  const bool clamps = act != Activation::kSiLU && act != Activation::kHardswish;
+  if constexpr (!kWidens<T>) {
+    if (clamps) {
+      t.low = act == Activation::kNone ? -kInfinity : 0;
+      t.high = act == Activation::kReLU6 ? 6 : kInfinity;
+      t.c = output, t.c_row = row;
+      t.residual = residual, t.residual_row = row;
+      return gemm_tile(t);
+    }
+  }
+  t.low = -kInfinity, t.high = kInfinity;
+  t.c = scratch, t.c_row = kTileColumns<S>;
+  t.residual = nullptr;
+  gemm_tile(t);
+  dispatch_activation(act, [&](auto op) { finish<T, decltype(op)>(t, residual, output, row); });
+}
+
+// Copies the pixels of a tile together; `to` takes padded(in_channels) elements a row.
+template <class T>
+void gather_pixels(const PointwiseConv2dParams& p, Range rows, accumulate_t<T>* to) {
+  const int64_t stride = padded<accumulate_t<T>>(p.in_channels);
+  for (int64_t i = 0; i < rows.count; ++i) {
+    const int64_t row = (rows.first + i) / p.width, w = (rows.first + i) % p.width;
+    const int64_t n = row / p.height, h = row % p.height;
+    const int64_t pixel = (n * p.in_height + h * p.stride_h) * p.in_width + w * p.stride_w;
+    stage_row(static_cast<const T*>(p.input) + pixel * p.in_channels, to + i * stride,
+              p.in_channels);
+  }
+}
+
+template <class T>
+void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
+              accumulate_t<T>* scratch, int64_t begin, int64_t end) {
+  using S = accumulate_t<T>;
+  const Grid grid = grid_nhwc<T>(p);
+  const bool packed = must_prepare<T>(p), gathers = kWidens<T> || is_subsampled(p);
+  const S* bias = bias_of<T>(p, prepared);
+  S* pixels = scratch + kTileRows * kTileColumns<S>;
+  GemmTile<S> t{};
+  t.depth = p.in_channels;
+  t.a_depth = 1;
+  int64_t gathered = -1;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t group = unit / (grid.group * grid.panels) * grid.group;
+    const int64_t tiles = min_of(grid.group, grid.tiles - group);
+    const int64_t within = unit - group * grid.panels;
+    const int64_t tile = group + within % tiles;
+    const Range rows = part_of(grid.rows, grid.tiles, tile);
+    const Range panel = panel_at<S>(within / tiles, p.out_channels);
+    if (gathers) {
+      if (tile != gathered) gather_pixels<T>(p, rows, pixels);
+      gathered = tile;
+      t.a = pixels, t.a_row = padded<S>(p.in_channels);
+    } else {
+      t.a = static_cast<const S*>(p.input) + rows.first * p.in_channels, t.a_row = p.in_channels;
+    }
+    if (packed) {
+      t.b = prepared + panel.first * p.in_channels, t.b_row = padded<S>(panel.count);
+    } else {
+      t.b = static_cast<const S*>(p.weight) + panel.first, t.b_row = p.weight_in_stride;
+    }
+    t.bias = bias ? bias + panel.first : nullptr;
+    t.rows = rows.count, t.columns = panel.count;
+    run_tile<T>(p, t, rows.first * p.out_channels + panel.first, p.out_channels, scratch);
+  }
+}
+
+// Copies the pixels of a panel together, channel by channel; `to` takes kTileColumns a channel.
+template <class T>
+void gather_plane(const PointwiseConv2dParams& p, const T* planes, Range pixels,
+                  accumulate_t<T>* to) {
+  using S = accumulate_t<T>;
+  const int64_t plane = p.in_height * p.in_width;
+  if (!is_subsampled(p)) {
+    return stage(planes + pixels.first, plane, 1, to, kTileColumns<S>, p.in_channels, pixels.count);
+  }
+  for (int64_t i = 0; i < pixels.count; ++i) {
+    const int64_t h = (pixels.first + i) / p.width, w = (pixels.first + i) % p.width;
+    const T* from = planes + h * p.stride_h * p.in_width + w * p.stride_w;
+    for (int64_t c = 0; c < p.in_channels; ++c)
+      to[c * kTileColumns<S> + i] = widen(from[c * plane]);
+  }
+}
+
+template <class T>
+void run_nchw(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
+              accumulate_t<T>* scratch, int64_t begin, int64_t end) {
+  using S = accumulate_t<T>;
+  const int64_t in_plane = p.in_height * p.in_width, plane = p.height * p.width;
+  const int64_t panels = panel_count<S>(plane), groups = groups_nchw<T>(p);
+  const int64_t tiles = row_tile_count(p.out_channels);
+  const bool gathers = kWidens<T> || is_subsampled(p) || tiles >= kTilesWorthStaging;
+  const bool packed = must_prepare<T>(p);
+  const S* weight = packed ? prepared : static_cast<const S*>(p.weight);
+  const S* bias = bias_of<T>(p, prepared);
+  GemmTile<S> t{};
+  t.depth = p.in_channels;
+  t.a_row = packed ? p.in_channels : p.weight_out_stride;
+  t.a_depth = packed ? 1 : p.weight_in_stride;
+  t.bias_is_per_row = true;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t n = unit / (panels * groups), panel = unit / groups % panels;
+    const Range group = part_of(tiles, groups, unit % groups);
+    const Range pixels = panel_at<S>(panel, plane);
+    const T* planes = static_cast<const T*>(p.input) + n * p.in_channels * in_plane;
+    if (gathers) {
+      t.b = scratch + kTileRows * kTileColumns<S>, t.b_row = kTileColumns<S>;
+      gather_plane(p, planes, pixels, scratch + kTileRows * kTileColumns<S>);
+    } else {
+      t.b = reinterpret_cast<const S*>(planes) + pixels.first, t.b_row = in_plane;
+    }
+    t.columns = pixels.count;
+    for (int64_t tile = group.first; tile < group.first + group.count; ++tile) {
+      const Range rows = part_of(p.out_channels, tiles, tile);
+      t.a = weight + rows.first * t.a_row;
+      t.bias = bias ? bias + rows.first : nullptr;
+      t.rows = rows.count;
+      const int64_t offset = (n * p.out_channels + rows.first) * plane + pixels.first;
+      run_tile<T>(p, t, offset, plane, scratch);
+    }
+  }
+}
+
+PointwiseConv2dPlan plan(const PointwiseConv2dParams& p) {
+  PointwiseConv2dPlan result{};
+  dispatch_dtype(p.dtype, [&](auto element) { result = plan_as<decltype(element)>(p); });
+  return result;
+}
+
+void prepare(const PointwiseConv2dParams& p, void* prepared, int64_t begin, int64_t end) {
+  dispatch_dtype(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    prepare_as<T>(p, static_cast<accumulate_t<T>*>(prepared), begin, end);
+  });
+}
+
+void run(const PointwiseConv2dParams& p, const void* prepared, void* scratch, int64_t begin,
+         int64_t end) {
+  dispatch_dtype(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    using S = accumulate_t<T>;
+    const auto run_layout = p.layout == Layout::kNHWC ? run_nhwc<T> : run_nchw<T>;
+    run_layout(p, static_cast<const S*>(prepared), static_cast<S*>(scratch), begin, end);
+  });
+}
+
+}  // namespace
+
+const PointwiseConv2dKernels pointwise_conv2d_kernels = {plan, prepare, run};
+
+}  // namespace fastconv::FASTCONV_ISA

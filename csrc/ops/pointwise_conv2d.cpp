@@ -1,0 +1,192 @@
+// fastconv::pointwise_conv2d and its backward pass on CPU tensors.
+#include "../kernels/pointwise_conv2d.h"
+
+#include <array>
+#include <tuple>
+
+#include "../kernels/cpu/registry.h"
+#include "scratch.h"
+#include "tensor.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+constexpr const char* kOp = "pointwise_conv2d";
+constexpr double kFlopsANanosecond = 100;
+constexpr double kNanosecondsAByte = 0.05;
+
+// Sizes of input and weight, checked.
+PointwiseConv2dShape shape_of(const Tensor& input, const Tensor& weight,
+                              const std::vector<int64_t>& stride) {
+  check_dim(kOp, "input", input, 4);
+  check_dim(kOp, "weight", weight, 4);
+  check_like_input(kOp, "weight", weight, input);
+  PointwiseConv2dShape s{};
+  s.dtype = dtype_of(input, kOp);
+  s.layout = layout_of(input);
+  s.batch = input.size(0), s.in_channels = input.size(1);
+  s.in_height = input.size(2), s.in_width = input.size(3);
+  s.out_channels = weight.size(0);
+  FASTCONV_CHECK(weight.size(1) == s.in_channels && weight.size(2) == 1 && weight.size(3) == 1, kOp,
+                 ": expected weight of shape (out_channels, ", s.in_channels, ", 1, 1) for input ",
+                 to_string(input), ", got ", to_string(weight));
+  FASTCONV_CHECK(s.in_channels > 0 && s.out_channels > 0 && s.in_height > 0 && s.in_width > 0, kOp,
+                 ": expected input and weight to have channels and pixels, got input ",
+                 to_string(input), " and weight ", to_string(weight));
+  FASTCONV_CHECK(stride.size() == 2 && stride[0] > 0 && stride[1] > 0, kOp,
+                 ": expected stride to be a positive int or a pair of them, got ",
+                 to_string(stride));
+  s.stride_h = stride[0], s.stride_w = stride[1];
+  s.height = div_up(s.in_height, s.stride_h), s.width = div_up(s.in_width, s.stride_w);
+  return s;
+}
+
+Sizes output_sizes(const PointwiseConv2dShape& s) {
+  return {s.batch, s.out_channels, s.height, s.width};
+}
+
+void check_shape(const char* name, const Tensor& t, const Tensor& input, const Sizes& wanted) {
+  check_like_input(kOp, name, t, input);
+  FASTCONV_CHECK(t.dim() == int64_t(wanted.size()) &&
+                     std::equal(wanted.begin(), wanted.end(), t.sizes().begin()),
+                 kOp, ": expected ", name, " of shape ", to_string(wanted), ", got ", to_string(t));
+}
+
+void run(const PointwiseConv2dParams& p) {
+  const PointwiseConv2dKernels& kernels = pointwise_conv2d_kernels();
+  const PointwiseConv2dPlan plan = kernels.plan(p);
+  const double weights = double(p.in_channels) * p.out_channels;
+  const double flops = 2.0 * p.batch * p.height * p.width * weights;
+  count(pointwise_conv2d_variant(p));
+  void* prepared = nullptr;
+  if (plan.prepare_units > 0) {
+    prepared = scratch(Purpose::kShared, plan.prepared_bytes);
+    parallel(plan.prepare_units, weights * 8 * kNanosecondsAByte / plan.prepare_units,
+             [&](int64_t begin, int64_t end) { kernels.prepare(p, prepared, begin, end); });
+  }
+  parallel(plan.units, flops / kFlopsANanosecond / plan.units, [&](int64_t begin, int64_t end) {
+    kernels.run(p, prepared, scratch(Purpose::kOwn, plan.scratch_bytes), begin, end);
+  });
+}
+
+Tensor pointwise_conv2d(const Tensor& input, const Tensor& weight,
+                        const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                        const std::vector<int64_t>& stride,
+                        const std::optional<std::string>& activation) {
+  PointwiseConv2dParams p{};
+  static_cast<PointwiseConv2dShape&>(p) = shape_of(input, weight, stride);
+  p.activation = parse_activation(activation);
+  const Sizes sizes = output_sizes(p);
+  if (bias) check_shape("bias", *bias, input, {p.out_channels});
+  if (residual) check_shape("residual", *residual, input, sizes);
+
+  const Tensor x = dense(input, p.layout);
+  const std::optional<Tensor> b = bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
+  const std::optional<Tensor> r =
+      residual ? std::optional(dense(*residual, p.layout)) : std::nullopt;
+  Tensor output = empty_like(x, sizes, p.layout);
+  if (p.batch == 0) return output;
+  p.input = x.const_data_ptr();
+  p.weight = weight.const_data_ptr();
+  p.weight_out_stride = weight.stride(0), p.weight_in_stride = weight.stride(1);
+  p.bias = b ? b->const_data_ptr() : nullptr;
+  p.residual = r ? r->const_data_ptr() : nullptr;
+  p.output = output.mutable_data_ptr();
+  run(p);
+  return output;
+}
+
+// A product with the transposed weight; a stride above one then spreads its pixels over zeros.
+Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
+                  const PointwiseConv2dShape& s) {
+  const bool spreads = s.stride_h > 1 || s.stride_w > 1;
+  Tensor compact = empty_like(grad, {s.batch, s.in_channels, s.height, s.width}, s.layout);
+  PointwiseConv2dParams p{};
+  static_cast<PointwiseConv2dShape&>(p) = s;
+  std::swap(p.in_channels, p.out_channels);
+  p.in_height = s.height, p.in_width = s.width;
+  p.stride_h = p.stride_w = 1;
+  p.input = grad.const_data_ptr();
+  p.weight = weight.const_data_ptr();
+  p.weight_out_stride = weight.stride(1), p.weight_in_stride = weight.stride(0);
+  p.output = compact.mutable_data_ptr();
+  if (s.batch > 0) run(p);
+  if (!spreads) return compact;
+
+  Tensor result = empty_like(grad, Sizes(input.sizes().begin(), input.sizes().end()), s.layout);
+  PointwiseConv2dSpreadParams q{};
+  static_cast<PointwiseConv2dShape&>(q) = s;
+  q.compact = compact.const_data_ptr();
+  q.grad_input = result.mutable_data_ptr();
+  const auto spread = pointwise_conv2d_backward_kernels().spread;
+  const double bytes = double(s.in_channels) * s.in_width * input.element_size();
+  parallel(s.batch * s.in_height, bytes * kNanosecondsAByte,
+           [&](int64_t begin, int64_t end) { spread(q, begin, end); });
+  return result;
+}
+
+void run_weight_gradient(const PointwiseConv2dWeightGradientParams& p) {
+  const PointwiseConv2dBackwardKernels& kernels = pointwise_conv2d_backward_kernels();
+  const PointwiseConv2dWeightGradientPlan plan = kernels.plan(p);
+  const double pixels = double(p.batch) * p.height * p.width;
+  const double flops = 2.0 * pixels * p.out_channels * (p.grad_weight ? p.in_channels : 1);
+  count(p.layout == Layout::kNHWC ? Variant::pointwise_conv2d_weight_gradient_nhwc
+                                  : Variant::pointwise_conv2d_weight_gradient_nchw);
+  void* partials = scratch(Purpose::kShared, plan.partials_bytes);
+  parallel(plan.units, flops / kFlopsANanosecond / plan.units, [&](int64_t begin, int64_t end) {
+    kernels.run(p, partials, scratch(Purpose::kOwn, plan.scratch_bytes), begin, end);
+  });
+  parallel(plan.reduce_units, plan.partials_bytes * kNanosecondsAByte / plan.reduce_units,
+           [&](int64_t begin, int64_t end) { kernels.reduce(p, partials, begin, end); });
+}
+
+// grad_output is that of the sum before the activation. What output_mask leaves out comes back as
+// an empty tensor.
+std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_output,
+                                                             const Tensor& input,
+                                                             const Tensor& weight,
+                                                             const std::vector<int64_t>& stride,
+                                                             const std::vector<bool>& output_mask) {
+  const PointwiseConv2dShape s = shape_of(input, weight, stride);
+  check_shape("grad_output", grad_output, input, output_sizes(s));
+  FASTCONV_CHECK(output_mask.size() == 3, kOp, ": expected output_mask with 3 values, got ",
+                 output_mask.size());
+  const Tensor grad = dense(grad_output, s.layout);
+  const auto nothing = [&] { return empty_like(input, {0}, Layout::kNCHW); };
+  std::tuple<Tensor, Tensor, Tensor> result{nothing(), nothing(), nothing()};
+  if (output_mask[0]) std::get<0>(result) = grad_input(grad, weight, input, s);
+  if (!output_mask[1] && !output_mask[2]) return result;
+
+  PointwiseConv2dWeightGradientParams p{};
+  static_cast<PointwiseConv2dShape&>(p) = s;
+  const Tensor x = dense(input, s.layout);
+  p.grad_output = grad.const_data_ptr();
+  p.input = x.const_data_ptr();
+  if (output_mask[1]) {
+    Tensor grad_weight = torch::stable::empty_like(weight);  // with its strides
+    p.grad_weight = grad_weight.mutable_data_ptr();
+    p.weight_out_stride = grad_weight.stride(0), p.weight_in_stride = grad_weight.stride(1);
+    std::get<1>(result) = grad_weight;
+  }
+  if (output_mask[2]) {
+    Tensor grad_bias = empty_like(weight, {s.out_channels}, Layout::kNCHW);
+    p.grad_bias = grad_bias.mutable_data_ptr();
+    std::get<2>(result) = grad_bias;
+  }
+  if (s.batch > 0) {
+    run_weight_gradient(p);
+  } else {
+    torch::stable::zero_(std::get<1>(result)), torch::stable::zero_(std::get<2>(result));
+  }
+  return result;
+}
+
+}  // namespace
+
+}  // namespace fastconv::ops
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("pointwise_conv2d", TORCH_BOX(&fastconv::ops::pointwise_conv2d));
+  m.impl("pointwise_conv2d_backward", TORCH_BOX(&fastconv::ops::pointwise_conv2d_backward));
+}
