@@ -53,7 +53,7 @@ def edges(
         # An odd total leaves the extra pixel at the bottom and right, as in torch.
         rows, columns = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
         return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2
-    if isinstance(padding, Sequence) and len(padding) == 4:
+    if isinstance(padding, (tuple, list)) and len(padding) == 4:
         check_integers(op, "padding", padding)
         return padding[0], padding[1], padding[2], padding[3]
     top, left = pair(op, "padding", padding)

@@ -224,7 +224,9 @@ FASTCONV_INLINE void rows_tile(const DepthwiseConv2dBackwardInputParams& p, int6
     V even[kRows], odd[kRows];
     sum_phase<T>(p, plane, rows, phases[0], v, even);
     sum_phase<T>(p, plane, rows, phases[1], v, odd);
-    for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= count) continue;
       const V both[2] = {even[r], odd[r]};
       store_columns<2, T>(both, target + r * step, 2, columns);
     }
@@ -234,7 +236,9 @@ FASTCONV_INLINE void rows_tile(const DepthwiseConv2dBackwardInputParams& p, int6
     V acc[kRows];
     const TapRange taps = taps_of(phase, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w);
     sum_phase<T>(p, plane, rows, taps, v, acc);
-    for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= count) continue;
       const V one[1] = {acc[r]};
       store_columns<1, T>(one, target + r * step + phase, s.stride_w, columns - phase);
     }
