@@ -27,6 +27,8 @@ except ImportError as _error:
 else:
     if _forced := _os.environ.get("FASTCONV_ISA"):
         _C.force_isa(_forced)
-    from fastconv import nn, ops
+    from fastconv import models, nn, ops
+    from fastconv.explain import explain
+    from fastconv.optimize import optimize, restore_, swap_
 
-    __all__ = ["nn", "ops"]
+    __all__ = ["explain", "models", "nn", "ops", "optimize", "restore_", "swap_"]

@@ -99,6 +99,14 @@ def test_variants():
             pointwise_conv2d(layout(x), weight.clone().requires_grad_()).sum().backward()
 
 
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+def test_output_written_past_the_caches(layout):
+    x, weight, bias, residual = make((1, 4, 400, 104, 104), layout=layout)
+    for channels in (400, 399):  # whole vectors and not
+        arguments = x, weight[:channels], bias[:channels], layout(residual[:, :channels])
+        assert_close(pointwise_conv2d(*arguments), expectation(*arguments), terms=6, scale=4)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("weight_layout", [*LAYOUTS[:3], pack_pointwise_weight, "slice", "expand"])
 def test_any_strides(layout, weight_layout):
@@ -287,7 +295,7 @@ X, W = torch.ones(1, 4, 3, 3), torch.ones(2, 4, 1, 1)
         ((X, W, None, 3.0), TypeError, "argument 'residual' must be Tensor, not float"),
         ((X, W, None, None, 1.5), TypeError, "argument 'stride' must be int"),
         ((X, W, None, None, "1"), TypeError, "argument 'stride' must be int"),
-        ((X, W, None, None, (1, 1, 1)), RuntimeError, "expected stride to be"),
+        ((X, W, None, None, (1, 1, 1)), RuntimeError, "expected stride of one or two"),
         ((X, W, None, None, 0), RuntimeError, r"stride.*got \(0, 0\)"),
         ((X, W, None, None, -1), RuntimeError, r"stride.*got \(-1, -1\)"),
         ((X[0, 0], W), RuntimeError, "input with 4 dimensions, got 2"),

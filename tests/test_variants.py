@@ -31,16 +31,25 @@ def depthwise(layout, kernel, stride=1):
     gradient(convolve, (1, 4, 9, 9), (4, 1, kernel, kernel), layout=layout)
 
 
+def pointwise(layout, pack=lambda weight: weight):
+    x, weight = layout(torch.randn(1, 4, 5, 5)), torch.randn(6, 4, 1, 1, requires_grad=True)
+    ops.pointwise_conv2d(x, pack(weight)).sum().backward()
+
+
 CALLS = {
     "activation_backward.elementwise": lambda: gradient(ops.residual_add, (5,), (5,)),
     "residual_add.same_size": lambda: add((1, 4, 4, 4)),
     "residual_add.shortcut_nhwc": lambda: add((1, 2, 8, 8), channels_last),
     "residual_add.shortcut_nchw": lambda: add((1, 2, 8, 8)),
+    "pointwise_conv2d.nchw": partial(pointwise, contiguous),
+    "pointwise_conv2d.nhwc_packing": partial(pointwise, channels_last),
+    "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
 }
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
         f"local_response_norm.{name}": partial(normalise, layout),
         f"local_response_norm_backward.{name}": partial(normalise, layout),
+        f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),
         f"depthwise_conv2d.{name}_any": partial(depthwise, layout, kernel=4),
         f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=3, stride=2),
         f"depthwise_conv2d.backward_weight_{name}_k357": partial(depthwise, layout, kernel=3),

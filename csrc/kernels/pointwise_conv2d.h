@@ -18,6 +18,10 @@ struct PointwiseConv2dShape {
   DType dtype;
 };
 
+FASTCONV_INLINE bool is_subsampled(const PointwiseConv2dShape& p) {
+  return p.stride_h != 1 || p.stride_w != 1;
+}
+
 struct PointwiseConv2dParams : PointwiseConv2dShape {
   const void* input;     // (batch, in_channels, in_height, in_width), dense in layout
   const void* weight;    // (out_channels, in_channels), with the strides below

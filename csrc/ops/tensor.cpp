@@ -82,9 +82,24 @@ Tensor dense(const Tensor& t, Layout layout) {
   return is_dense(t, layout) ? t : torch::stable::contiguous(t, memory_format(layout));
 }
 
+// The C function, as torch::stable::empty finds its op by name at every call: 0.4 us more.
 Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              memory_format(layout));
+  const int64_t dim = static_cast<int64_t>(sizes.size());
+  Sizes strides(sizes.size());
+  int64_t stride = 1;
+  for (int64_t i = 0; i < dim; ++i) {
+    constexpr int64_t kChannelsLast[] = {1, 3, 2, 0};
+    const int64_t d = layout == Layout::kNHWC ? kChannelsLast[i] : dim - 1 - i;
+    strides[d] = stride;
+    stride *= std::max<int64_t>(sizes[d], 1);
+  }
+  int32_t dtype, device_type;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      dim, sizes.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle));
+  return Tensor(handle);
 }
 
 }  // namespace fastconv::ops

@@ -1,11 +1,13 @@
 """The ops as layers: torch's constructors, state_dict keys and repr, our kernels."""
 
+from fastconv.nn.conv2d import Conv2d
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.local_response_norm import LocalResponseNorm
 from fastconv.nn.pointwise_conv2d import PointwiseConv2d
 from fastconv.nn.residual_add import ResidualAdd
 
 __all__ = [
+    "Conv2d",
     "DepthwiseConv2d",
     "LocalResponseNorm",
     "PointwiseConv2d",

@@ -1,11 +1,13 @@
 """The ops as functions, arguments named as in torch.nn.functional."""
 
+from fastconv.ops.conv2d import conv2d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.pointwise_conv2d import pack_pointwise_weight, pointwise_conv2d
 from fastconv.ops.residual_add import residual_add
 
 __all__ = [
+    "conv2d",
     "depthwise_conv2d",
     "local_response_norm",
     "pack_depthwise_weight",

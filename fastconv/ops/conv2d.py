@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastconv.ops._window import IntPair
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
 from fastconv.reference import activate
@@ -33,9 +34,9 @@ def conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: str | int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
+    stride: IntPair = 1,
+    padding: str | IntPair = 0,
+    dilation: IntPair = 1,
     groups: int = 1,
     activation: str | None = None,
 ) -> Tensor:

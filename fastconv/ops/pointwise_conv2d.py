@@ -46,11 +46,12 @@ def pointwise_conv2d(
         RuntimeError: shapes, dtypes or devices do not fit, or the activation is unknown.
     """
     check_tensors("pointwise_conv2d", input=input, weight=weight)
-    if bias is not None:
+    if bias is not None and not isinstance(bias, Tensor):
         check_tensors("pointwise_conv2d", bias=bias)
-    if residual is not None:
+    if residual is not None and not isinstance(residual, Tensor):
         check_tensors("pointwise_conv2d", residual=residual)
-    stride = pair("pointwise_conv2d", "stride", stride)
+    if type(stride) is not tuple or len(stride) != 2:
+        stride = pair("pointwise_conv2d", "stride", stride)
     if input.dim() == 3:
         residual = None if residual is None else residual.unsqueeze(0)
         return _op(input.unsqueeze(0), weight, bias, residual, stride, activation).squeeze(0)

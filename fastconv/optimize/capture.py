@@ -98,7 +98,7 @@ def _with_weights(program: torch.export.ExportedProgram) -> fx.GraphModule:
             continue
         name = sources[node.name]
         state = program.state_dict if name in program.state_dict else program.constants
-        attach(module, node, name, state[name].detach())
+        attach(module, node, name, state[name].detach().clone())
     return module
 
 

@@ -42,11 +42,8 @@ def is_depthwise_node(node: fx.Node) -> bool:
 
 def is_pointwise_node(node: fx.Node) -> bool:
     kwargs = node.kwargs
-    return (
-        kwargs["groups"] == 1
-        and tuple(shape_of(kwargs["weight"])[2:]) == (1, 1)
-        and not any(kwargs["padding"])  # type: ignore[arg-type]
-    )
+    one_pixel = tuple(shape_of(kwargs["weight"])[2:]) == (1, 1)
+    return one_pixel and kwargs["groups"] == 1 and not any(kwargs["padding"])  # type: ignore
 
 
 def shape_of(node: object) -> torch.Size:

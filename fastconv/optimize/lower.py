@@ -86,7 +86,7 @@ def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
                 last = entered = graph.call_function(aten.to.dtype, (entered, dtype))
         if value.dim() == 4:
             with graph.inserting_after(last):
-                kwargs = {"memory_format": torch.channels_last}
+                kwargs: dict[str, Any] = {"memory_format": torch.channels_last}
                 entered = graph.call_function(aten.contiguous.default, (entered,), kwargs)
         for user in users:
             user.replace_input_with(node, entered)

@@ -87,7 +87,7 @@ class _OnFirstCall(nn.Module):
         super().__init__()
         self.model = model
         self.dtype = dtype
-        self.optimized: OptimizedModule | None = None
+        self.optimized: nn.Module | None = None
 
     def forward(self, *inputs: Any) -> Any:
         if self.optimized is None:
@@ -96,7 +96,7 @@ class _OnFirstCall(nn.Module):
 
     @property
     def receipt(self) -> list[dict[str, Any]]:
-        return self.optimized.receipt if self.optimized else []
+        return [] if self.optimized is None else self.optimized.receipt  # type: ignore
 
 
 def optimize(

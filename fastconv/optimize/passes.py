@@ -111,7 +111,7 @@ def _activation_of(node: Any) -> str | None:
     if node.target in simple:
         return simple[node.target]
     if node.target in (aten.hardtanh.default, aten.clamp.default):
-        bounds = (*node.args[1:], *node.kwargs.values())
+        bounds: Any = (*node.args[1:], *node.kwargs.values())
         return {(0, 6): "relu6", (0,): "relu", (0, None): "relu"}.get(bounds)
     if node.target is aten.clamp_min.default and node.args[1] == 0:
         return "relu"

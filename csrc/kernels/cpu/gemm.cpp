@@ -16,6 +16,13 @@ FASTCONV_INLINE void forget_origin(const S*& pointer) {
   asm("" : "+r"(pointer));
 }
 
+// A store under a mask, even a full one, keeps a processor from writing a line it has not read.
+template <class S>
+FASTCONV_INLINE void put(S* to, vec_t<S> value, int64_t lanes, bool streams) {
+  if (lanes != kLanes<S>) return store_partial(to, value, lanes);
+  streams ? stream(to, value) : store(to, value);
+}
+
 template <class S, int MR, int NV, bool kDepthIsContiguous>
 void tile(const GemmTile<S>& t) {
   using V = vec_t<S>;
@@ -92,7 +99,7 @@ void tile(const GemmTile<S>& t) {
       if (t.residual != nullptr) {
         z = z + load_partial(t.residual + i * t.residual_row + j * L, lanes);
       }
-      store_partial(c + j * L, min(high, max(low, z)), lanes);
+      put(c + j * L, min(high, max(low, z)), lanes, t.streams);
     }
   }
 }

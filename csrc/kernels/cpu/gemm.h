@@ -21,6 +21,7 @@ struct GemmTile {
   bool bias_is_per_row;
   int64_t rows, columns, depth;  // rows <= kTileRows, columns <= kTileColumns<S>
   S low, high;
+  bool streams;  // past the caches: then c and c_row are whole vectors from address 0
 };
 
 // Accumulators, one row of b and a broadcast fill the registers: 14 * 2 + 2 + 1 of AVX-512's 32,

@@ -2,8 +2,6 @@
 // the caches, and blocks into splits that several threads may take. Each split sums its blocks in
 // their order, reduce adds the splits in theirs: no thread count changes a bit.
 #include <cstring>
-#include <type_traits>
-
 #include "../pointwise_conv2d.h"
 #include "gemm.h"
 #include "registry.h"
@@ -14,15 +12,8 @@ namespace {
 
 using Params = PointwiseConv2dWeightGradientParams;
 
-template <class T>
-constexpr bool kWidens = !std::is_same_v<T, accumulate_t<T>>;
-
 constexpr int64_t kBlockPixels = 256;  // a panel of 32 floats a pixel: 32 KiB
 constexpr int64_t kUnitsWanted = 16;
-
-FASTCONV_INLINE bool is_subsampled(const PointwiseConv2dShape& p) {
-  return p.stride_h != 1 || p.stride_w != 1;
-}
 
 // How the pixels are cut. contiguous tensors hold images apart, channels_last ones do not.
 struct Blocks {

@@ -1,10 +1,16 @@
 // Copies a block of a matrix into scratch, widened to the type that computes.
 #pragma once
 
+#include <type_traits>
+
 #include "simd/simd.h"
 #include "simd/transpose.h"
 
 namespace fastconv::FASTCONV_ISA {
+
+// Whether T is stored narrower than it is computed with.
+template <class T>
+constexpr bool kWidens = !std::is_same_v<T, accumulate_t<T>>;
 
 template <class T>
 FASTCONV_INLINE void stage_row(const T* from, accumulate_t<T>* to, int64_t columns) {
