@@ -43,7 +43,7 @@ def depthwise_conv2d(
     dilation: Sequence[int],
     activation: str | None = None,
 ) -> Tensor:
-    """activation(conv2d with a group for each input channel); padding is (top, left, bottom, right)."""
+    """activation(conv2d with groups = C); padding is (top, left, bottom, right)."""
     top, left, bottom, right = padding
     if (top, left) != (bottom, right):
         input = F.pad(input, (left, right, top, bottom))

@@ -42,10 +42,10 @@ class DepthwiseConv2d(nn.Conv2d):
         self.activation = activation
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
+        padding: str | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+            padding = (0, 0)
         return ops.depthwise_conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.activation
         )

@@ -150,40 +150,97 @@ void run_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_
   }
 }
 
-// Columns phase, phase + stride, ... of one row read the same taps from consecutive outputs, so
-// each phase loads whole vectors; only the stores are strided.
+constexpr int kRows = 4;
+
+// Input rows a stride apart (kRows of them) and columns a stride apart (one vector, the v-th of its
+// phase on) read the same taps, from consecutive outputs: whole vectors are loaded.
 template <class T>
-FASTCONV_INLINE void phase_of_row(const DepthwiseConv2dBackwardInputParams& p, int64_t plane,
-                                  const TapRange& rows, int64_t phase, T* grad_input) {
+FASTCONV_INLINE void sum_phase(const DepthwiseConv2dBackwardInputParams& p, int64_t plane,
+                               const TapRange& rows, const TapRange& columns, int64_t v,
+                               vec_t<T> (&acc)[kRows]) {
   using V = vec_t<T>;
-  constexpr int64_t L = kLanes<T>;
   const DepthwiseConv2dShape& s = p.shape;
-  const TapRange columns = taps_of(phase, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w);
-  const int64_t count = div_up(s.width - phase, s.stride_w);
-  for (int64_t v = 0; v < count; v += L) {
-    V acc = V::set1(0);
-    for (int64_t j = 0; j < s.multiplier; ++j) {
-      const int64_t out_plane = plane * s.multiplier + j;
-      const T* grad_output =
-          static_cast<const T*>(p.grad_output) + out_plane * s.out_height * s.out_width;
-      const T* weight = static_cast<const T*>(p.weight) + out_plane % s.out_channels() * s.taps();
-      for (int64_t b = 0; b < columns.count; ++b) {
-        const int64_t ow = columns.o - b * columns.o_step + v;
-        const LaneRange range = lanes_inside(ow, 1, s.out_width, L);
-        if (range.first >= range.last) continue;
-        const auto lanes = V::mask(range);
-        for (int64_t a = 0; a < rows.count; ++a) {
-          const T* g = grad_output + (rows.o - a * rows.o_step) * s.out_width + ow;
-          const int64_t kh = rows.k + a * rows.k_step, kw = columns.k + b * columns.k_step;
-          const V w = V::set1(widen(weight[kh * s.kernel_w + kw]));
-          acc = fma_range(load_range(g, lanes), w, acc, lanes);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) acc[r] = V::set1(0);
+  for (int64_t j = 0; j < s.multiplier; ++j) {
+    const int64_t out_plane = plane * s.multiplier + j;
+    const T* grad_output =
+        static_cast<const T*>(p.grad_output) + out_plane * s.out_height * s.out_width;
+    const T* weight = static_cast<const T*>(p.weight) + out_plane % s.out_channels() * s.taps();
+    for (int64_t b = 0; b < columns.count; ++b) {
+      const int64_t ow = columns.o - b * columns.o_step + v;
+      const LaneRange range = lanes_inside(ow, 1, s.out_width, kLanes<T>);
+      if (range.first >= range.last) continue;
+      const auto lanes = V::mask(range);
+      for (int64_t a = 0; a < rows.count; ++a) {
+        const int64_t tap =
+            (rows.k + a * rows.k_step) * s.kernel_w + columns.k + b * columns.k_step;
+        const V w = V::set1(widen(weight[tap]));
+        const int64_t oh = rows.o - a * rows.o_step;
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          if (!inside(oh + r, s.out_height)) continue;
+          const T* g = grad_output + (oh + r) * s.out_width + ow;
+          acc[r] = fma_range(load_range(g, lanes), w, acc[r], lanes);
         }
       }
     }
-    accumulate_t<T> values[L];
-    store(values, acc);
-    for (int64_t i = 0; i < min_of(L, count - v); ++i) {
-      narrow(values[i], grad_input + phase + (v + i) * s.stride_w);
+  }
+}
+
+// Lane i of each of the S vectors goes to columns i * S, i * S + 1, ...: at stride 2 two vectors
+// are woven into consecutive columns, which the compiler turns into shuffles.
+template <int S, class T>
+FASTCONV_INLINE void store_columns(const vec_t<T> (&v)[S], T* p, int64_t stride, int64_t count) {
+  constexpr int64_t L = kLanes<T>;
+  accumulate_t<T> lanes[S][L];
+  for (int q = 0; q < S; ++q) store(lanes[q], v[q]);
+  if (S == stride) {
+    T woven[S * L];
+    for (int64_t i = 0; i < L; ++i) {
+      for (int q = 0; q < S; ++q) narrow(lanes[q][i], woven + i * S + q);
+    }
+    for (int64_t i = 0; i < min_of(S * L, count); i += L) {
+      store_partial(p + i, load(woven + i), min_of(L, count - i));
+    }
+    return;
+  }
+  for (int q = 0; q < S; ++q) {
+    for (int64_t i = 0; i * stride + q < count && i < L; ++i) {
+      narrow(lanes[q][i], p + i * stride + q);
+    }
+  }
+}
+
+// Columns from vector v on of `count` rows, the first at target.
+template <class T>
+FASTCONV_INLINE void rows_tile(const DepthwiseConv2dBackwardInputParams& p, int64_t plane,
+                               const TapRange& rows, const TapRange (&phases)[2], int64_t v,
+                               int64_t count, T* target) {
+  using V = vec_t<T>;
+  const DepthwiseConv2dShape& s = p.shape;
+  const int64_t columns = s.width - v * s.stride_w, step = s.stride_h * s.width;
+  if (s.stride_w == 2) {
+    V even[kRows], odd[kRows];
+    sum_phase<T>(p, plane, rows, phases[0], v, even);
+    sum_phase<T>(p, plane, rows, phases[1], v, odd);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= count) continue;
+      const V both[2] = {even[r], odd[r]};
+      store_columns<2, T>(both, target + r * step, 2, columns);
+    }
+    return;
+  }
+  for (int64_t phase = 0; phase < min_of(s.stride_w, columns); ++phase) {
+    V acc[kRows];
+    const TapRange taps = taps_of(phase, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w);
+    sum_phase<T>(p, plane, rows, taps, v, acc);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= count) continue;
+      const V one[1] = {acc[r]};
+      store_columns<1, T>(one, target + r * step + phase, s.stride_w, columns - phase);
     }
   }
 }
@@ -191,14 +248,19 @@ FASTCONV_INLINE void phase_of_row(const DepthwiseConv2dBackwardInputParams& p, i
 template <class T>
 void run_nchw(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
+  const TapRange phases[2] = {taps_of(0, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w),
+                              taps_of(1, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w)};
   for (int64_t unit = begin; unit < end; ++unit) {
     const PlaneUnit u = plane_unit(unit, s.height);
-    for (int64_t ih = u.row; ih < u.row + u.rows; ++ih) {
-      const TapRange rows =
-          clipped(taps_of(ih, s.pad_top, s.kernel_h, s.stride_h, s.dilation_h), s.out_height);
-      T* grad_input = static_cast<T*>(p.grad_input) + (u.plane * s.height + ih) * s.width;
-      for (int64_t phase = 0; phase < min_of(s.stride_w, s.width); ++phase) {
-        phase_of_row<T>(p, u.plane, rows, phase, grad_input);
+    T* plane = static_cast<T*>(p.grad_input) + u.plane * s.height * s.width;
+    const int64_t last = u.row + u.rows;
+    for (int64_t group = u.row; group < last; group += kRows * s.stride_h) {
+      for (int64_t ih = group; ih < min_of(group + s.stride_h, last); ++ih) {
+        const TapRange rows = taps_of(ih, s.pad_top, s.kernel_h, s.stride_h, s.dilation_h);
+        const int64_t count = min_of<int64_t>(kRows, div_up(last - ih, s.stride_h));
+        for (int64_t v = 0; v * s.stride_w < s.width; v += kLanes<T>) {
+          rows_tile<T>(p, u.plane, rows, phases, v, count, plane + ih * s.width + v * s.stride_w);
+        }
       }
     }
   }

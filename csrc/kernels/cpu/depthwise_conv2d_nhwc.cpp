@@ -12,10 +12,23 @@ constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
 template <int S>
 constexpr int kRows = kLanes<float> == 16 && S == 1 ? 2 : 1;
 
+// Outputs that cannot stay in the caches are stored past them, which saves reading the lines first.
+constexpr int64_t kStreamBytes = 8 << 20;
+
+template <class T>
+bool wants_stream(const DepthwiseConv2dParams& p) {
+  constexpr int64_t kVectorBytes = kLanes<T> * sizeof(T);
+  const DepthwiseConv2dShape& s = p.shape;
+  const int64_t pixel_bytes = s.channels * sizeof(T);
+  return s.batch * s.out_height * s.out_width * pixel_bytes >= kStreamBytes &&
+         pixel_bytes % kVectorBytes == 0 &&
+         reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
+}
+
 // Edge: columns outside the image are skipped, columns outside the output are not stored.
 template <int K, int S, bool Edge, bool Full, class T>
 FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, int64_t image, int64_t oh, int64_t rows,
-                          int64_t ow, int64_t c, int64_t n) {
+                          int64_t ow, int64_t c, int64_t n, bool streams) {
   using V = vec_t<T>;
   constexpr int R = kRows<S>;
   const DepthwiseConv2dShape& s = p.shape;
@@ -68,25 +81,30 @@ FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, int64_t image, int64_t
 #pragma GCC unroll 16
     for (int o = 0; o < kColumns; ++o) {
       if (Edge && ow + o >= s.out_width) continue;
-      store_lanes<Full>(output + o * C, acc[r * kColumns + o], n);
+      if (Full && streams) {
+        stream(output + o * C, acc[r * kColumns + o]);
+      } else {
+        store_lanes<Full>(output + o * C, acc[r * kColumns + o], n);
+      }
     }
   }
 }
 
 template <int K, int S, bool Edge, class T>
 void channel_vectors(const DepthwiseConv2dParams& p, const RowsUnit& u, int64_t oh, int64_t rows,
-                     int64_t ow) {
+                     int64_t ow, bool streams) {
   constexpr int L = kLanes<T>;
   const int64_t end = u.channel + u.channels;
   int64_t c = u.channel;
-  for (; c + L <= end; c += L) tile<K, S, Edge, true, T>(p, u.image, oh, rows, ow, c, L);
-  if (c < end) tile<K, S, Edge, false, T>(p, u.image, oh, rows, ow, c, end - c);
+  for (; c + L <= end; c += L) tile<K, S, Edge, true, T>(p, u.image, oh, rows, ow, c, L, streams);
+  if (c < end) tile<K, S, Edge, false, T>(p, u.image, oh, rows, ow, c, end - c, false);
 }
 
 // Column tiles outside, channel vectors inside: addresses run along contiguous memory.
 template <int K, int S, class T>
 void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
+  const bool streams = wants_stream<T>(p);
   for (int64_t unit = begin; unit < end; ++unit) {
     const RowsUnit u = rows_unit(unit, s.channels, s.out_height);
     for (int64_t r = 0; r < u.rows; r += kRows<S>) {
@@ -95,13 +113,14 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
         const bool interior =
             left >= 0 && left + (kColumns - 1) * S + K <= s.width && ow + kColumns <= s.out_width;
         if (interior) {
-          channel_vectors<K, S, false, T>(p, u, u.row + r, u.rows - r, ow);
+          channel_vectors<K, S, false, T>(p, u, u.row + r, u.rows - r, ow, streams);
         } else {
-          channel_vectors<K, S, true, T>(p, u, u.row + r, u.rows - r, ow);
+          channel_vectors<K, S, true, T>(p, u, u.row + r, u.rows - r, ow, streams);
         }
       }
     }
   }
+  if (streams) stream_fence();
 }
 
 template <class T>

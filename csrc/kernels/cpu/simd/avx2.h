@@ -89,10 +89,10 @@ FASTCONV_INLINE double reduce_add(VecD a) {
 }
 
 // 16-bit lanes have no masked access before AVX-512.
-FASTCONV_INLINE __m128i load_words(const void* p, int64_t n) {
+FASTCONV_INLINE __m128i load_words(const void* p, LaneRange r) {
   alignas(16) uint16_t words[8] = {};
   const auto* source = static_cast<const uint16_t*>(p);
-  for (int64_t i = 0; i < n; ++i) words[i] = source[i];
+  for (int64_t i = r.first; i < r.last; ++i) words[i] = source[i];
   return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
 }
 
@@ -144,11 +144,11 @@ FASTCONV_INLINE VecF load_partial(const float* p, int64_t n) {
 }
 
 FASTCONV_INLINE VecF load_partial(const bfloat16* p, int64_t n) {
-  return {widen_bfloat16(load_words(p, n))};
+  return {widen_bfloat16(load_words(p, {0, n}))};
 }
 
 FASTCONV_INLINE VecF load_partial(const float16* p, int64_t n) {
-  return {_mm256_cvtph_ps(load_words(p, n))};
+  return {_mm256_cvtph_ps(load_words(p, {0, n}))};
 }
 
 FASTCONV_INLINE VecD load_partial(const double* p, int64_t n) {
@@ -185,13 +185,6 @@ FASTCONV_INLINE void store_partial(float16* p, VecF a, int64_t n) {
 
 FASTCONV_INLINE void store_partial(double* p, VecD a, int64_t n) {
   _mm256_maskstore_pd(p, first_doubles(n), a.v);
-}
-
-FASTCONV_INLINE __m128i load_words(const void* p, LaneRange r) {
-  alignas(16) uint16_t words[8] = {};
-  const auto* source = static_cast<const uint16_t*>(p);
-  for (int64_t i = r.first; i < r.last; ++i) words[i] = source[i];
-  return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
 }
 
 FASTCONV_INLINE VecF load_range(const float* p, VecF::Mask m) {
