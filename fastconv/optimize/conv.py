@@ -37,7 +37,7 @@ def is_conv(node: object) -> bool:
 
 
 def is_depthwise_node(node: fx.Node) -> bool:
-    return is_depthwise(shape_of(node.kwargs["weight"]), node.kwargs["groups"])  # type: ignore[arg-type]
+    return is_depthwise(shape_of(node.kwargs["weight"]), node.kwargs["groups"])  # type: ignore
 
 
 def is_pointwise_node(node: fx.Node) -> bool:

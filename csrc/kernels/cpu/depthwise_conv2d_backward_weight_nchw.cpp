@@ -89,9 +89,10 @@ struct TapSums {
   }
 };
 
+// Not inlined: the groups of rows of one kernel share an instance.
 template <int Rows, int Columns, int S, class T>
-FASTCONV_INLINE void sum_taps(const DepthwiseConv2dBackwardWeightParams& p, int64_t channel,
-                              int64_t kh, int64_t kw, int64_t columns) {
+[[gnu::noinline]] void sum_taps(const DepthwiseConv2dBackwardWeightParams& p, int64_t channel,
+                                int64_t kh, int64_t kw, int64_t columns) {
   using V = vec_t<T>;
   const DepthwiseConv2dShape& s = p.shape;
   TapSums<Rows, Columns, S, T> sums = {s, kh, kw, columns, {}, V::set1(0)};

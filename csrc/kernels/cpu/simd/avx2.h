@@ -5,6 +5,7 @@
 
 #include <cfloat>
 
+#include "avx2_words.h"
 #include "narrow.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -86,41 +87,6 @@ FASTCONV_INLINE float reduce_add(VecF a) {
 FASTCONV_INLINE double reduce_add(VecD a) {
   const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-}
-
-// 16-bit lanes have no masked access before AVX-512.
-FASTCONV_INLINE __m128i load_words(const void* p, LaneRange r) {
-  alignas(16) uint16_t words[8] = {};
-  const auto* source = static_cast<const uint16_t*>(p);
-  for (int64_t i = r.first; i < r.last; ++i) words[i] = source[i];
-  return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
-}
-
-FASTCONV_INLINE void store_words(void* p, __m128i x, int64_t n) {
-  alignas(16) uint16_t words[8];
-  _mm_store_si128(reinterpret_cast<__m128i*>(words), x);
-  auto* target = static_cast<uint16_t*>(p);
-  for (int64_t i = 0; i < n; ++i) target[i] = words[i];
-}
-
-FASTCONV_INLINE __m256 widen_bfloat16(__m128i x) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
-}
-
-FASTCONV_INLINE __m128i narrow_bfloat16(__m256 x) {
-  const __m256i u = _mm256_castps_si256(x);
-  const __m256i high = _mm256_srli_epi32(u, 16);
-  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-  const __m256i bias = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
-  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(u, bias), 16);
-  const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
-  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  const __m256i words = _mm256_blendv_epi8(rounded, quiet, is_nan);
-  return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-}
-
-FASTCONV_INLINE __m128i narrow_float16(__m256 x) {
-  return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 FASTCONV_INLINE VecF load(const float* p) {
