@@ -1,5 +1,9 @@
 #include "tensor.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace fastconv::ops {
 
 namespace {
@@ -83,6 +87,21 @@ Tensor dense(const Tensor& t, Layout layout) {
 }
 
 // The C function, as torch::stable::empty finds its op by name at every call: 0.4 us more.
+// A large result is fresh memory: with 4 KiB pages its first write costs a page fault each.
+// EfficientNet-Lite0, optimized, batch 16: 58 and 60 ms without the advice, 50 and 53 ms with it
+// (medians of 30 calls, 2 threads, Zen 5).
+void advise_huge_pages(const Tensor& t) {
+#if defined(__linux__)
+  constexpr uintptr_t kHugePage = 2 << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(t.data_ptr());
+  const uintptr_t end = begin + t.numel() * t.element_size();
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = end / kHugePage * kHugePage;
+  if (last > first + kHugePage)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
   const int64_t dim = static_cast<int64_t>(sizes.size());
   Sizes strides(sizes.size());
@@ -99,7 +118,9 @@ Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       dim, sizes.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle));
-  return Tensor(handle);
+  Tensor result(handle);
+  advise_huge_pages(result);
+  return result;
 }
 
 }  // namespace fastconv::ops
