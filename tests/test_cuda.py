@@ -21,6 +21,7 @@ CALLS = {
         (2, 8, 9, 7),
         (16, 1, 5, 5),
     ),
+    "pointwise_conv2d": (ops.pointwise_conv2d, (2, 8, 5, 7), (6, 8, 1, 1), (6,), (2, 6, 5, 7)),
 }
 each_call = pytest.mark.parametrize(
     ("function", "shapes"), [(function, shapes) for function, *shapes in CALLS.values()], ids=CALLS

@@ -31,11 +31,21 @@ def depthwise(layout, kernel, stride=1):
     gradient(convolve, (1, 4, 9, 9), (4, 1, kernel, kernel), layout=layout)
 
 
+def pointwise(layout, pack=contiguous):
+    gradient(ops.pointwise_conv2d, (1, 4, 5, 5), (6, 4, 1, 1), layout=layout)
+    ops.pointwise_conv2d(layout(torch.randn(1, 4, 5, 5)), pack(torch.randn(6, 4, 1, 1)))
+
+
 CALLS = {
     "activation_backward.elementwise": lambda: gradient(ops.residual_add, (5,), (5,)),
     "residual_add.same_size": lambda: add((1, 4, 4, 4)),
     "residual_add.shortcut_nhwc": lambda: add((1, 2, 8, 8), channels_last),
     "residual_add.shortcut_nchw": lambda: add((1, 2, 8, 8)),
+    "pointwise_conv2d.nhwc": lambda: pointwise(channels_last, ops.pack_pointwise_weight),
+    "pointwise_conv2d.nhwc_packing": lambda: pointwise(channels_last),
+    "pointwise_conv2d.nchw": lambda: pointwise(contiguous),
+    "pointwise_conv2d.weight_gradient_nhwc": lambda: pointwise(channels_last),
+    "pointwise_conv2d.weight_gradient_nchw": lambda: pointwise(contiguous),
 }
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
