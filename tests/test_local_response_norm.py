@@ -107,6 +107,26 @@ def test_sum_backward(layout):
     assert x.grad.stride() == x.stride()
 
 
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize(
+    ("layout", "dtype", "shape"),
+    [
+        (contiguous, torch.float32, (3, 67, 103, 103)),
+        (contiguous, torch.bfloat16, (6, 67, 103, 103)),
+        (channels_last, torch.float32, (3, 80, 94, 94)),
+        (channels_last, torch.float64, (3, 16, 150, 150)),
+    ],
+)
+def test_results_past_the_caches(shape, dtype, layout, name):
+    """Results of 8 MiB and more are stored another way."""
+    x = layout(torch.randn(shape).to(dtype))
+    assert x.nbytes >= 8 << 20
+    with isa(name):
+        y = local_response_norm(x, 5, alpha=1.0)
+        parts = [local_response_norm(image, 5, alpha=1.0) for image in x.split(1)]
+    assert torch.equal(y, torch.cat(parts))
+
+
 def test_variants_are_reached():
     x = torch.randn(1, 4, 3, 3)
     for layout, name in ((contiguous, "nchw"), (channels_last, "nhwc")):
@@ -120,7 +140,7 @@ def test_variants_are_reached():
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "arguments", [(1.0, 0.75, 1.0), (1.0, 0.75, 0.0), (1.0, 0.6, 0.0), (-1.0, 1.0, 0.5)]
+    "arguments", [(1.0, 0.75, 1.0), (1.0, 0.75, 0.0), (1.0, 0.6, 0.0), (-1.0, 1.0, -0.5)]
 )
 def test_nan_infinity_and_zero_pass_as_in_torch(arguments, dtype, layout, name):
     special = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e20, -3e38, 1e-25, 1e-40]

@@ -62,17 +62,18 @@ struct DepthwiseConv2dPackParams {
   void* packed;
 };
 
-constexpr int64_t kDepthwiseUnitRows = 2;         // NHWC: output rows a unit
-constexpr int64_t kDepthwiseUnitChannels = 256;   // NHWC: channels a unit, so that weights stay in L1
-constexpr int64_t kDepthwisePlaneRows = 28;       // NCHW: output rows a unit
-constexpr int64_t kDepthwiseStripRows = 4;        // weight gradient: output rows walked at a time
-constexpr int64_t kDepthwiseMostChunks = 32;      // weight gradient: partial sums a tap
+constexpr int64_t kDepthwiseUnitRows = 2;  // NHWC: output rows a unit
+constexpr int64_t kDepthwiseUnitChannels =
+    256;                                       // NHWC: channels a unit, so that weights stay in L1
+constexpr int64_t kDepthwisePlaneRows = 28;    // NCHW: output rows a unit
+constexpr int64_t kDepthwiseStripRows = 4;     // weight gradient: output rows walked at a time
+constexpr int64_t kDepthwiseWeightUnits = 32;  // weight gradient: units wanted
 
 FASTCONV_INLINE int64_t depthwise_units(Layout layout, int64_t batch, int64_t channels,
                                         int64_t height) {
-  return layout == Layout::kNHWC ? batch * div_up(height, kDepthwiseUnitRows) *
-                                       div_up(channels, kDepthwiseUnitChannels)
-                                 : batch * channels * div_up(height, kDepthwisePlaneRows);
+  return layout == Layout::kNHWC
+             ? batch * div_up(height, kDepthwiseUnitRows) * div_up(channels, kDepthwiseUnitChannels)
+             : batch * channels * div_up(height, kDepthwisePlaneRows);
 }
 
 // Work comes in units that may run in any order and on any thread.
@@ -88,14 +89,19 @@ FASTCONV_INLINE int64_t depthwise_conv2d_strips(const DepthwiseConv2dShape& s) {
   return s.batch * div_up(s.out_height, kDepthwiseStripRows);
 }
 
+FASTCONV_INLINE int64_t depthwise_conv2d_channel_blocks(const DepthwiseConv2dShape& s) {
+  return div_up(s.out_channels(), kDepthwiseUnitChannels);
+}
+
 FASTCONV_INLINE int64_t depthwise_conv2d_chunks(const DepthwiseConv2dShape& s) {
-  return s.layout == Layout::kNHWC ? min_of(depthwise_conv2d_strips(s), kDepthwiseMostChunks) : 1;
+  if (s.layout == Layout::kNCHW) return 1;
+  const int64_t wanted = div_up(kDepthwiseWeightUnits, depthwise_conv2d_channel_blocks(s));
+  return min_of(depthwise_conv2d_strips(s), wanted);
 }
 
 FASTCONV_INLINE int64_t depthwise_conv2d_backward_weight_units(const DepthwiseConv2dShape& s) {
-  return s.layout == Layout::kNHWC
-             ? depthwise_conv2d_chunks(s) * div_up(s.out_channels(), kDepthwiseUnitChannels)
-             : s.out_channels();
+  return s.layout == Layout::kNHWC ? depthwise_conv2d_chunks(s) * depthwise_conv2d_channel_blocks(s)
+                                   : s.out_channels();
 }
 
 FASTCONV_INLINE bool depthwise_conv2d_fits_tiles(const DepthwiseConv2dShape& s) {
@@ -107,8 +113,8 @@ FASTCONV_INLINE bool depthwise_conv2d_fits_tiles(const DepthwiseConv2dShape& s) 
 FASTCONV_INLINE Variant depthwise_conv2d_variant(const DepthwiseConv2dShape& s) {
   const bool nhwc = s.layout == Layout::kNHWC;
   if (depthwise_conv2d_fits_tiles(s) && (s.multiplier == 1 || !nhwc)) {
-#define FASTCONV_TILE(k, s_) \
-  if (s.kernel_h == k && s.stride_h == s_) \
+#define FASTCONV_TILE(k, s_)                                 \
+  if (s.kernel_h == k && s.stride_h == s_)                   \
     return nhwc ? Variant::depthwise_conv2d_nhwc_k##k##s##s_ \
                 : Variant::depthwise_conv2d_nchw_k##k##s##s_;
     FASTCONV_TILE(3, 1)
@@ -145,13 +151,14 @@ FASTCONV_INLINE Variant depthwise_conv2d_backward_input_variant(const DepthwiseC
 }
 
 FASTCONV_INLINE Variant depthwise_conv2d_backward_weight_variant(const DepthwiseConv2dShape& s) {
-  const bool tile = s.kernel_h == s.kernel_w && (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7);
+  const bool tile = s.kernel_h == s.kernel_w && s.dtype != DType::kFloat64 &&
+                    (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7);
   if (s.layout == Layout::kNHWC) {
     return tile && s.multiplier == 1 ? Variant::depthwise_conv2d_backward_weight_nhwc_k357
                                      : Variant::depthwise_conv2d_backward_weight_nhwc_any;
   }
   return tile && s.stride_w <= 2 ? Variant::depthwise_conv2d_backward_weight_nchw_k357
-              : Variant::depthwise_conv2d_backward_weight_nchw_any;
+                                 : Variant::depthwise_conv2d_backward_weight_nchw_any;
 }
 
 struct DepthwiseConv2dKernels {

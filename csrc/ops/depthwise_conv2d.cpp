@@ -45,8 +45,9 @@ void check_parameter(const char* op, const char* name, const Ints& values, size_
 int64_t out_size(const char* op, const char* side, int64_t size, int64_t pad, int64_t kernel,
                  int64_t stride, int64_t dilation) {
   const int64_t reach = dilation * (kernel - 1) + 1;
-  FASTCONV_CHECK(size + pad >= reach, op, ": expected a kernel no larger than the padded input, got ",
-                 side, " ", reach, " over ", size + pad);
+  FASTCONV_CHECK(size + pad >= reach, op,
+                 ": expected a kernel no larger than the padded input, got ", side, " ", reach,
+                 " over ", size + pad);
   return (size + pad - reach) / stride + 1;
 }
 
@@ -75,8 +76,8 @@ DepthwiseConv2dShape shape_of(const char* op, const Tensor& input, const Tensor&
   s.pad_top = padding[0], s.pad_left = padding[1];
   s.out_height = out_size(op, "height", s.height, padding[0] + padding[2], s.kernel_h, s.stride_h,
                           s.dilation_h);
-  s.out_width = out_size(op, "width", s.width, padding[1] + padding[3], s.kernel_w, s.stride_w,
-                         s.dilation_w);
+  s.out_width =
+      out_size(op, "width", s.width, padding[1] + padding[3], s.kernel_w, s.stride_w, s.dilation_w);
   return s;
 }
 
@@ -190,13 +191,14 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
 }
 
 // The gradients of weight, in its strides, and of bias.
-std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(
-    const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Ints& stride,
-    const Ints& padding, const Ints& dilation) {
+std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_output,
+                                                            const Tensor& input,
+                                                            const Tensor& weight,
+                                                            const Ints& stride, const Ints& padding,
+                                                            const Ints& dilation) {
   const char* op = "depthwise_conv2d_backward_weight";
   DepthwiseConv2dBackwardWeightParams p{};
-  const DepthwiseConv2dShape& s = p.shape =
-      shape_of(op, input, weight, stride, padding, dilation);
+  const DepthwiseConv2dShape& s = p.shape = shape_of(op, input, weight, stride, padding, dilation);
   check_grad_output(op, grad_output, input, s);
 
   const Tensor g = dense(grad_output, s.layout), x = dense(input, s.layout);

@@ -9,6 +9,10 @@ namespace fastconv {
 
 enum class DType : int8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
+FASTCONV_INLINE constexpr int64_t size_of(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
 // Memory order of a 4-d activation; sizes are always given as (batch, channels, height, width).
 enum class Layout : int8_t { kNCHW, kNHWC };
 

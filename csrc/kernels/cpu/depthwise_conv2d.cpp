@@ -50,8 +50,12 @@ void forward(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
 
 void backward_input(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
   if (depthwise_conv2d_backward_is_forward(p.shape)) {
-    const DepthwiseConv2dParams transposed = {depthwise_conv2d_transposed(p.shape), p.grad_output,
-                                              p.weight, nullptr, p.grad_input, Activation::kNone};
+    const DepthwiseConv2dParams transposed = {depthwise_conv2d_transposed(p.shape),
+                                              p.grad_output,
+                                              p.weight,
+                                              nullptr,
+                                              p.grad_input,
+                                              Activation::kNone};
     return forward(transposed, begin, end);
   }
   return p.shape.layout == Layout::kNHWC ? depthwise_backward_input_nhwc(p, begin, end)
@@ -65,7 +69,7 @@ void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin
 
 }  // namespace
 
-const DepthwiseConv2dKernels depthwise_conv2d_kernels = {
-    pack_weight, forward, backward_input, backward_weight, depthwise_sum_partials};
+const DepthwiseConv2dKernels depthwise_conv2d_kernels = {pack_weight, forward, backward_input,
+                                                         backward_weight, depthwise_sum_partials};
 
 }  // namespace fastconv::FASTCONV_ISA

@@ -94,14 +94,16 @@ FASTCONV_INLINE void rows_tile(const DepthwiseConv2dParams& p, int64_t plane, in
     const int64_t iw = left + kw * s.dilation_w;
     const LaneRange range = lanes_inside(iw, s.stride_w, s.width, L);
     if (range.first >= range.last) continue;
+    ColumnLoader<S, T> columns;
+    columns.set(range, s.stride_w);
     for (int64_t kh = 0; kh < s.kernel_h; ++kh) {
       const V w = V::set1(widen(weight[kh * s.kernel_w + kw]));
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const int64_t ih = top + r * s.stride_h + kh * s.dilation_h;
         if (!inside(ih, s.height)) continue;
-        const V x = load_columns<S>(input + ih * s.width + iw, s.stride_w, range);
-        acc[r] = fma_range(x, w, acc[r], range);
+        const V x = columns.template load_columns<true>(input + ih * s.width + iw);
+        acc[r] = fma_range(x, w, acc[r], columns.lanes);
       }
     }
   }

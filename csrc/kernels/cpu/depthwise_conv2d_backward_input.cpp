@@ -40,49 +40,51 @@ FASTCONV_INLINE TapRange clipped(TapRange t, int64_t size) {
   return t;
 }
 
-// The sum over taps for one pixel and one vector of output channels.
-template <bool Full, class T>
-FASTCONV_INLINE vec_t<T> gather(const DepthwiseConv2dShape& s, const T* grad_output,
-                                const T* weight, const TapRange& rows, const TapRange& columns,
-                                int64_t n) {
+// One input pixel: the taps that read it, and where their first operands are.
+template <class T>
+struct Gather {
+  const T* grad_output;  // of the first tap, channel 0
+  const T* weight;       // likewise
+  int64_t rows, columns;
+  int64_t grad_row_step, grad_column_step, weight_row_step, weight_column_step;
+};
+
+// The sum over taps for one vector of output channels. Rows x Columns taps, 0 where only g knows.
+template <int Rows, int Columns, bool Full, class T>
+FASTCONV_INLINE vec_t<T> gather(const Gather<T>& g, int64_t c, int64_t n) {
   using V = vec_t<T>;
-  const int64_t C = s.out_channels();
+  const int64_t rows = Rows ? Rows : g.rows, columns = Columns ? Columns : g.columns;
   V acc = V::set1(0);
-  for (int64_t a = 0; a < rows.count; ++a) {
-    const T* g = grad_output + ((rows.o - a * rows.o_step) * s.out_width + columns.o) * C;
-    const T* w = weight + ((rows.k + a * rows.k_step) * s.kernel_w + columns.k) * C;
-    for (int64_t b = 0; b < columns.count; ++b) {
-      acc = fma(load_lanes<Full>(g, n), load_lanes<Full>(w, n), acc);
-      g -= columns.o_step * C;
-      w += columns.k_step * C;
+#pragma GCC unroll 4
+  for (int64_t a = 0; a < rows; ++a) {
+#pragma GCC unroll 4
+    for (int64_t b = 0; b < columns; ++b) {
+      const T* grad = g.grad_output + c + a * g.grad_row_step + b * g.grad_column_step;
+      const T* weight = g.weight + c + a * g.weight_row_step + b * g.weight_column_step;
+      acc = fma(load_lanes<Full>(grad, n), load_lanes<Full>(weight, n), acc);
     }
   }
   return acc;
 }
 
-// Input channels [u.channel, + u.channels) of one pixel; a multiplier folds its output channels.
-template <class T>
-FASTCONV_INLINE void pixel(const DepthwiseConv2dShape& s, const RowsUnit& u, const T* grad_output,
-                           const T* weight, const TapRange& rows, const TapRange& columns,
-                           T* grad_input) {
+// Channels [c, last) of one pixel.
+template <int Rows, int Columns, class T>
+void gather_pixel(const Gather<T>& g, int64_t c, int64_t last, T* grad_input) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t m = s.multiplier, last = (u.channel + u.channels) * m;
-  int64_t c = u.channel * m;
-  if (m == 1) {
-    for (; c + L <= last; c += L) {
-      store(grad_input + c, gather<true>(s, grad_output + c, weight + c, rows, columns, L));
-    }
-    if (c < last) {
-      const int64_t n = last - c;
-      const auto sum = gather<false>(s, grad_output + c, weight + c, rows, columns, n);
-      store_partial(grad_input + c, sum, n);
-    }
-    return;
+  for (; c + L <= last; c += L) store(grad_input + c, gather<Rows, Columns, true>(g, c, L));
+  if (c < last) {
+    store_partial(grad_input + c, gather<Rows, Columns, false>(g, c, last - c), last - c);
   }
+}
+
+// The same for a multiplier m above 1: [c, last) are output channels, m of them fold into one.
+template <class T>
+void fold_pixel(const Gather<T>& g, int64_t c, int64_t last, int64_t m, T* grad_input) {
+  constexpr int64_t L = kLanes<T>;
   accumulate_t<T> lanes[L], sum = 0;
   for (; c < last; c += L) {
     const int64_t n = min_of(L, last - c);
-    store(lanes, gather<false>(s, grad_output + c, weight + c, rows, columns, n));
+    store(lanes, gather<0, 0, false>(g, c, n));
     for (int64_t i = 0; i < n; ++i) {
       sum += lanes[i];
       if ((c + i + 1) % m != 0) continue;
@@ -92,13 +94,33 @@ FASTCONV_INLINE void pixel(const DepthwiseConv2dShape& s, const RowsUnit& u, con
   }
 }
 
+// Kernels of 3, 5 and 7 at stride 2 meet 1 to 4 rows and columns.
+template <class T>
+FASTCONV_INLINE void pixel(const Gather<T>& g, int64_t c, int64_t last, T* grad_input) {
+#define FASTCONV_GATHER(r, k) \
+  if (g.rows == r && g.columns == k) return gather_pixel<r, k>(g, c, last, grad_input);
+  FASTCONV_GATHER(1, 1)
+  FASTCONV_GATHER(1, 2)
+  FASTCONV_GATHER(2, 1)
+  FASTCONV_GATHER(2, 2)
+  FASTCONV_GATHER(2, 3)
+  FASTCONV_GATHER(3, 2)
+  FASTCONV_GATHER(3, 3)
+  FASTCONV_GATHER(3, 4)
+  FASTCONV_GATHER(4, 3)
+  FASTCONV_GATHER(4, 4)
+#undef FASTCONV_GATHER
+  gather_pixel<0, 0>(g, c, last, grad_input);
+}
+
 template <class T>
 void run_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
   for (int64_t unit = begin; unit < end; ++unit) {
     const RowsUnit u = rows_unit(unit, s.channels, s.height);
-    const T* grad_output = static_cast<const T*>(p.grad_output) +
-                           u.image * s.out_height * s.out_width * s.out_channels();
+    const int64_t C = s.out_channels(), m = s.multiplier;
+    const T* grad_output =
+        static_cast<const T*>(p.grad_output) + u.image * s.out_height * s.out_width * C;
     for (int64_t ih = u.row; ih < u.row + u.rows; ++ih) {
       const TapRange rows =
           clipped(taps_of(ih, s.pad_top, s.kernel_h, s.stride_h, s.dilation_h), s.out_height);
@@ -107,8 +129,22 @@ void run_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_
       for (int64_t iw = 0; iw < s.width; ++iw) {
         const TapRange columns =
             clipped(taps_of(iw, s.pad_left, s.kernel_w, s.stride_w, s.dilation_w), s.out_width);
-        pixel<T>(s, u, grad_output, static_cast<const T*>(p.weight), rows, columns,
-                 grad_input + iw * s.channels);
+        const Gather<T> g = {
+            grad_output + (rows.o * s.out_width + columns.o) * C,
+            static_cast<const T*>(p.weight) + (rows.k * s.kernel_w + columns.k) * C,
+            rows.count,
+            columns.count,
+            -rows.o_step * s.out_width * C,
+            -columns.o_step * C,
+            rows.k_step * s.kernel_w * C,
+            columns.k_step * C,
+        };
+        T* target = grad_input + iw * s.channels;
+        if (m == 1) {
+          pixel(g, u.channel, u.channel + u.channels, target);
+        } else {
+          fold_pixel(g, u.channel * m, (u.channel + u.channels) * m, m, target);
+        }
       }
     }
   }
@@ -135,18 +171,19 @@ FASTCONV_INLINE void phase_of_row(const DepthwiseConv2dBackwardInputParams& p, i
         const int64_t ow = columns.o - b * columns.o_step + v;
         const LaneRange range = lanes_inside(ow, 1, s.out_width, L);
         if (range.first >= range.last) continue;
+        const auto lanes = V::mask(range);
         for (int64_t a = 0; a < rows.count; ++a) {
           const T* g = grad_output + (rows.o - a * rows.o_step) * s.out_width + ow;
           const int64_t kh = rows.k + a * rows.k_step, kw = columns.k + b * columns.k_step;
           const V w = V::set1(widen(weight[kh * s.kernel_w + kw]));
-          acc = fma_range(load_range(g, range), w, acc, range);
+          acc = fma_range(load_range(g, lanes), w, acc, lanes);
         }
       }
     }
-    accumulate_t<T> lanes[L];
-    store(lanes, acc);
+    accumulate_t<T> values[L];
+    store(values, acc);
     for (int64_t i = 0; i < min_of(L, count - v); ++i) {
-      narrow(lanes[i], grad_input + phase + (v + i) * s.stride_w);
+      narrow(values[i], grad_input + phase + (v + i) * s.stride_w);
     }
   }
 }
@@ -171,14 +208,12 @@ void run_nchw(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_
 
 void depthwise_backward_input_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin,
                                    int64_t end) {
-  dispatch_dtype(p.shape.dtype,
-                 [&](auto element) { run_nhwc<decltype(element)>(p, begin, end); });
+  dispatch_dtype(p.shape.dtype, [&](auto element) { run_nhwc<decltype(element)>(p, begin, end); });
 }
 
 void depthwise_backward_input_nchw(const DepthwiseConv2dBackwardInputParams& p, int64_t begin,
                                    int64_t end) {
-  dispatch_dtype(p.shape.dtype,
-                 [&](auto element) { run_nchw<decltype(element)>(p, begin, end); });
+  dispatch_dtype(p.shape.dtype, [&](auto element) { run_nchw<decltype(element)>(p, begin, end); });
 }
 
 }  // namespace fastconv::FASTCONV_ISA

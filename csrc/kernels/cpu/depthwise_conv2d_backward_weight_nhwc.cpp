@@ -1,6 +1,8 @@
 // Gradient of weight and bias, channels_last: the taps of one channel vector are accumulators in
 // registers while a strip of 4 output rows is walked; strips add up in the partial sums of their
 // chunk, and chunks are summed in their order by depthwise_sum_partials.
+#include <type_traits>
+
 #include "depthwise_conv2d_paths.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -175,10 +177,12 @@ void depthwise_backward_weight_nhwc(const DepthwiseConv2dBackwardWeightParams& p
                    Variant::depthwise_conv2d_backward_weight_nhwc_any;
   dispatch_dtype(p.shape.dtype, [&](auto element) {
     using T = decltype(element);
-    if (any) return run<0, T>(p, begin, end);
-    if (p.shape.kernel_h == 3) return run<3, T>(p, begin, end);
-    if (p.shape.kernel_h == 5) return run<5, T>(p, begin, end);
-    return run<7, T>(p, begin, end);
+    if constexpr (kLanes<float> > 1 && !std::is_same_v<T, double>) {
+      if (!any && p.shape.kernel_h == 3) return run<3, T>(p, begin, end);
+      if (!any && p.shape.kernel_h == 5) return run<5, T>(p, begin, end);
+      if (!any) return run<7, T>(p, begin, end);
+    }
+    run<0, T>(p, begin, end);
   });
 }
 

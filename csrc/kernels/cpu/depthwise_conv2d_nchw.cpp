@@ -25,9 +25,9 @@ FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, const Plane& plane,
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) acc[r] = V::set1(bias);
 
-  LaneRange range[K];
+  ColumnLoader<S, T> columns[K];
 #pragma GCC unroll 16
-  for (int kw = 0; kw < K; ++kw) range[kw] = lanes_inside(left + kw, S, s.width, L);
+  for (int kw = 0; kw < K; ++kw) columns[kw].set(lanes_inside(left + kw, S, s.width, L), S);
 
 #pragma GCC unroll 32
   for (int i = 0; i < K + (kRows - 1) * S; ++i) {
@@ -35,20 +35,13 @@ FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, const Plane& plane,
     const T* row = static_cast<const T*>(plane.input) + (top + i) * s.width + left;
 #pragma GCC unroll 16
     for (int kw = 0; kw < K; ++kw) {
-      V x;
-      if constexpr (Edge) {
-        x = load_columns<S>(row + kw, S, range[kw]);
-      } else if constexpr (S == 1) {
-        x = load(row + kw);
-      } else {
-        x = even_lanes(load(row + kw), load(row + kw + L));
-      }
+      const V x = columns[kw].template load_columns<Edge>(row + kw);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const int kh = i - r * S;
         if (kh < 0 || kh >= K) continue;
         const V w = V::set1(weight[kh * K + kw]);
-        acc[r] = Edge ? fma_range(x, w, acc[r], range[kw]) : fma(x, w, acc[r]);
+        acc[r] = Edge ? fma_range(x, w, acc[r], columns[kw].lanes) : fma(x, w, acc[r]);
       }
     }
   }
@@ -85,8 +78,7 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
     for (int64_t r = 0; r < u.rows; r += kRows) {
       for (int64_t ow = 0; ow < s.out_width; ow += L) {
         const int64_t left = ow * S - s.pad_left;
-        const bool interior =
-            left >= 0 && left + K - 1 + S * L <= s.width && ow + L <= s.out_width;
+        const bool interior = left >= 0 && left + K - 1 + S * L <= s.width && ow + L <= s.out_width;
         if (interior) {
           tile<K, S, false, T>(p, plane, weight, bias, u.row + r, u.rows - r, ow);
         } else {
@@ -118,13 +110,18 @@ void choose(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
 }  // namespace
 
 void depthwise_nchw_tiles(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
-  switch (p.shape.dtype) {
-    case DType::kFloat32:
-      return choose<float>(p, begin, end);
-    case DType::kBFloat16:
-      return choose<bfloat16>(p, begin, end);
-    default:
-      return choose<float16>(p, begin, end);
+  // Without vectors there is nothing to tile for, and the instances would take long to compile.
+  if constexpr (kLanes<float> == 1) {
+    depthwise_nchw_any(p, begin, end);
+  } else {
+    switch (p.shape.dtype) {
+      case DType::kFloat32:
+        return choose<float>(p, begin, end);
+      case DType::kBFloat16:
+        return choose<bfloat16>(p, begin, end);
+      default:
+        return choose<float16>(p, begin, end);
+    }
   }
 }
 

@@ -63,8 +63,8 @@ FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, int64_t image, int64_t
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (r >= rows) continue;
-    T* output = static_cast<T*>(p.output) +
-                ((image * s.out_height + oh + r) * s.out_width + ow) * C + c;
+    T* output =
+        static_cast<T*>(p.output) + ((image * s.out_height + oh + r) * s.out_width + ow) * C + c;
 #pragma GCC unroll 16
     for (int o = 0; o < kColumns; ++o) {
       if (Edge && ow + o >= s.out_width) continue;
@@ -92,8 +92,8 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
     for (int64_t r = 0; r < u.rows; r += kRows<S>) {
       for (int64_t ow = 0; ow < s.out_width; ow += kColumns) {
         const int64_t left = ow * S - s.pad_left;
-        const bool interior = left >= 0 && left + (kColumns - 1) * S + K <= s.width &&
-                              ow + kColumns <= s.out_width;
+        const bool interior =
+            left >= 0 && left + (kColumns - 1) * S + K <= s.width && ow + kColumns <= s.out_width;
         if (interior) {
           channel_vectors<K, S, false, T>(p, u, u.row + r, u.rows - r, ow);
         } else {
@@ -125,13 +125,18 @@ void choose(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
 }  // namespace
 
 void depthwise_nhwc_tiles(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
-  switch (p.shape.dtype) {
-    case DType::kFloat32:
-      return choose<float>(p, begin, end);
-    case DType::kBFloat16:
-      return choose<bfloat16>(p, begin, end);
-    default:
-      return choose<float16>(p, begin, end);
+  // Without vectors there is nothing to tile for, and the instances would take long to compile.
+  if constexpr (kLanes<float> == 1) {
+    depthwise_nhwc_any(p, begin, end);
+  } else {
+    switch (p.shape.dtype) {
+      case DType::kFloat32:
+        return choose<float>(p, begin, end);
+      case DType::kBFloat16:
+        return choose<bfloat16>(p, begin, end);
+      default:
+        return choose<float16>(p, begin, end);
+    }
   }
 }
 

@@ -50,7 +50,8 @@ FASTCONV_INLINE void store_lanes(T* p, vec_t<T> v, int64_t n) {
   }
 }
 
-// n output channels from c on as lanes; with Repeat, lane i reads input channel (c + i) / multiplier.
+// n output channels from c on as lanes; with Repeat, lane i reads input channel (c + i) /
+// multiplier.
 template <bool Repeat, class T>
 struct ChannelLanes {
   static constexpr bool kRepeat = Repeat;
@@ -76,28 +77,45 @@ struct ChannelLanes {
 };
 
 // Lanes of a row of `width` read from column `column` on, every stride-th: those inside the image.
-FASTCONV_INLINE LaneRange lanes_inside(int64_t column, int64_t stride, int64_t width, int64_t lanes) {
+FASTCONV_INLINE LaneRange lanes_inside(int64_t column, int64_t stride, int64_t width,
+                                       int64_t lanes) {
   const int64_t first = column < 0 ? div_up(-column, stride) : 0;
   const int64_t last = column < width ? div_up(width - column, stride) : 0;
   return {min_of(first, lanes), min_of(last, lanes)};
 }
 
-// The lanes of range from p on, every stride-th; the others are zero. S is the stride, or 0 where
-// only `stride` knows it.
+// Loads every stride-th column of a row from p on, in the lanes of range; the others are zero. The
+// masks are worked out once and serve many rows. S is the stride, or 0 where only `stride` knows
+// it.
 template <int S, class T>
-FASTCONV_INLINE vec_t<T> load_columns(const T* p, int64_t stride, LaneRange range) {
-  constexpr int64_t L = kLanes<T>;
-  if constexpr (S == 1) return load_range(p, range);
-  if constexpr (S == 2) {
-    const int64_t first = 2 * range.first, last = 2 * range.last - 1;
-    const LaneRange low = {min_of(first, L), clamp(last, 0, L)};
-    const LaneRange high = {clamp(first - L, 0, L), clamp(last - L, 0, L)};
-    return even_lanes(load_range(p, low), load_range(p + L, high));
+struct ColumnLoader {
+  using V = vec_t<T>;
+  using Mask = typename V::Mask;
+  LaneRange range;
+  int64_t stride;
+  Mask lanes, low, high;  // of the result; of the two vectors that hold the columns where S is 2
+
+  FASTCONV_INLINE void set(LaneRange r, int64_t step) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t first = 2 * r.first, last = 2 * r.last - 1;
+    range = r, stride = step;
+    lanes = V::mask(r);
+    low = V::mask({min_of(first, L), clamp(last, 0, L)});
+    high = V::mask({clamp(first - L, 0, L), clamp(last - L, 0, L)});
   }
-  accumulate_t<T> lanes[L] = {};
-  for (int64_t i = range.first; i < range.last; ++i) lanes[i] = widen(p[i * stride]);
-  return load(lanes);
-}
+
+  // Without Edge, all lanes are in range and S * lanes columns from p on are inside the row.
+  template <bool Edge>
+  FASTCONV_INLINE V load_columns(const T* p) const {
+    constexpr int64_t L = kLanes<T>;
+    if constexpr (S == 1) return Edge ? load_range(p, lanes) : load(p);
+    if constexpr (S == 2 && Edge) return even_lanes(load_range(p, low), load_range(p + L, high));
+    if constexpr (S == 2) return even_lanes(load(p), load(p + L));
+    accumulate_t<T> values[L] = {};
+    for (int64_t i = range.first; i < range.last; ++i) values[i] = widen(p[i * stride]);
+    return load(values);
+  }
+};
 
 // One NHWC unit: up to kDepthwiseUnitRows rows of one image, up to kDepthwiseUnitChannels channels.
 struct RowsUnit {
@@ -130,14 +148,31 @@ FASTCONV_INLINE PlaneUnit plane_unit(int64_t unit, int64_t height) {
   return u;
 }
 
-// One switch a tile instead of one instance of the tile an activation.
+// Activations too long to be copied into every tile.
+template <class V>
+__attribute__((noinline)) static void activate_apart(Activation kind, V* z, int n) {
+  dispatch_activation(kind, [&](auto act) {
+    for (int i = 0; i < n; ++i) z[i] = act.forward(z[i]);
+  });
+}
+
 template <int N, class V>
 FASTCONV_INLINE void activate(Activation kind, V (&z)[N]) {
   if (kind == Activation::kNone) return;
-  dispatch_activation(kind, [&](auto act) __attribute__((always_inline)) {
+  if (kind == Activation::kReLU || kind == Activation::kReLU6) {
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) z[i] = act.forward(z[i]);
-  });
+    for (int i = 0; i < N; ++i) z[i] = ActivationOp<Activation::kReLU>::forward(z[i]);
+    if (kind == Activation::kReLU) return;
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) z[i] = min(V::set1(6), z[i]);
+    return;
+  }
+  V copy[N];  // its address escapes; that of z must not, or z would live in memory
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) copy[i] = z[i];
+  activate_apart(kind, copy, N);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) z[i] = copy[i];
 }
 
 }  // namespace fastconv::FASTCONV_ISA

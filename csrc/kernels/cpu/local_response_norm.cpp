@@ -18,16 +18,28 @@ struct NormaliseRow {
 
   template <class Lanes>
   FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+    // The hardware starts anew at every run, a page or more apart (1.5 times slower from memory).
+    prefetch(window + rows * step + i);
     const auto sum = sum_of_squares<kRows>(window + i, rows, step, lanes);
     store(y + i, load(x + i, lanes) * power(fma(scale, sum, k)), lanes);
   }
 };
+
+template <class T, class Body>
+FASTCONV_INLINE void walk(bool streams, int64_t count, const Body& body) {
+  if (streams) {
+    for_each_vector_streamed<T>(body.y, count, body);
+  } else {
+    for_each_vector<T>(count, body);
+  }
+}
 
 // Channels outside, pixels inside: the rows of a window stay in L1 until their last use.
 template <class T, int kRows, class Power>
 void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end) {
   using V = vec_t<T>;
   const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  const bool streams = local_response_norm_streams(p);
   const V scale = V::set1(p.scale), k = V::set1(p.k);
   const Power power(p.beta);
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -42,11 +54,11 @@ void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end
       const T* window = x + w.first * p.pixels;
       T* out = y + c * p.pixels;
       if (w.rows == kRows) {
-        for_each_vector<T>(count, NormaliseRow<T, kRows, Power>{row, window, out, kRows, p.pixels,
-                                                                scale, k, power});
+        walk<T>(streams, count,
+                NormaliseRow<T, kRows, Power>{row, window, out, kRows, p.pixels, scale, k, power});
       } else {
-        for_each_vector<T>(
-            count, NormaliseRow<T, 0, Power>{row, window, out, w.rows, p.pixels, scale, k, power});
+        walk<T>(streams, count,
+                NormaliseRow<T, 0, Power>{row, window, out, w.rows, p.pixels, scale, k, power});
       }
     }
   }
@@ -78,13 +90,14 @@ void normalise_nhwc(const LocalResponseNormParams& p, void* scratch, int64_t beg
   const T* x = static_cast<const T*>(p.input);
   T* y = static_cast<T*>(p.output);
   const int64_t rows = local_response_norm_rows(p);
+  const bool streams = local_response_norm_streams(p);
   for (int64_t first = begin * a_unit; first < last; first += copies.count) {
     const int64_t count = min_of(copies.count, last - first);
     copies.fill(x + first * C, count);
     for (int64_t i = 0; i < count; ++i) {
-      for_each_vector<T>(
-          C, NormalisePixel<T, kRows, Power>{copies.pixel(i), y + (first + i) * C, p.before, rows,
-                                             V::set1(p.scale), V::set1(p.k), Power(p.beta)});
+      walk<T>(streams, C,
+              NormalisePixel<T, kRows, Power>{copies.pixel(i), y + (first + i) * C, p.before, rows,
+                                              V::set1(p.scale), V::set1(p.k), Power(p.beta)});
     }
   }
 }
@@ -100,6 +113,7 @@ void run(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t
       normalise_nchw<T, kRows, Power>(p, begin, end);
     }
   });
+  if (local_response_norm_streams(p)) stream_fence();
 }
 
 }  // namespace

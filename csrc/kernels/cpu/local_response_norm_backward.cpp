@@ -29,6 +29,10 @@ struct Terms {
 
   template <class Lanes>
   FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+    if (step > 1) {  // the next rows, as in forward
+      prefetch(window + rows * step + i);
+      prefetch(g + step + i);
+    }
     const auto sum = sum_of_squares<kRows>(window + i, rows, step, lanes);
     const auto s = fma(scale, sum, k);
     const auto direct = load(g + i, lanes) * power(s);

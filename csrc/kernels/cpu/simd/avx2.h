@@ -9,18 +9,37 @@
 
 namespace fastconv::FASTCONV_ISA {
 
+FASTCONV_INLINE __m256i first_floats(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+FASTCONV_INLINE __m256i first_doubles(int64_t n) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+
 struct VecF {
   static constexpr int kLanes = 8;
   using scalar = float;
+  struct Mask {
+    LaneRange range;  // for the 16-bit types
+    __m256i lanes;
+  };
   __m256 v;
   static FASTCONV_INLINE VecF set1(float x) { return {_mm256_set1_ps(x)}; }
+  static FASTCONV_INLINE Mask mask(LaneRange r) {
+    return {r, _mm256_andnot_si256(first_floats(r.first), first_floats(r.last))};
+  }
 };
 
 struct VecD {
   static constexpr int kLanes = 4;
   using scalar = double;
+  using Mask = __m256i;
   __m256d v;
   static FASTCONV_INLINE VecD set1(double x) { return {_mm256_set1_pd(x)}; }
+  static FASTCONV_INLINE Mask mask(LaneRange r) {
+    return _mm256_andnot_si256(first_doubles(r.first), first_doubles(r.last));
+  }
 };
 
 #define FASTCONV_AVX2_ARITHMETIC(V, suffix)                                               \
@@ -67,14 +86,6 @@ FASTCONV_INLINE float reduce_add(VecF a) {
 FASTCONV_INLINE double reduce_add(VecD a) {
   const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-}
-
-FASTCONV_INLINE __m256i first_floats(int64_t n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-FASTCONV_INLINE __m256i first_doubles(int64_t n) {
-  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
 
 // 16-bit lanes have no masked access before AVX-512.
@@ -176,14 +187,6 @@ FASTCONV_INLINE void store_partial(double* p, VecD a, int64_t n) {
   _mm256_maskstore_pd(p, first_doubles(n), a.v);
 }
 
-FASTCONV_INLINE __m256i float_lanes(LaneRange r) {
-  return _mm256_andnot_si256(first_floats(r.first), first_floats(r.last));
-}
-
-FASTCONV_INLINE __m256i double_lanes(LaneRange r) {
-  return _mm256_andnot_si256(first_doubles(r.first), first_doubles(r.last));
-}
-
 FASTCONV_INLINE __m128i load_words(const void* p, LaneRange r) {
   alignas(16) uint16_t words[8] = {};
   const auto* source = static_cast<const uint16_t*>(p);
@@ -191,28 +194,28 @@ FASTCONV_INLINE __m128i load_words(const void* p, LaneRange r) {
   return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
 }
 
-FASTCONV_INLINE VecF load_range(const float* p, LaneRange r) {
-  return {_mm256_maskload_ps(p, float_lanes(r))};
+FASTCONV_INLINE VecF load_range(const float* p, VecF::Mask m) {
+  return {_mm256_maskload_ps(p, m.lanes)};
 }
 
-FASTCONV_INLINE VecF load_range(const bfloat16* p, LaneRange r) {
-  return {widen_bfloat16(load_words(p, r))};
+FASTCONV_INLINE VecF load_range(const bfloat16* p, VecF::Mask m) {
+  return {widen_bfloat16(load_words(p, m.range))};
 }
 
-FASTCONV_INLINE VecF load_range(const float16* p, LaneRange r) {
-  return {_mm256_cvtph_ps(load_words(p, r))};
+FASTCONV_INLINE VecF load_range(const float16* p, VecF::Mask m) {
+  return {_mm256_cvtph_ps(load_words(p, m.range))};
 }
 
-FASTCONV_INLINE VecD load_range(const double* p, LaneRange r) {
-  return {_mm256_maskload_pd(p, double_lanes(r))};
+FASTCONV_INLINE VecD load_range(const double* p, VecD::Mask m) {
+  return {_mm256_maskload_pd(p, m)};
 }
 
-FASTCONV_INLINE VecF fma_range(VecF a, VecF b, VecF c, LaneRange r) {
-  return {_mm256_blendv_ps(c.v, fma(a, b, c).v, _mm256_castsi256_ps(float_lanes(r)))};
+FASTCONV_INLINE VecF fma_range(VecF a, VecF b, VecF c, VecF::Mask m) {
+  return {_mm256_blendv_ps(c.v, fma(a, b, c).v, _mm256_castsi256_ps(m.lanes))};
 }
 
-FASTCONV_INLINE VecD fma_range(VecD a, VecD b, VecD c, LaneRange r) {
-  return {_mm256_blendv_pd(c.v, fma(a, b, c).v, _mm256_castsi256_pd(double_lanes(r)))};
+FASTCONV_INLINE VecD fma_range(VecD a, VecD b, VecD c, VecD::Mask m) {
+  return {_mm256_blendv_pd(c.v, fma(a, b, c).v, _mm256_castsi256_pd(m))};
 }
 
 FASTCONV_INLINE VecF even_lanes(VecF a, VecF b) {

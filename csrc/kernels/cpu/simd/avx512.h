@@ -7,18 +7,30 @@
 
 namespace fastconv::FASTCONV_ISA {
 
+FASTCONV_INLINE __mmask16 first_lanes(int64_t n) {
+  return __mmask16((1u << n) - 1u);
+}
+
 struct VecF {
   static constexpr int kLanes = 16;
   using scalar = float;
+  using Mask = __mmask16;
   __m512 v;
   static FASTCONV_INLINE VecF set1(float x) { return {_mm512_set1_ps(x)}; }
+  static FASTCONV_INLINE Mask mask(LaneRange r) {
+    return Mask(first_lanes(r.last) & ~first_lanes(r.first));
+  }
 };
 
 struct VecD {
   static constexpr int kLanes = 8;
   using scalar = double;
+  using Mask = __mmask8;
   __m512d v;
   static FASTCONV_INLINE VecD set1(double x) { return {_mm512_set1_pd(x)}; }
+  static FASTCONV_INLINE Mask mask(LaneRange r) {
+    return Mask(first_lanes(r.last) & ~first_lanes(r.first));
+  }
 };
 
 #define FASTCONV_AVX512_ARITHMETIC(V, suffix)                                                      \
@@ -58,10 +70,6 @@ struct VecD {
 FASTCONV_AVX512_ARITHMETIC(VecF, ps)
 FASTCONV_AVX512_ARITHMETIC(VecD, pd)
 #undef FASTCONV_AVX512_ARITHMETIC
-
-FASTCONV_INLINE __mmask16 first_lanes(int64_t n) {
-  return __mmask16((1u << n) - 1u);
-}
 
 FASTCONV_INLINE __m512 widen_bfloat16(__m256i x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
@@ -146,37 +154,32 @@ FASTCONV_INLINE void store_partial(double* p, VecD a, int64_t n) {
   _mm512_mask_storeu_pd(p, __mmask8(first_lanes(n)), a.v);
 }
 
-FASTCONV_INLINE __mmask16 lanes_of(LaneRange r) {
-  return __mmask16(first_lanes(r.last) & ~first_lanes(r.first));
+FASTCONV_INLINE VecF load_range(const float* p, VecF::Mask m) {
+  return {_mm512_maskz_loadu_ps(m, p)};
 }
 
-FASTCONV_INLINE VecF load_range(const float* p, LaneRange r) {
-  return {_mm512_maskz_loadu_ps(lanes_of(r), p)};
+FASTCONV_INLINE VecF load_range(const bfloat16* p, VecF::Mask m) {
+  return {widen_bfloat16(_mm256_maskz_loadu_epi16(m, p))};
 }
 
-FASTCONV_INLINE VecF load_range(const bfloat16* p, LaneRange r) {
-  return {widen_bfloat16(_mm256_maskz_loadu_epi16(lanes_of(r), p))};
+FASTCONV_INLINE VecF load_range(const float16* p, VecF::Mask m) {
+  return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p))};
 }
 
-FASTCONV_INLINE VecF load_range(const float16* p, LaneRange r) {
-  return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_of(r), p))};
+FASTCONV_INLINE VecD load_range(const double* p, VecD::Mask m) {
+  return {_mm512_maskz_loadu_pd(m, p)};
 }
 
-FASTCONV_INLINE VecD load_range(const double* p, LaneRange r) {
-  return {_mm512_maskz_loadu_pd(__mmask8(lanes_of(r)), p)};
+FASTCONV_INLINE VecF fma_range(VecF a, VecF b, VecF c, VecF::Mask m) {
+  return {_mm512_mask3_fmadd_ps(a.v, b.v, c.v, m)};
 }
 
-FASTCONV_INLINE VecF fma_range(VecF a, VecF b, VecF c, LaneRange r) {
-  return {_mm512_mask3_fmadd_ps(a.v, b.v, c.v, lanes_of(r))};
-}
-
-FASTCONV_INLINE VecD fma_range(VecD a, VecD b, VecD c, LaneRange r) {
-  return {_mm512_mask3_fmadd_pd(a.v, b.v, c.v, __mmask8(lanes_of(r)))};
+FASTCONV_INLINE VecD fma_range(VecD a, VecD b, VecD c, VecD::Mask m) {
+  return {_mm512_mask3_fmadd_pd(a.v, b.v, c.v, m)};
 }
 
 FASTCONV_INLINE VecF even_lanes(VecF a, VecF b) {
-  const __m512i even =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   return {_mm512_permutex2var_ps(a.v, even, b.v)};
 }
 

@@ -9,8 +9,10 @@ template <class S>
 struct Lane {
   static constexpr int kLanes = 1;
   using scalar = S;
+  using Mask = bool;
   S v;
   static FASTCONV_INLINE Lane set1(S x) { return {x}; }
+  static FASTCONV_INLINE Mask mask(LaneRange r) { return r.first <= 0 && r.last > 0; }
   friend FASTCONV_INLINE Lane operator+(Lane a, Lane b) { return {a.v + b.v}; }
   friend FASTCONV_INLINE Lane operator-(Lane a, Lane b) { return {a.v - b.v}; }
   friend FASTCONV_INLINE Lane operator*(Lane a, Lane b) { return {a.v * b.v}; }
@@ -56,13 +58,13 @@ FASTCONV_INLINE void store_partial(T* p, Lane<accumulate_t<T>> a, int64_t n) {
 }
 
 template <class T>
-FASTCONV_INLINE Lane<accumulate_t<T>> load_range(const T* p, LaneRange r) {
-  return load_partial(p, r.first <= 0 ? r.last : 0);
+FASTCONV_INLINE Lane<accumulate_t<T>> load_range(const T* p, bool m) {
+  return load_partial(p, m);
 }
 
 template <class S>
-FASTCONV_INLINE Lane<S> fma_range(Lane<S> a, Lane<S> b, Lane<S> c, LaneRange r) {
-  return r.first <= 0 && r.last > 0 ? fma(a, b, c) : c;
+FASTCONV_INLINE Lane<S> fma_range(Lane<S> a, Lane<S> b, Lane<S> c, bool m) {
+  return m ? fma(a, b, c) : c;
 }
 
 template <class S>

@@ -2,8 +2,9 @@
 //
 //   vec_t<T>                     vector that computes for storage type T (float for 16-bit types)
 //   load, load_partial           memory -> vector; partial reads n lanes, the others are zero
-//   load_range(p, {first, last}) reads lanes first to last - 1, the others are zero
-//   fma_range(a, b, c, range)    a * b + c in the lanes of range, c in the others
+//   V::mask({first, last})       a V::Mask of the lanes first to last - 1
+//   load_range(p, mask)          reads the lanes of mask, the others are zero
+//   fma_range(a, b, c, mask)     a * b + c in the lanes of mask, c in the others
 //   even_lanes(a, b)             lanes 0, 2, 4, ... of a followed by b
 //   permute(a, lane)             lane i of the result is lane lane[i] of a
 //   store, store_partial         vector -> memory, rounding to nearest even for 16-bit types
