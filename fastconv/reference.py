@@ -21,12 +21,17 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 
 def activate(z: Tensor, activation: str | None) -> Tensor:
     """The named activation of z."""
+    check_activation(activation)
+    return ACTIVATIONS[activation](z)
+
+
+def check_activation(activation: str | None) -> None:
+    """Raises RuntimeError for a name that is not in ACTIVATIONS."""
     if activation not in ACTIVATIONS:
         raise RuntimeError(
             "expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', "
             f"got {activation!r}"
         )
-    return ACTIVATIONS[activation](z)
 
 
 def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None = None) -> Tensor:

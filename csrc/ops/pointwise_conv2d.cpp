@@ -38,7 +38,8 @@ PointwiseConv2dShape shape_of(const Tensor& input, const Tensor& weight,
                  ": expected stride to be a positive int or a pair of them, got ",
                  to_string(stride));
   s.stride_h = stride[0], s.stride_w = stride[1];
-  s.height = div_up(s.in_height, s.stride_h), s.width = div_up(s.in_width, s.stride_w);
+  s.height = (s.in_height - 1) / s.stride_h + 1;  // div_up would overflow by a huge stride
+  s.width = (s.in_width - 1) / s.stride_w + 1;
   return s;
 }
 

@@ -83,7 +83,12 @@ Layout layout_of(const Tensor& t) {
 }
 
 Tensor dense(const Tensor& t, Layout layout) {
-  return is_dense(t, layout) ? t : torch::stable::contiguous(t, memory_format(layout));
+  if (is_dense(t, layout)) return t;
+  try {
+    return torch::stable::contiguous(t, memory_format(layout));
+  } catch (const std::exception&) {  // its text is a line of torch's headers
+    fail("not enough memory for a dense copy of a tensor of shape ", to_string(t));
+  }
 }
 
 // The C function, as torch::stable::empty finds its op by name at every call: 0.4 us more.
@@ -116,8 +121,9 @@ Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dim, sizes.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle));
+  const auto failed = aoti_torch_empty_strided(dim, sizes.data(), strides.data(), dtype,
+                                               device_type, like.get_device_index(), &handle);
+  FASTCONV_CHECK(!failed, "not enough memory for a tensor of shape ", to_string(sizes));
   Tensor result(handle);
   advise_huge_pages(result);
   return result;

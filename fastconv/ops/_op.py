@@ -9,7 +9,12 @@ from torch.utils._pytree import tree_map
 
 from fastconv.dispatch import fell_back, needs_reference
 
+AUTOCAST_DEVICES = ("cpu", "cuda")
 AUTOCAST_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+
+_AUTOCAST_KEYS = torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCPU
+) | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 
 _library = torch.library.Library("fastconv", "IMPL")
 
@@ -45,6 +50,7 @@ class Op:
         self.tensors = tensors
         self.reference = reference
         self.batched = batched
+        self.autocast = autocast
         self.under_transforms = _autograd_function(self, setup_context, backward)
 
         _library.impl(name, self._fall_back, "CompositeExplicitAutograd")
@@ -52,8 +58,8 @@ class Op:
         torch.library.register_autograd(self.raw, backward, setup_context=setup_context)
         torch.library.register_vmap(self.raw, self.vmap)
         if autocast:
-            for device in ("cpu", "cuda"):
-                _library.impl(name, self._autocast_kernel(device), f"Autocast{device.upper()}")
+            for key in ("AutocastCPU", "AutocastCUDA"):
+                _library.impl(name, self._autocast_kernel, key)
 
     def __call__(self, *arguments: Any) -> Any:
         # The autograd kernel of a custom op is Python and costs 3 us even where no gradient is
@@ -63,7 +69,7 @@ class Op:
         if torch.compiler.is_compiling():
             return self.raw(*arguments)
         if torch._C._are_functorch_transforms_active():
-            return self.under_transforms.apply(*arguments)
+            return self.under_transforms.apply(*self._cast(arguments))
         if torch.is_grad_enabled():
             for tensor in arguments[: self.tensors]:
                 if tensor is not None and tensor.requires_grad:
@@ -76,19 +82,25 @@ class Op:
             fell_back(self.name, arguments[0])
         return self.reference(*arguments)
 
-    def _autocast_kernel(self, device: str) -> Callable[..., Any]:
-        below = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
+    def recompute(self, *arguments: Any) -> Any:
+        """The op within a backward pass, where autocast has had its say in the forward pass."""
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+            return self(*arguments)
 
-        def kernel(*arguments: Any) -> Any:
-            dtype = torch.get_autocast_dtype(device)
-            cast = (
-                a.to(dtype) if a is not None and a.dtype in AUTOCAST_DTYPES else a
-                for a in arguments[: self.tensors]
-            )
-            with torch._C._ExcludeDispatchKeyGuard(below):
-                return self.raw(*cast, *arguments[self.tensors :])
+    def _autocast_kernel(self, *arguments: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+            return self.raw(*self._cast(arguments))
 
-        return kernel
+    def _cast(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        device = arguments[0].device.type
+        if not (self.autocast and device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)):
+            return arguments
+        dtype = torch.get_autocast_dtype(device)
+        cast = (
+            a.to(dtype) if a is not None and a.dtype in AUTOCAST_DTYPES else a
+            for a in arguments[: self.tensors]
+        )
+        return *cast, *arguments[self.tensors :]
 
     def vmap(self, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         """The batching rule, in the form of torch.library.register_vmap."""

@@ -1,36 +1,36 @@
 """stride, padding and dilation in the forms torch takes, brought to those of the raw ops."""
 
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 IntPair = int | Sequence[int]
-INTEGERS = (int, torch.SymInt)
 
 
 def pair(op: str, name: str, value: IntPair) -> tuple[int, int]:
-    """(rows, columns) from an integer, or a sequence of one or two."""
-    if isinstance(value, INTEGERS):
+    """(rows, columns) from an integer, or a tuple or list of one or two."""
+    if not isinstance(value, (tuple, list)):
+        value = integer(op, name, value)
         return value, value
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(
-            f"{op}(): argument '{name}' must be int or tuple of ints, not {type(value).__name__}"
-        )
-    if len(value) == 1:
-        value = (value[0], value[0])
-    if len(value) != 2:
+    if len(value) not in (1, 2):
         raise RuntimeError(f"{op}: expected {name} of one or two integers, got {tuple(value)}")
-    check_integers(op, name, value)
-    return value[0], value[1]
+    return integer(op, name, value[0]), integer(op, name, value[-1])
 
 
-def check_integers(op: str, name: str, values: Sequence[int]) -> None:
-    for value in values:
-        if not isinstance(value, INTEGERS):
-            raise TypeError(
-                f"{op}(): argument '{name}' must be int or tuple of ints, but found element of "
-                f"type {type(value).__name__}"
-            )
+def integer(op: str, name: str, value: Any) -> int:
+    """value as an int; as in torch any type with an index will do, but a bool will not."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]  # a SymInt serves as an int
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(
+        f"{op}(): argument '{name}' must be int or tuple of ints, not {type(value).__name__}"
+    )
 
 
 def edges(
@@ -54,8 +54,8 @@ def edges(
         rows, columns = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
         return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2
     if isinstance(padding, (tuple, list)) and len(padding) == 4:
-        check_integers(op, "padding", padding)
-        return padding[0], padding[1], padding[2], padding[3]
+        top, left, bottom, right = (integer(op, "padding", side) for side in padding)
+        return top, left, bottom, right
     top, left = pair(op, "padding", padding)
     return top, left, top, left
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._window import IntPair
+from fastconv.ops._window import IntPair, edges, pair
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
 from fastconv.reference import activate
@@ -20,14 +20,11 @@ def is_pointwise(
     weight_shape: Sequence[int], groups: int, padding: str | int | Sequence[int]
 ) -> bool:
     """Whether the kernel is one pixel over all channels and the input is not padded."""
-    if padding == "same":
-        padding = 0  # one pixel needs none
-    unpadded = (
-        padding == "valid"
-        or padding == 0
-        or (not isinstance(padding, (str, int)) and not any(padding))
-    )
-    return groups == 1 and tuple(weight_shape[2:]) == (1, 1) and unpadded
+    if groups != 1 or tuple(weight_shape[2:]) != (1, 1):
+        return False
+    if isinstance(padding, str):
+        return padding in ("same", "valid")  # one pixel needs none
+    return not any(padding) if isinstance(padding, (tuple, list)) else padding == 0
 
 
 def conv2d(
@@ -48,5 +45,10 @@ def conv2d(
         if is_depthwise(weight.shape, groups) and input.dim() > 2 and input.shape[-3] == groups:
             return depthwise_conv2d(input, weight, bias, stride, padding, dilation, activation)
         if is_pointwise(weight.shape, groups, padding):
+            stride = pair("conv2d", "stride", stride)
+            dilation = pair("conv2d", "dilation", dilation)
+            edges("conv2d", padding, (1, 1), stride, dilation)  # for its checks
+            if min(dilation) < 1:
+                raise RuntimeError(f"conv2d: expected dilation of 1 or more, got {dilation}")
             return pointwise_conv2d(input, weight, bias, None, stride, activation)
     return activate(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation)

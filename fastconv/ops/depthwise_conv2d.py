@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
+from fastconv.ops._check import check_like_input, check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, edges, output_size, pair
@@ -82,6 +82,23 @@ def fake(
             "depthwise_conv2d: expected input and weight with 4 dimensions, got "
             f"{tuple(input.shape)} and {tuple(weight.shape)}"
         )
+    check_like_input("depthwise_conv2d", input, weight=weight, bias=bias)
+    reference.check_activation(activation)
+    channels = input.shape[1]
+    if channels == 0 or weight.shape[1] != 1 or weight.shape[0] % channels or 0 in weight.shape:
+        raise RuntimeError(
+            f"depthwise_conv2d: expected weight of shape ({channels} * m, 1, kh, kw) for input "
+            f"{tuple(input.shape)}, got {tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise RuntimeError(
+            f"depthwise_conv2d: expected bias of shape ({weight.shape[0]}), got {tuple(bias.shape)}"
+        )
+    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
+        raise RuntimeError(
+            "depthwise_conv2d: expected stride and dilation from 1 and padding from 0, got "
+            f"{tuple(stride)}, {tuple(dilation)} and {tuple(padding)}"
+        )
     padded = padding[0] + padding[2], padding[1] + padding[3]
     rows, columns = (
         output_size("depthwise_conv2d", input.shape[2 + i] + padded[i], *window)
@@ -106,7 +123,7 @@ def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.activation in ("relu", "relu6"):
         grad = activation_backward(grad_output, rest[0], ctx.activation)
     elif ctx.activation is not None:
-        z = _op(input, weight, rest[0] if rest else None, *ctx.window, None)
+        z = _op.recompute(input, weight, rest[0] if rest else None, *ctx.window, None)
         grad = activation_backward(grad_output, z, ctx.activation)
 
     grad_input = grad_weight = grad_bias = None

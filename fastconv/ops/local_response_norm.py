@@ -1,5 +1,6 @@
 """local_response_norm: each value divided by a power of the squares in nearby channels."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def local_response_norm(
     check_tensors("local_response_norm", input=input)
     _check_shape(input, size)
     check_numbers("local_response_norm", alpha=alpha, beta=beta, k=k)
-    return _op(input, size, alpha, beta, k)
+    return _op(input, int(size), float(alpha), float(beta), float(k))
 
 
 def arguments_from_paper(
@@ -65,7 +66,7 @@ def _check_shape(input: Tensor, size: int) -> None:
             "local_response_norm: expected input with 3 dimensions or more, "
             f"got {input.dim()} in shape {tuple(input.shape)}"
         )
-    if not isinstance(size, int) or isinstance(size, bool):
+    if not isinstance(size, Integral) or isinstance(size, bool):
         raise TypeError(
             f"local_response_norm(): argument 'size' must be int, not {type(size).__name__}"
         )

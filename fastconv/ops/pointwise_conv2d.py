@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
+from fastconv.ops._check import check_like_input, check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, pair
@@ -50,8 +50,7 @@ def pointwise_conv2d(
         check_tensors("pointwise_conv2d", bias=bias)
     if residual is not None and not isinstance(residual, Tensor):
         check_tensors("pointwise_conv2d", residual=residual)
-    if type(stride) is not tuple or len(stride) != 2:
-        stride = pair("pointwise_conv2d", "stride", stride)
+    stride = pair("pointwise_conv2d", "stride", stride)
     if input.dim() == 3:
         residual = None if residual is None else residual.unsqueeze(0)
         return _op(input.unsqueeze(0), weight, bias, residual, stride, activation).squeeze(0)
@@ -71,6 +70,8 @@ def fake(
     stride: Sequence[int],
     activation: str | None = None,
 ) -> Tensor:
+    check_like_input("pointwise_conv2d", input, weight=weight, bias=bias, residual=residual)
+    reference.check_activation(activation)
     shape = reference.check_pointwise_conv2d(input, weight, bias, residual, stride)
     return empty_as(input, shape)
 
@@ -89,7 +90,7 @@ def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, *rest = ctx.saved_tensors
     grad = grad_output
     if ctx.activation is not None:
-        z = rest[0] if len(rest) == 1 else _op(input, weight, *rest, ctx.stride, None)
+        z = rest[0] if len(rest) == 1 else _op.recompute(input, weight, *rest, ctx.stride, None)
         grad = activation_backward(grad_output, z, ctx.activation)
     mask = ctx.needs_input_grad[:3]
     gradients: tuple[Tensor | None, ...] = (None, None, None)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
+from fastconv.ops._check import check_like_input, check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import Op
 from fastconv.ops.activation_backward import activation_backward
@@ -38,6 +38,8 @@ def residual_add(input: Tensor, residual: Tensor, activation: str | None = "relu
 
 
 def fake(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
+    check_like_input("residual_add", input, residual=residual)
+    reference.check_activation(activation)
     if input.shape != residual.shape:
         reference.zero_padded_shortcut(input, residual)  # for its checks
     return empty_as(input, input.shape)
@@ -56,7 +58,7 @@ def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
     grad = grad_output
     if ctx.activation is not None:
         saved = ctx.saved_tensors
-        z = saved[0] if len(saved) == 1 else _op(*saved, None)
+        z = saved[0] if len(saved) == 1 else _op.recompute(*saved, None)
         grad = activation_backward(grad_output, z, ctx.activation)
     if ctx.shortcut is None:
         return grad, grad, None
