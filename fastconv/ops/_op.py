@@ -88,8 +88,9 @@ class Op:
             return self(*arguments)
 
     def _autocast_kernel(self, *arguments: Any) -> Any:
+        cast = self._cast(arguments)
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
-            return self.raw(*self._cast(arguments))
+            return self.raw(*cast)
 
     def _cast(self, arguments: Sequence[Any]) -> Sequence[Any]:
         device = arguments[0].device.type
