@@ -11,6 +11,8 @@ IntPair = int | Sequence[int]
 
 def pair(op: str, name: str, value: IntPair) -> tuple[int, int]:
     """(rows, columns) from an integer, or a tuple or list of one or two."""
+    if type(value) is int:  # most calls
+        return value, value
     if not isinstance(value, (tuple, list)):
         value = integer(op, name, value)
         return value, value

@@ -27,6 +27,14 @@ def is_pointwise(
     return not any(padding) if isinstance(padding, (tuple, list)) else padding == 0
 
 
+def _check_ignored(stride: IntPair, padding: str | IntPair, dilation: IntPair) -> None:
+    """Raises what torch raises for arguments that a kernel of one pixel has no use for."""
+    dilation = pair("conv2d", "dilation", dilation)
+    edges("conv2d", padding, (1, 1), pair("conv2d", "stride", stride), dilation)
+    if min(dilation) < 1:
+        raise RuntimeError(f"conv2d: expected dilation of 1 or more, got {dilation}")
+
+
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -45,10 +53,7 @@ def conv2d(
         if is_depthwise(weight.shape, groups) and input.dim() > 2 and input.shape[-3] == groups:
             return depthwise_conv2d(input, weight, bias, stride, padding, dilation, activation)
         if is_pointwise(weight.shape, groups, padding):
-            stride = pair("conv2d", "stride", stride)
-            dilation = pair("conv2d", "dilation", dilation)
-            edges("conv2d", padding, (1, 1), stride, dilation)  # for its checks
-            if min(dilation) < 1:
-                raise RuntimeError(f"conv2d: expected dilation of 1 or more, got {dilation}")
+            if type(padding) is not int or type(dilation) is not int or dilation < 1:
+                _check_ignored(stride, padding, dilation)
             return pointwise_conv2d(input, weight, bias, None, stride, activation)
     return activate(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation)

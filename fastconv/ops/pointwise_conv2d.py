@@ -45,7 +45,8 @@ def pointwise_conv2d(
         TypeError: an argument that should be one is not a tensor, or stride no int or pair.
         RuntimeError: shapes, dtypes or devices do not fit, or the activation is unknown.
     """
-    check_tensors("pointwise_conv2d", input=input, weight=weight)
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        check_tensors("pointwise_conv2d", input=input, weight=weight)
     if bias is not None and not isinstance(bias, Tensor):
         check_tensors("pointwise_conv2d", bias=bias)
     if residual is not None and not isinstance(residual, Tensor):
