@@ -37,7 +37,10 @@ format: .venv/installed  ## format Python and C++ in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(SOURCES)
 
-bench: build  ## the whole model against every peer installed
+bench: build  ## kernels on the shapes of a network, then the whole network, against their rivals
+	$(BIN)/python -m pytest bench --benchmark-max-time=0.2 --benchmark-min-rounds=5 \
+		--benchmark-warmup=on --benchmark-json=build/kernels.json > build/kernels.txt
+	$(BIN)/python -m bench.summary build/kernels.json
 	$(BIN)/fastconv compare efficientnet_lite0
 
 # --import-mode=append, or pytest would put this folder, and the normal build in it, first.

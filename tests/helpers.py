@@ -46,12 +46,12 @@ LAYOUTS = [contiguous, channels_last, permuted, sliced, expanded]
 def assert_close(actual: Tensor, expected: Tensor, terms: int = 1, scale: float = 1.0) -> None:
     """actual against a float64 expectation: terms roundings of sums whose parts are up to scale.
 
-    A sum of n terms of random sign errs by about sqrt(n) eps; the bound allows four times that, and
-    one rounding of the result into its dtype.
+    One after the other, n terms of random sign make sums of sqrt(n) whose n roundings add up to
+    about n / 4 eps; few terms are allowed 4 sqrt(n). The result is rounded once into its dtype.
     """
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     compute = torch.float64 if actual.dtype == torch.float64 else torch.float32
-    bound = 4 * scale * (terms + 1) ** 0.5 * torch.finfo(compute).eps
+    bound = scale * (4 * (terms + 1) ** 0.5 + terms / 4) * torch.finfo(compute).eps
     bound = bound + torch.finfo(actual.dtype).eps * expected.abs()
     error = (actual.double() - expected).abs()
     wrong = ~((error <= bound) | (actual.double() == expected))

@@ -1,5 +1,6 @@
 """Every row of csrc/kernels/*.def is run by a call in the table below."""
 
+import re
 from functools import partial
 
 import pytest
@@ -69,5 +70,7 @@ def test_the_table_holds_every_variant():
 
 @pytest.mark.parametrize("variant", CALLS)
 def test_variant_is_reached(variant):
+    if fastconv._C.isa() == "scalar" and re.search(r"_k\d", variant):
+        pytest.skip("register tiles need vectors")
     with reaches(variant):
         CALLS[variant]()

@@ -18,6 +18,7 @@ struct DepthwiseConv2dShape {
   int64_t pad_top, pad_left;  // negative: the first rows or columns are not read
   Layout layout;
   DType dtype;
+  bool has_vectors;  // whether the instruction set in use has them
 
   FASTCONV_INLINE int64_t out_channels() const { return channels * multiplier; }
   FASTCONV_INLINE int64_t taps() const { return kernel_h * kernel_w; }
@@ -104,10 +105,15 @@ FASTCONV_INLINE int64_t depthwise_conv2d_backward_weight_units(const DepthwiseCo
                                    : s.out_channels();
 }
 
+// Register tiles are built for these kernels, on instruction sets that have vectors.
+FASTCONV_INLINE bool depthwise_conv2d_has_tiles(const DepthwiseConv2dShape& s) {
+  return s.has_vectors && s.dtype != DType::kFloat64 && s.kernel_h == s.kernel_w &&
+         (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7);
+}
+
 FASTCONV_INLINE bool depthwise_conv2d_fits_tiles(const DepthwiseConv2dShape& s) {
-  return s.kernel_h == s.kernel_w && (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7) &&
-         s.stride_h == s.stride_w && s.stride_h <= 2 && s.dilation_h == 1 && s.dilation_w == 1 &&
-         s.dtype != DType::kFloat64;
+  return depthwise_conv2d_has_tiles(s) && s.stride_h == s.stride_w && s.stride_h <= 2 &&
+         s.dilation_h == 1 && s.dilation_w == 1;
 }
 
 FASTCONV_INLINE Variant depthwise_conv2d_variant(const DepthwiseConv2dShape& s) {
@@ -151,8 +157,7 @@ FASTCONV_INLINE Variant depthwise_conv2d_backward_input_variant(const DepthwiseC
 }
 
 FASTCONV_INLINE Variant depthwise_conv2d_backward_weight_variant(const DepthwiseConv2dShape& s) {
-  const bool tile = s.kernel_h == s.kernel_w && s.dtype != DType::kFloat64 &&
-                    (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7);
+  const bool tile = depthwise_conv2d_has_tiles(s);
   if (s.layout == Layout::kNHWC) {
     return tile && s.multiplier == 1 ? Variant::depthwise_conv2d_backward_weight_nhwc_k357
                                      : Variant::depthwise_conv2d_backward_weight_nhwc_any;

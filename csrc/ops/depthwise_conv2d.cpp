@@ -2,10 +2,10 @@
 #include "../kernels/depthwise_conv2d.h"
 
 #include <limits>
-#include <new>
 #include <tuple>
 
 #include "../kernels/cpu/registry.h"
+#include "scratch.h"
 #include "tensor.h"
 
 namespace fastconv::ops {
@@ -16,20 +16,6 @@ using Ints = std::vector<int64_t>;
 
 constexpr double kNanosecondsATap = 0.04;  // 25 FMAs a nanosecond a thread: cached, AVX-512
 constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
-
-// Memory for one call, aligned to the cache line.
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes)
-      : memory_(::operator new(static_cast<size_t>(bytes), std::align_val_t{64})) {}
-  ~Scratch() { ::operator delete(memory_, std::align_val_t{64}); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void* data() const { return memory_; }
-
- private:
-  void* memory_;
-};
 
 void check_parameter(const char* op, const char* name, const Ints& values, size_t count,
                      int64_t least) {
@@ -63,6 +49,7 @@ DepthwiseConv2dShape shape_of(const char* op, const Tensor& input, const Tensor&
   DepthwiseConv2dShape s{};
   s.dtype = dtype_of(input, op);
   s.layout = layout_of(input);
+  s.has_vectors = current_isa() != Isa::kScalar;
   s.batch = input.size(0), s.channels = input.size(1);
   s.height = input.size(2), s.width = input.size(3);
   s.kernel_h = weight.size(2), s.kernel_w = weight.size(3);
@@ -104,26 +91,14 @@ bool is_packed(const Tensor& weight, const DepthwiseConv2dShape& s) {
 }
 
 // The weights in the order the kernels read: the tensor's own memory where it has that order (see
-// fastconv.ops.pack_depthwise_weight), else a copy that lives as long as this object.
-class PackedWeight {
- public:
-  PackedWeight(const Tensor& weight, const DepthwiseConv2dShape& s, bool flip) {
-    if (!flip && is_packed(weight, s)) {
-      data_ = weight.const_data_ptr();
-      return;
-    }
-    copy_.emplace(weight.numel() * weight.element_size());
-    depthwise_conv2d_kernels().pack_weight({s, weight.const_data_ptr(), weight.stride(0),
-                                            weight.stride(2), weight.stride(3), flip,
-                                            copy_->data()});
-    data_ = copy_->data();
-  }
-  const void* data() const { return data_; }
-
- private:
-  std::optional<Scratch> copy_;
-  const void* data_;
-};
+// fastconv.ops.pack_depthwise_weight), else a copy in scratch.
+const void* packed_weight(const Tensor& weight, const DepthwiseConv2dShape& s, bool flip) {
+  if (!flip && is_packed(weight, s)) return weight.const_data_ptr();
+  void* copy = scratch(Purpose::kShared, weight.numel() * weight.element_size());
+  depthwise_conv2d_kernels().pack_weight({s, weight.const_data_ptr(), weight.stride(0),
+                                          weight.stride(2), weight.stride(3), flip, copy});
+  return copy;
+}
 
 // Nanoseconds a unit takes where `units` do all taps of all outputs.
 double unit_cost(const DepthwiseConv2dShape& s, int64_t units) {
@@ -152,9 +127,8 @@ Tensor depthwise_conv2d(const Tensor& input, const Tensor& weight,
   const Tensor x = dense(input, p.shape.layout);
   Tensor output = empty_like(input, out_sizes(p.shape), p.shape.layout);
   if (output.numel() == 0) return output;
-  const PackedWeight packed(weight, p.shape, false);
   p.input = x.const_data_ptr();
-  p.weight = packed.data();
+  p.weight = packed_weight(weight, p.shape, false);
   p.output = output.mutable_data_ptr();
 
   count(depthwise_conv2d_variant(p.shape));
@@ -177,9 +151,8 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
   const Sizes sizes(input.sizes().begin(), input.sizes().end());
   Tensor grad_input = empty_like(input, sizes, p.shape.layout);
   if (grad_input.numel() == 0) return grad_input;
-  const PackedWeight packed(weight, p.shape, depthwise_conv2d_backward_is_forward(p.shape));
   p.grad_output = g.const_data_ptr();
-  p.weight = packed.data();
+  p.weight = packed_weight(weight, p.shape, depthwise_conv2d_backward_is_forward(p.shape));
   p.grad_input = grad_input.mutable_data_ptr();
 
   count(depthwise_conv2d_backward_input_variant(p.shape));
@@ -211,10 +184,9 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
   }
   const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
   const int64_t sums = depthwise_conv2d_chunks(s) * (s.taps() + 1) * s.out_channels();
-  const Scratch partial(sums * element);
   p.grad_output = g.const_data_ptr();
   p.input = x.const_data_ptr();
-  p.partial = partial.data();
+  p.partial = scratch(Purpose::kShared, sums * element);
   p.grad_weight = grad_weight.mutable_data_ptr();
   p.grad_stride_channel = grad_weight.stride(0);
   p.grad_stride_h = grad_weight.stride(2);

@@ -1,10 +1,8 @@
 // fastconv::local_response_norm and its backward pass on CPU tensors.
 #include "../kernels/local_response_norm.h"
 
-#include <memory>
-#include <new>
-
 #include "../kernels/cpu/registry.h"
+#include "scratch.h"
 #include "tensor.h"
 
 namespace fastconv::ops {
@@ -13,10 +11,6 @@ namespace {
 
 // Measured on one thread of an AVX-512 core: 0.1 to 0.2 ns an element forward, twice that backward.
 constexpr double kNanosecondsAnElement = 0.15;
-
-struct AlignedDelete {
-  void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
-};
 
 LocalResponseNormParams params(const char* op, const Tensor& input, int64_t size, double alpha,
                                double beta, double k) {
@@ -49,8 +43,7 @@ void run(LocalResponseNormParams p, double cost_an_element) {
                             (p.dtype == DType::kFloat64 ? sizeof(double) : sizeof(float));
   const double elements = static_cast<double>(p.batch * p.channels * p.pixels);
   parallel(units, elements * cost_an_element / units, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<void, AlignedDelete> scratch(::operator new(bytes, std::align_val_t(64)));
-    kernel(p, scratch.get(), begin, end);
+    kernel(p, scratch(Purpose::kOwn, bytes), begin, end);
   });
 }
 

@@ -144,7 +144,7 @@ void choose(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
 }  // namespace
 
 void depthwise_nhwc_tiles(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
-  // Without vectors there is nothing to tile for, and the instances would take long to compile.
+  // Without vectors no shape has a tile, and the instances would take long to compile.
   if constexpr (kLanes<float> == 1) {
     depthwise_nhwc_any(p, begin, end);
   } else {
