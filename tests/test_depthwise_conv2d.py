@@ -355,7 +355,7 @@ ONES = (torch.ones(1, 4, 5, 5), torch.ones(4, 1, 3, 3))
         ((ONES[0], None), TypeError, "argument 'weight' must be Tensor, not NoneType"),
         ((*ONES, 1.0), TypeError, "argument 'bias' must be Tensor, not float"),
         ((*ONES, None, 1.5), TypeError, "argument 'stride' must be int or tuple of ints"),
-        ((*ONES, None, (1.5, 1)), TypeError, "element of type float"),
+        ((*ONES, None, (1.5, 1)), TypeError, "must be int or tuple of ints, not float"),
         ((*ONES, None, (1, 1, 1)), RuntimeError, "expected stride of one or two"),
         ((*ONES, None, 0), RuntimeError, "expected stride"),
         ((*ONES, None, 1, -1), RuntimeError, "expected padding"),

@@ -13,14 +13,14 @@ from fastconv.reference import activate
 
 def is_depthwise(weight_shape: Sequence[int], groups: int) -> bool:
     """Whether every output channel reads a single input channel of several."""
-    return weight_shape[1] == 1 and groups > 1
+    return groups > 1 and weight_shape[1] == 1
 
 
 def is_pointwise(
     weight_shape: Sequence[int], groups: int, padding: str | int | Sequence[int]
 ) -> bool:
     """Whether the kernel is one pixel over all channels and the input is not padded."""
-    if groups != 1 or tuple(weight_shape[2:]) != (1, 1):
+    if groups != 1 or weight_shape[2] != 1 or weight_shape[3] != 1:
         return False
     if isinstance(padding, str):
         return padding in ("same", "valid")  # one pixel needs none
@@ -50,9 +50,10 @@ def conv2d(
     Depthwise and pointwise shapes run on our kernels, all others on torch's own.
     """
     if isinstance(input, Tensor) and isinstance(weight, Tensor) and weight.dim() == 4:
-        if is_depthwise(weight.shape, groups) and input.dim() > 2 and input.shape[-3] == groups:
+        shape = weight.shape
+        if is_depthwise(shape, groups) and input.dim() > 2 and input.shape[-3] == groups:
             return depthwise_conv2d(input, weight, bias, stride, padding, dilation, activation)
-        if is_pointwise(weight.shape, groups, padding):
+        if is_pointwise(shape, groups, padding):
             if type(padding) is not int or type(dilation) is not int or dilation < 1:
                 _check_ignored(stride, padding, dilation)
             return pointwise_conv2d(input, weight, bias, None, stride, activation)
