@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from statistics import geometric_mean
 
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,8 @@ def ratios(benchmarks: Iterable[dict]) -> dict[Key, list[float]]:
 
 
 def table(found: dict[Key, list[float]]) -> Table:
-    result = Table("op", "batch", "direction", "layout", "shapes", "x torch", "least", "most")
+    columns = ("op", "batch", "direction", "layout", "shapes", "x torch", "least", "most")
+    result = Table(*columns, box=MARKDOWN)
     for key, values in sorted(found.items()):
         numbers = (geometric_mean(values), min(values), max(values))
         result.add_row(*key, str(len(values)), *(f"{number:.2f}" for number in numbers))
