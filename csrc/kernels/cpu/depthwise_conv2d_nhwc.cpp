@@ -123,40 +123,12 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   if (streams) stream_fence();
 }
 
-template <class T>
-void choose(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
-  switch (depthwise_conv2d_variant(p.shape)) {
-    case Variant::depthwise_conv2d_nhwc_k3s1:
-      return run<3, 1, T>(p, begin, end);
-    case Variant::depthwise_conv2d_nhwc_k3s2:
-      return run<3, 2, T>(p, begin, end);
-    case Variant::depthwise_conv2d_nhwc_k5s1:
-      return run<5, 1, T>(p, begin, end);
-    case Variant::depthwise_conv2d_nhwc_k5s2:
-      return run<5, 2, T>(p, begin, end);
-    case Variant::depthwise_conv2d_nhwc_k7s1:
-      return run<7, 1, T>(p, begin, end);
-    default:
-      return run<7, 2, T>(p, begin, end);
-  }
-}
-
 }  // namespace
 
 void depthwise_nhwc_tiles(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
-  // Without vectors no shape has a tile, and the instances would take long to compile.
-  if constexpr (kLanes<float> == 1) {
-    depthwise_nhwc_any(p, begin, end);
-  } else {
-    switch (p.shape.dtype) {
-      case DType::kFloat32:
-        return choose<float>(p, begin, end);
-      case DType::kBFloat16:
-        return choose<bfloat16>(p, begin, end);
-      default:
-        return choose<float16>(p, begin, end);
-    }
-  }
+  dispatch_tile(p.shape, [&](auto kernel, auto stride, auto element) {
+    run<kernel, stride, decltype(element)>(p, begin, end);
+  });
 }
 
 }  // namespace fastconv::FASTCONV_ISA

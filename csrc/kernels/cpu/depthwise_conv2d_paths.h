@@ -1,6 +1,8 @@
 // The paths of depthwise_conv2d.cpp, one file each, and what they share.
 #pragma once
 
+#include <type_traits>
+
 #include "../depthwise_conv2d.h"
 #include "registry.h"
 #include "simd/simd.h"
@@ -173,6 +175,29 @@ FASTCONV_INLINE void activate(Activation kind, V (&z)[N]) {
   activate_apart(kind, copy, N);
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) z[i] = copy[i];
+}
+
+template <int value>
+using Constant = std::integral_constant<int, value>;
+
+// Calls run(kernel, stride, element) with the constants and the element of a shape that fits the
+// tiles. Without vectors none does, and the instances would take long to compile.
+template <class Run>
+FASTCONV_INLINE void dispatch_tile(const DepthwiseConv2dShape& s, Run&& run) {
+  if constexpr (kLanes<float> > 1) {
+    const auto with_element = [&](auto kernel, auto stride) {
+      if (s.dtype == DType::kFloat32) return run(kernel, stride, float{});
+      if (s.dtype == DType::kBFloat16) return run(kernel, stride, bfloat16{});
+      return run(kernel, stride, float16{});
+    };
+    const auto with_stride = [&](auto kernel) {
+      return s.stride_h == 1 ? with_element(kernel, Constant<1>{})
+                             : with_element(kernel, Constant<2>{});
+    };
+    if (s.kernel_h == 3) return with_stride(Constant<3>{});
+    if (s.kernel_h == 5) return with_stride(Constant<5>{});
+    return with_stride(Constant<7>{});
+  }
 }
 
 }  // namespace fastconv::FASTCONV_ISA
