@@ -26,7 +26,10 @@ except ImportError as _error:
 
 else:
     if _forced := _os.environ.get("FASTCONV_ISA"):
-        _C.force_isa(_forced)
+        try:
+            _C.force_isa(_forced)
+        except ValueError as _error:
+            raise ValueError(f"FASTCONV_ISA: {_error}") from None
     from fastconv import models, nn, ops
     from fastconv.explain import explain
     from fastconv.optimize import optimize, restore_, swap_
