@@ -154,20 +154,6 @@ def _autograd_function(
     )
 
 
-def vjp_of_reference(
-    reference: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad_output: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The gradients of reference(*tensors) for its tensors, None standing for an absent one."""
-    present = [tensor for tensor in tensors if tensor is not None]
-
-    def of_present(*values: Tensor) -> Tensor:
-        remaining = iter(values)
-        return reference(*(None if tensor is None else next(remaining) for tensor in tensors))
-
-    gradients = iter(torch.func.vjp(of_present, *present)[1](grad_output))
-    return tuple(None if tensor is None else next(gradients) for tensor in tensors)
-
-
 class BackwardOp(Op):
     """The backward pass of an op; its own derivative is that of its reference, in eager torch."""
 

@@ -100,21 +100,21 @@ def _with_weights(program: torch.export.ExportedProgram) -> fx.GraphModule:
             continue
         name = sources[node.name]
         state = program.state_dict if name in program.state_dict else program.constants
-        attach(module, node, name, state[name].detach().clone())
+        read = read_buffer(module, node, name, state[name].detach().clone())
+        node.replace_all_uses_with(read)
+        module.graph.erase_node(node)
     return module
 
 
-def attach(module: fx.GraphModule, node: fx.Node, name: str, value: Tensor) -> fx.Node:
-    """Replaces node by a read of a new buffer with the given value; returns the reading node."""
+def read_buffer(module: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:
+    """A node, placed before another, that reads value from a new buffer named after name."""
     name = name.replace(".", "_")
     while hasattr(module, name):
         name += "_"
     module.register_buffer(name, value)
-    with module.graph.inserting_before(node):
+    with module.graph.inserting_before(before):
         read = module.graph.get_attr(name)
     read.meta = {"val": value}
-    node.replace_all_uses_with(read)
-    module.graph.erase_node(node)
     return read
 
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from fastconv.ops.conv2d import is_depthwise
+from fastconv.ops._window import edges, pair
+from fastconv.ops.conv2d import is_depthwise, is_pointwise
 from fastconv.reference import activate
 
 aten = torch.ops.aten
@@ -41,9 +42,8 @@ def is_depthwise_node(node: fx.Node) -> bool:
 
 
 def is_pointwise_node(node: fx.Node) -> bool:
-    kwargs = node.kwargs
-    one_pixel = tuple(shape_of(kwargs["weight"])[2:]) == (1, 1)
-    return one_pixel and kwargs["groups"] == 1 and not any(kwargs["padding"])  # type: ignore
+    weight, groups, padding = (node.kwargs[name] for name in ("weight", "groups", "padding"))
+    return is_pointwise(shape_of(weight), groups, padding)  # type: ignore[arg-type]
 
 
 def shape_of(node: object) -> torch.Size:
@@ -57,17 +57,6 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _symmetric(padding: list[int]) -> list[int]:
-    height, width = padding if len(padding) == 2 else padding * 2
-    return [height, width, height, width]
-
-
-def _same(weight: torch.Size, dilation: list[int]) -> list[int]:
-    total = [d * (k - 1) for d, k in zip(dilation, weight[2:], strict=True)]
-    before = [t // 2 for t in total]
-    return [*before, *(t - b for t, b in zip(total, before, strict=True))]
-
-
 def _arguments(node: fx.Node) -> dict:
     """A node's arguments by the names of its schema, defaults filled in."""
     assert isinstance(node.target, torch._ops.OpOverload)
@@ -76,10 +65,6 @@ def _arguments(node: fx.Node) -> dict:
     values.update(zip((argument.name for argument in schema), node.args, strict=False))
     values.update(node.kwargs)
     return values
-
-
-def _pair(value: list[int]) -> list[int]:
-    return list(value) * 2 if len(value) == 1 else list(value)
 
 
 def _canonical(node: fx.Node) -> dict | None:
@@ -93,11 +78,10 @@ def _canonical(node: fx.Node) -> dict | None:
     if node.op != "call_function" or node.target not in kinds:
         return None
     given = _arguments(node)
-    weight = shape_of(given["weight"])
-    dilation = _pair(given.get("dilation", [1, 1]))
-    padding = given.get("padding", [0, 0, 0, 0])
-    if isinstance(padding, str):
-        padding = _same(weight, dilation) if padding == "same" else [0, 0, 0, 0]
+    kernel = shape_of(given["weight"])[2:]
+    stride = pair("conv2d", "stride", given["stride"])
+    dilation = pair("conv2d", "dilation", given.get("dilation", 1))
+    padding = edges("conv2d", given.get("padding", 0), kernel, stride, dilation)
     depthwise = node.target is torch.ops.fastconv.depthwise_conv2d.default
     input_channels = int(shape_of(given["input"])[1])
     return {
@@ -105,9 +89,9 @@ def _canonical(node: fx.Node) -> dict | None:
         "weight": given["weight"],
         "bias": given["bias"],
         "residual": given.get("residual"),
-        "stride": _pair(given["stride"]),
-        "padding": list(padding) if len(padding) == 4 else _symmetric(list(padding)),
-        "dilation": dilation,
+        "stride": list(stride),
+        "padding": list(padding),
+        "dilation": list(dilation),
         "groups": input_channels if depthwise else given.get("groups", 1),
         "activation": given.get("activation"),
     }

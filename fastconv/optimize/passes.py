@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastconv.optimize.capture import constant
+from fastconv.optimize.capture import constant, read_buffer
 from fastconv.optimize.conv import (
     is_conv,
     is_pointwise_node,
@@ -58,24 +58,17 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
         if beta is not None:
             shift = shift + constant(module, beta)
         name = str(conv.kwargs["weight"].target)
-        _set(module, conv, "weight", name, weight * scale.view(-1, 1, 1, 1), weight)
-        _set(module, conv, "bias", name.removesuffix("weight") + "bias", shift, weight)
+        folded = {
+            "weight": (name, weight * scale.view(-1, 1, 1, 1)),
+            "bias": (name.removesuffix("weight") + "bias", shift),
+        }
+        reads = {
+            argument: read_buffer(module, conv, f"{name}_folded", value.to(weight.dtype))
+            for argument, (name, value) in folded.items()
+        }
+        conv.kwargs = {**conv.kwargs, **reads}
         output.replace_all_uses_with(conv)
     graph.eliminate_dead_code()
-
-
-def _set(
-    module: fx.GraphModule, conv: fx.Node, argument: str, name: str, value: Tensor, like: Tensor
-) -> None:
-    """Gives a conv a new constant argument, in the dtype of like."""
-    name += "_folded"
-    while hasattr(module, name):
-        name += "_"
-    module.register_buffer(name, value.to(like.dtype))
-    with module.graph.inserting_before(conv):
-        read = module.graph.get_attr(name)
-    read.meta = {"val": getattr(module, name)}
-    conv.kwargs = {**conv.kwargs, argument: read}
 
 
 def absorb_padding(module: fx.GraphModule) -> None:
