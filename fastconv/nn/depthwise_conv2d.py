@@ -3,18 +3,17 @@
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastconv import ops
+from fastconv.nn.conv2d import Conv2d
 
 
-class DepthwiseConv2d(nn.Conv2d):
+class DepthwiseConv2d(Conv2d):
     """torch.nn.Conv2d with groups = in_channels: its parameters, keys, repr and initialisation.
 
     Each of `channels` has `multiplier` filters; see :func:`fastconv.ops.depthwise_conv2d`.
     """
-
-    activation: str | None = None
 
     def __init__(
         self,
@@ -37,9 +36,9 @@ class DepthwiseConv2d(nn.Conv2d):
             dilation,
             groups=channels,
             bias=bias,
+            activation=activation,
             **kwargs,
         )
-        self.activation = activation
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: str | tuple[int, ...] = self.padding
@@ -49,7 +48,3 @@ class DepthwiseConv2d(nn.Conv2d):
         return ops.depthwise_conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.activation
         )
-
-    def extra_repr(self) -> str:
-        activation = f", activation={self.activation!r}" if self.activation else ""
-        return super().extra_repr() + activation

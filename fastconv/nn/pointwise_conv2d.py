@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastconv import ops
+from fastconv.nn.conv2d import Conv2d
 
 
-class PointwiseConv2d(nn.Conv2d):
+class PointwiseConv2d(Conv2d):
     """activation(conv1x1(input) + residual); see :func:`fastconv.ops.pointwise_conv2d`.
 
     The parameters, keys and initialisation of ``torch.nn.Conv2d(in_channels, out_channels, 1)``;
@@ -23,14 +24,11 @@ class PointwiseConv2d(nn.Conv2d):
         activation: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(in_channels, out_channels, 1, stride=stride, bias=bias, **options)
-        self.activation = activation
+        super().__init__(
+            in_channels, out_channels, 1, stride, bias=bias, activation=activation, **options
+        )
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         return ops.pointwise_conv2d(
             input, self.weight, self.bias, residual, self.stride, self.activation
         )
-
-    def extra_repr(self) -> str:
-        activation = "" if self.activation is None else f", activation={self.activation!r}"
-        return super().extra_repr() + activation
