@@ -211,6 +211,24 @@ def test_a_conv_whose_result_is_used_twice_keeps_it():
     assert_same(model, fastconv.optimize(model, (x,)), x)
 
 
+def test_a_batch_norm_after_a_computed_bias_stays():
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = (
+                nn.Parameter(torch.randn(4, 4, 1, 1)),
+                nn.Parameter(torch.ones(4)),
+            )
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(F.conv2d(x, self.weight, self.bias * 3))
+
+    model = randomize(Computed())
+    x = torch.randn(2, 4, 5, 5)
+    assert_same(model, fastconv.optimize(model, (x,)), x)
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_efficientnet_lite0(swapped):
     model = randomize(fastconv.models.efficientnet_lite0())

@@ -47,6 +47,9 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
         stats = [constant(module, value) for value in (mean, var)]
         if weight is None or stats[0] is None or stats[1] is None or conv.kwargs["residual"]:
             continue
+        optional = (gamma, beta, conv.kwargs["bias"])
+        if any(value is not None and constant(module, value) is None for value in optional):
+            continue  # computed, as a parametrized bias is
         scale = 1 / (stats[1].double() + eps).sqrt()
         if gamma is not None:
             scale = scale * constant(module, gamma)
