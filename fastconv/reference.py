@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda z: z,
@@ -102,6 +102,21 @@ def residual_add(input: Tensor, residual: Tensor, activation: str | None = None)
     if residual.shape != input.shape:
         residual = zero_padded_shortcut(input, residual)
     return activate(input + residual, activation)
+
+
+class ResidualAdd(nn.Module):
+    """residual_add as a layer, for torch.nn has none."""
+
+    def __init__(self, activation: str | None = "relu") -> None:
+        super().__init__()
+        check_activation(activation)
+        self.activation = activation
+
+    def forward(self, input: Tensor, residual: Tensor) -> Tensor:
+        return residual_add(input, residual, self.activation)
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation!r}"
 
 
 def zero_padded_shortcut(input: Tensor, residual: Tensor) -> Tensor:

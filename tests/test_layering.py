@@ -94,7 +94,7 @@ MAY_IMPORT = {
     "ops": {"_C", "dispatch", "reference"},
     "nn": {"ops", "reference"},
     "data": set(),
-    "models": {"nn", "data"},
+    "models": {"nn", "data", "reference"},
     "optimize": {"_C", "dispatch", "nn", "ops", "reference", "cost"},
 }
 
@@ -138,8 +138,6 @@ def test_lines_fit_and_are_ascii():
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_paths_in_the_manuals_exist(name):
-    if not (ROOT / name).exists():
-        pytest.skip(f"{name} is not written yet")
     text = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
     for quoted in re.findall(r"`([^`\n]+)`", text):
         path = quoted.replace("<op>", "residual_add")

@@ -10,7 +10,12 @@ from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
 
 __all__ = ["BUILDERS", "EfficientNet", "build", "efficientnet_lite0"]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"efficientnet_lite0": efficientnet_lite0}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    builder.__name__: builder
+    for builder in [
+        efficientnet_lite0,
+    ]
+}
 
 
 def build(name: str, **options: Any) -> nn.Module:

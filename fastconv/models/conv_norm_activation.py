@@ -1,18 +1,11 @@
 """Convolution, batch norm, activation: what mobile networks are made of."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 from torch import nn
 
+from fastconv.models.layers import Layers
 from fastconv.models.same_padding import SamePad2d
-
-
-class Layers(Protocol):
-    """Where a network takes its layers from: torch.nn or fastconv.nn."""
-
-    @property
-    def Conv2d(self) -> type[nn.Conv2d]: ...  # noqa: N802
 
 
 class ConvNormActivation(nn.Sequential):

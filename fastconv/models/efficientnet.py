@@ -15,8 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastconv.models.conv_norm_activation import ConvNormActivation, Layers
+from fastconv.models.conv_norm_activation import ConvNormActivation
 from fastconv.models.efficientnet_weights import efficientnet_lite0_weights
+from fastconv.models.layers import Layers
+from fastconv.models.network import Network
 from fastconv.models.weights import load_weights
 
 
@@ -71,7 +73,7 @@ class MBConv(nn.Module):
         return input + output if self.residual else output
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(Network):
     """Stem, stages of MBConv blocks, head, classifier: (N, 3, H, W) -> (N, num_classes).
 
     `conv(in_channels, out_channels, kernel_size, stride, groups, activation)` builds every
@@ -85,9 +87,7 @@ class EfficientNet(nn.Module):
         num_classes: int,
         dropout: float,
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        super().__init__(num_classes)
         channels = STEM_CHANNELS
         features = [conv(3, channels, 3, stride=2)]
         for stage in stages:
@@ -107,6 +107,7 @@ class EfficientNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, input: Tensor) -> Tensor:
+        self.check_image(input)
         return self.classifier(self.avgpool(self.features(input)).flatten(1))
 
 

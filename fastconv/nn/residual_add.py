@@ -1,19 +1,12 @@
 """The residual add as a layer."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastconv import ops
+from fastconv import ops, reference
 
 
-class ResidualAdd(nn.Module):
+class ResidualAdd(reference.ResidualAdd):
     """activation(input + residual); see :func:`fastconv.ops.residual_add`."""
-
-    def __init__(self, activation: str | None = "relu") -> None:
-        super().__init__()
-        self.activation = activation
 
     def forward(self, input: Tensor, residual: Tensor) -> Tensor:
         return ops.residual_add(input, residual, self.activation)
-
-    def extra_repr(self) -> str:
-        return f"activation={self.activation!r}"

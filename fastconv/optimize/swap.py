@@ -6,6 +6,7 @@ from typing import TypeVar
 from torch import nn
 
 import fastconv.nn as fast
+from fastconv import reference
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
 
 M = TypeVar("M", bound=nn.Module)
@@ -22,6 +23,8 @@ def _replacement(module: nn.Module) -> type[nn.Module] | None:
             return fast.Conv2d
     if type(module) is nn.LocalResponseNorm:
         return fast.LocalResponseNorm
+    if type(module) is reference.ResidualAdd:
+        return fast.ResidualAdd
     return None
 
 
@@ -32,7 +35,8 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
     the very same objects, so optimizers and checkpoints go on working. restore_ undoes it.
 
     Args:
-        model: any module; depthwise and 1x1 nn.Conv2d and nn.LocalResponseNorm are swapped.
+        model: any module; depthwise and 1x1 nn.Conv2d, nn.LocalResponseNorm and the residual
+            adds of fastconv.models are swapped.
         filter_fn: called with each candidate's qualified name and module; False leaves it alone.
 
     Returns:
