@@ -4,13 +4,12 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from torch import nn
-
 from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
+from fastconv.models.network import Network
 
 __all__ = ["BUILDERS", "EfficientNet", "build", "efficientnet_lite0"]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
+BUILDERS: dict[str, Callable[..., Network]] = {
     builder.__name__: builder
     for builder in [
         efficientnet_lite0,
@@ -18,7 +17,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(name: str, **options: Any) -> nn.Module:
+def build(name: str, **options: Any) -> Network:
     """The network of this name, with the options of its builder.
 
     Raises ValueError for an unknown name, with the nearest one and the list.
