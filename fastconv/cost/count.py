@@ -1,7 +1,7 @@
 """fastconv.cost: one inference of a model, counted but not computed."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -54,15 +54,9 @@ def cost(
     meter = Meter(model, flops)
     for input in inputs:
         meter.hold(input)
-    with eval_mode(model), torch.no_grad(), meter.watching_modules():
-        if torch.device(device).type == "meta":
-            state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-            state = {name: tensor.to("meta") for name, tensor in state.items()}
-            with flops, meter:
-                torch.func.functional_call(model, state, inputs)
-        else:
-            with flops, meter:
-                model(*inputs)
+    tensors = meta_tensors(model) if torch.device(device).type == "meta" else nullcontext()
+    with eval_mode(model), tensors, torch.no_grad(), meter.watching_modules(), flops, meter:
+        model(*inputs)
 
     layers = meter.layers()
     by_operation = flops.get_flop_counts()["Global"]
@@ -79,9 +73,10 @@ def cost(
 def check_shapes(input_shape: Any) -> list[tuple[int, ...]]:
     """The shapes of the inputs, of which there is one where input_shape holds numbers."""
     sizes = tuple(input_shape)
-    shapes = [tuple(shape) for shape in sizes] if isinstance(sizes[0], Sequence) else [sizes]
+    several = bool(sizes) and isinstance(sizes[0], Sequence)
+    shapes = [tuple(shape) for shape in sizes] if several else [sizes]
     for shape in shapes:
-        if not all(isinstance(size, int) for size in shape):
+        if not shape or not all(isinstance(size, int) for size in shape):
             raise TypeError(f"cost: expected input_shape of integers, got {shape}")
         if min(shape, default=0) < 0:
             raise RuntimeError(f"cost: expected no negative size in input_shape, got {shape}")
@@ -97,3 +92,27 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def meta_tensors(model: nn.Module) -> Iterator[None]:
+    """Has the model work on the meta device; its own tensors come back at the end.
+
+    torch.func.functional_call would do, but it leaves a meta tensor behind in a model that has the
+    same layer twice and its weight in a third (torch 2.13).
+    """
+    tables: list[dict[str, Any]] = []
+    for module in model.modules():
+        tables += [module._parameters, module._buffers]
+    kept = [dict(table) for table in tables]
+    on_meta: dict[Any, Any] = {None: None}
+    try:
+        for table in tables:
+            for name, tensor in table.items():
+                if tensor not in on_meta:
+                    on_meta[tensor] = tensor.to("meta")
+                table[name] = on_meta[tensor]
+        yield
+    finally:
+        for table, tensors in zip(tables, kept, strict=True):
+            table.update(tensors)
