@@ -118,6 +118,16 @@ def test_a_run_on_the_cpu_counts_the_same(swapped):
     assert fastconv.cost(model, (2, 3, 9, 7), device="cpu").to_dict() == on_meta
 
 
+def test_an_optimized_model_costs_the_same_multiplications():
+    model = Everything()
+    expected = fastconv.cost(model, (1, 3, 9, 7))
+    optimized = fastconv.optimize(model.eval(), (torch.randn(1, 3, 9, 7),))
+    for device in ("meta", "cpu"):
+        report = fastconv.cost(optimized, (1, 3, 9, 7), device=device)
+        assert report.multiplications == expected.multiplications
+        assert report.peak_activation_bytes < expected.peak_activation_bytes
+
+
 def test_the_model_stays_as_it_is():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
     model[2].eval()
