@@ -7,15 +7,41 @@ from typing import Any
 from torch import nn
 
 from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
+from fastconv.models.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
 
-__all__ = ["BUILDERS", "EfficientNet", "build", "efficientnet_lite0"]
+__all__ = [
+    "BUILDERS",
+    "BasicBlock",
+    "Bottleneck",
+    "EfficientNet",
+    "ResNet",
+    "build",
+    "efficientnet_lite0",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder
-    for builder in [
-        efficientnet_lite0,
-    ]
-}
+_BUILDERS: list[Callable[..., nn.Module]] = [
+    efficientnet_lite0,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+]
+BUILDERS = {builder.__name__: builder for builder in _BUILDERS}
 
 
 def build(name: str, **options: Any) -> nn.Module:
