@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
+from fastconv.models.googlenet import GoogLeNet, Inception, googlenet, googlenet_lrn
 from fastconv.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -23,9 +24,13 @@ __all__ = [
     "BasicBlock",
     "Bottleneck",
     "EfficientNet",
+    "GoogLeNet",
+    "Inception",
     "ResNet",
     "build",
     "efficientnet_lite0",
+    "googlenet",
+    "googlenet_lrn",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -35,6 +40,8 @@ __all__ = [
 
 _BUILDERS: list[Callable[..., nn.Module]] = [
     efficientnet_lite0,
+    googlenet,
+    googlenet_lrn,
     resnet18,
     resnet34,
     resnet50,
