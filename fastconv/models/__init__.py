@@ -5,16 +5,49 @@ from difflib import get_close_matches
 from typing import Any
 
 from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
+from fastconv.models.googlenet import GoogLeNet, Inception, googlenet, googlenet_lrn
 from fastconv.models.network import Network
+from fastconv.models.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
 
-__all__ = ["BUILDERS", "EfficientNet", "build", "efficientnet_lite0"]
+__all__ = [
+    "BUILDERS",
+    "BasicBlock",
+    "Bottleneck",
+    "EfficientNet",
+    "GoogLeNet",
+    "Inception",
+    "ResNet",
+    "build",
+    "efficientnet_lite0",
+    "googlenet",
+    "googlenet_lrn",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+]
 
-BUILDERS: dict[str, Callable[..., Network]] = {
-    builder.__name__: builder
-    for builder in [
-        efficientnet_lite0,
-    ]
-}
+_BUILDERS: list[Callable[..., Network]] = [
+    efficientnet_lite0,
+    googlenet,
+    googlenet_lrn,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+]
+BUILDERS = {builder.__name__: builder for builder in _BUILDERS}
 
 
 def build(name: str, **options: Any) -> Network:
