@@ -89,12 +89,12 @@ def depthwise_conv2d_backward_weight(
     return torch.func.vjp(of_weight, weight)[1](grad_output)[0], grad_output.sum((0, 2, 3))
 
 
-def shortcut_stride(size: int, wanted: int) -> int:
-    """The smallest stride that takes size pixels to the wanted number, 0 where none does."""
-    if wanted == 0 or size < wanted:
-        return int(size == wanted)
-    stride = -(-size // wanted)
-    return stride if -(-size // stride) == wanted else 0
+def shortcut_stride(size: Sequence[int], wanted: Sequence[int]) -> int:
+    """The smallest stride that takes (height, width) to the wanted one, 0 where none does."""
+    pairs = list(zip(size, wanted, strict=True))
+    # Any stride takes one pixel to one: there the other axis decides.
+    stride = max(-(-have // want) if want else 1 for have, want in pairs)
+    return stride if stride and all(-(-have // stride) == want for have, want in pairs) else 0
 
 
 def residual_add(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
@@ -122,9 +122,9 @@ class ResidualAdd(nn.Module):
 def zero_padded_shortcut(input: Tensor, residual: Tensor) -> Tensor:
     """residual at the size of input: every stride-th pixel, the missing channels zero."""
     fits = input.dim() == 4 and residual.dim() == 4 and residual.shape[0] == input.shape[0]
-    stride = shortcut_stride(residual.shape[2], input.shape[2]) if fits else 0
+    stride = shortcut_stride(residual.shape[2:], input.shape[2:]) if fits else 0
     channels = input.shape[1] - residual.shape[1] if fits else -1
-    if stride == 0 or channels < 0 or -(-residual.shape[3] // stride) != input.shape[3]:
+    if stride == 0 or channels < 0:
         raise RuntimeError(
             "residual_add: expected residual of input's shape, or with fewer channels and a whole "
             f"stride more pixels, got {tuple(residual.shape)} for input {tuple(input.shape)}"

@@ -11,11 +11,14 @@ namespace {
 
 constexpr double kNanosecondsAByte = 0.05;  // 20 GB/s a thread, from the caches
 
-// The smallest stride that takes `from` pixels to `to` pixels, 0 where none does.
-int64_t shortcut_stride(int64_t from, int64_t to) {
-  if (to == 0 || from < to) return from == to ? 1 : 0;
-  const int64_t stride = div_up(from, to);
-  return div_up(from, stride) == to ? stride : 0;
+// The smallest stride that takes height and width of the residual to those of the input, 0 where
+// none does. Any stride takes one pixel to one: there the other axis decides.
+int64_t shortcut_stride(const ResidualAddParams& p) {
+  const int64_t stride = std::max(p.height > 0 ? div_up(p.residual_height, p.height) : 1,
+                                  p.width > 0 ? div_up(p.residual_width, p.width) : 1);
+  const bool fits = stride > 0 && div_up(p.residual_height, stride) == p.height &&
+                    div_up(p.residual_width, stride) == p.width;
+  return fits ? stride : 0;
 }
 
 Tensor residual_add(const Tensor& input, const Tensor& residual,
@@ -43,11 +46,10 @@ Tensor residual_add(const Tensor& input, const Tensor& residual,
     p.height = input.size(2), p.width = input.size(3);
     p.residual_channels = residual.size(1);
     p.residual_height = residual.size(2), p.residual_width = residual.size(3);
-    p.stride = shortcut_stride(p.residual_height, p.height);
+    p.stride = shortcut_stride(p);
     FASTCONV_CHECK(
-        residual.size(0) == p.batch && p.residual_channels <= p.channels && p.stride > 0 &&
-            div_up(p.residual_width, p.stride) == p.width,
-        op, ": expected residual of input's shape, or with fewer channels and a whole stride more ",
+        residual.size(0) == p.batch && p.residual_channels <= p.channels && p.stride > 0, op,
+        ": expected residual of input's shape, or with fewer channels and a whole stride more ",
         "pixels, got ", to_string(residual), " for input ", to_string(input));
   }
 

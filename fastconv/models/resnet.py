@@ -159,9 +159,6 @@ class ResNet(Network):
         super().__init__(num_classes)
         if shortcut not in SHORTCUTS:
             raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
-        if shortcut == "zero_padding":
-            # The add finds the stride from the height, which tells nothing where it is 1.
-            self.least_size = 17
         self.conv1 = layers.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()

@@ -62,7 +62,7 @@ def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
         grad = activation_backward(grad_output, z, ctx.activation)
     if ctx.shortcut is None:
         return grad, grad, None
-    stride = reference.shortcut_stride(ctx.shortcut[2], grad.shape[2])
+    stride = reference.shortcut_stride(ctx.shortcut[2:], grad.shape[2:])
     grad_residual = grad.new_zeros(ctx.shortcut)
     grad_residual[:, :, ::stride, ::stride] = grad[:, : ctx.shortcut[1]]
     return grad, grad_residual, None
