@@ -44,16 +44,17 @@ def settle_batch_norms(model: nn.Module, size: tuple[int, ...]) -> None:
     Without this an untrained deep network answers the same whatever it is shown, so that comparing
     outputs would prove nothing.
     """
+    model.eval()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the plain average
-    model.train()
+        norm.train()
     with torch.no_grad():
         model(torch.randn(4, *size))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    model.eval()
+        norm.eval()
 
 
 def save_job(folder: Path, model: nn.Module, image: Tensor) -> None:
