@@ -94,7 +94,7 @@ MAY_IMPORT = {
     "ops": {"_C", "dispatch", "reference"},
     "nn": {"ops", "reference"},
     "data": set(),
-    "models": {"nn", "data", "reference"},
+    "models": {"nn", "ops", "data", "reference"},
     "optimize": {"_C", "dispatch", "nn", "ops", "reference", "cost"},
 }
 

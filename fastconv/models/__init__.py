@@ -4,8 +4,10 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from fastconv.models.alexnet import AlexNet, alexnet, alexnet_lrn, zfnet, zfnet512
 from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
 from fastconv.models.googlenet import GoogLeNet, Inception, googlenet, googlenet_lrn
+from fastconv.models.lenet import LeNet5, lenet5
 from fastconv.models.network import Network
 from fastconv.models.resnet import (
     BasicBlock,
@@ -17,28 +19,76 @@ from fastconv.models.resnet import (
     resnet101,
     resnet152,
 )
+from fastconv.models.vgg import (
+    VGG,
+    vgg11,
+    vgg11_bn,
+    vgg11_lrn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_1x1,
+    vgg16_1x1_bn,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
 
 __all__ = [
     "BUILDERS",
+    "VGG",
+    "AlexNet",
     "BasicBlock",
     "Bottleneck",
     "EfficientNet",
     "GoogLeNet",
     "Inception",
+    "LeNet5",
     "ResNet",
+    "alexnet",
+    "alexnet_lrn",
     "build",
     "efficientnet_lite0",
     "googlenet",
     "googlenet_lrn",
+    "lenet5",
     "resnet18",
     "resnet34",
     "resnet50",
     "resnet101",
     "resnet152",
+    "vgg11",
+    "vgg11_bn",
+    "vgg11_lrn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_1x1",
+    "vgg16_1x1_bn",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "zfnet",
+    "zfnet512",
 ]
 
 _BUILDERS: list[Callable[..., Network]] = [
-    efficientnet_lite0,
+    lenet5,
+    alexnet,
+    alexnet_lrn,
+    zfnet,
+    zfnet512,
+    vgg11,
+    vgg11_lrn,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16_1x1,
+    vgg16_1x1_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
     googlenet,
     googlenet_lrn,
     resnet18,
@@ -46,6 +96,7 @@ _BUILDERS: list[Callable[..., Network]] = [
     resnet50,
     resnet101,
     resnet152,
+    efficientnet_lite0,
 ]
 BUILDERS = {builder.__name__: builder for builder in _BUILDERS}
 

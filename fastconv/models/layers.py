@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import nn
 
 from fastconv import reference
+from fastconv.ops.local_response_norm import arguments_from_paper
 
 
 class Layers(Protocol):
@@ -20,3 +21,8 @@ class Layers(Protocol):
 def residual_add(layers: Layers, activation: str | None = "relu") -> nn.Module:
     """The residual add of these layers, or that of torch's ops where they have none."""
     return getattr(layers, "ResidualAdd", reference.ResidualAdd)(activation)
+
+
+def local_response_norm(layers: Layers) -> nn.Module:
+    """LRN by the constants of Krizhevsky et al. 2012: n=5, k=2, alpha=1e-4 undivided, beta=0.75."""
+    return layers.LocalResponseNorm(**arguments_from_paper())
