@@ -6,16 +6,64 @@ from typing import Any
 
 from torch import nn
 
-from fastconv.models.efficientnet import EfficientNet, efficientnet_lite0
+from fastconv.models.compound_scaling import Scaling, scale
+from fastconv.models.efficientnet import EfficientNet, efficientnet
+from fastconv.models.efficientnet_b import (
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_b5,
+    efficientnet_b6,
+    efficientnet_b7,
+)
+from fastconv.models.efficientnet_lite import (
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+    efficientnet_lite3,
+    efficientnet_lite4,
+)
 
-__all__ = ["BUILDERS", "EfficientNet", "build", "efficientnet_lite0"]
+__all__ = [
+    "BUILDERS",
+    "EfficientNet",
+    "Scaling",
+    "build",
+    "efficientnet",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
+    "scale",
+]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder
-    for builder in [
-        efficientnet_lite0,
-    ]
-}
+NETWORKS: list[Callable[..., nn.Module]] = [
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_b5,
+    efficientnet_b6,
+    efficientnet_b7,
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+    efficientnet_lite3,
+    efficientnet_lite4,
+]
+BUILDERS = {builder.__name__: builder for builder in NETWORKS}
 
 
 def build(name: str, **options: Any) -> nn.Module:
