@@ -25,10 +25,14 @@ from fastconv.models.efficientnet_lite import (
     efficientnet_lite3,
     efficientnet_lite4,
 )
+from fastconv.models.mobilenet_v1 import MobileNetV1, mobilenet_v1
+from fastconv.models.mobilenet_v2 import MobileNetV2, mobilenet_v2
 
 __all__ = [
     "BUILDERS",
     "EfficientNet",
+    "MobileNetV1",
+    "MobileNetV2",
     "Scaling",
     "build",
     "efficientnet",
@@ -45,10 +49,14 @@ __all__ = [
     "efficientnet_lite2",
     "efficientnet_lite3",
     "efficientnet_lite4",
+    "mobilenet_v1",
+    "mobilenet_v2",
     "scale",
 ]
 
 NETWORKS: list[Callable[..., nn.Module]] = [
+    mobilenet_v1,
+    mobilenet_v2,
     efficientnet_b0,
     efficientnet_b1,
     efficientnet_b2,
