@@ -31,7 +31,8 @@ else:
         except ValueError as _error:
             raise ValueError(f"FASTCONV_ISA: {_error}") from None
     from fastconv import models, nn, ops
+    from fastconv.cost import cost
     from fastconv.explain import explain
     from fastconv.optimize import optimize, restore_, swap_
 
-    __all__ = ["explain", "models", "nn", "ops", "optimize", "restore_", "swap_"]
+    __all__ = ["cost", "explain", "models", "nn", "ops", "optimize", "restore_", "swap_"]

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from torch import nn
-
 from fastconv.models.compound_scaling import Scaling, scale
 from fastconv.models.efficientnet import EfficientNet, efficientnet
 from fastconv.models.efficientnet_b import (
@@ -25,14 +23,31 @@ from fastconv.models.efficientnet_lite import (
     efficientnet_lite3,
     efficientnet_lite4,
 )
+from fastconv.models.googlenet import GoogLeNet, Inception, googlenet, googlenet_lrn
 from fastconv.models.mobilenet_v1 import MobileNetV1, mobilenet_v1
 from fastconv.models.mobilenet_v2 import MobileNetV2, mobilenet_v2
+from fastconv.models.network import Network
+from fastconv.models.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
 
 __all__ = [
     "BUILDERS",
+    "BasicBlock",
+    "Bottleneck",
     "EfficientNet",
+    "GoogLeNet",
+    "Inception",
     "MobileNetV1",
     "MobileNetV2",
+    "ResNet",
     "Scaling",
     "build",
     "efficientnet",
@@ -49,14 +64,19 @@ __all__ = [
     "efficientnet_lite2",
     "efficientnet_lite3",
     "efficientnet_lite4",
+    "googlenet",
+    "googlenet_lrn",
     "mobilenet_v1",
     "mobilenet_v2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
     "scale",
 ]
 
-NETWORKS: list[Callable[..., nn.Module]] = [
-    mobilenet_v1,
-    mobilenet_v2,
+_BUILDERS: list[Callable[..., Network]] = [
     efficientnet_b0,
     efficientnet_b1,
     efficientnet_b2,
@@ -70,11 +90,20 @@ NETWORKS: list[Callable[..., nn.Module]] = [
     efficientnet_lite2,
     efficientnet_lite3,
     efficientnet_lite4,
+    googlenet,
+    googlenet_lrn,
+    mobilenet_v1,
+    mobilenet_v2,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
 ]
-BUILDERS = {builder.__name__: builder for builder in NETWORKS}
+BUILDERS = {builder.__name__: builder for builder in _BUILDERS}
 
 
-def build(name: str, **options: Any) -> nn.Module:
+def build(name: str, **options: Any) -> Network:
     """The network of this name, with the options of its builder.
 
     Raises ValueError for an unknown name, with the nearest one and the list.

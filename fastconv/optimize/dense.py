@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from fastconv.reference import activate
 
@@ -49,3 +50,17 @@ class DenseConv2d(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(
             input, weight, bias, padding, stride, dilation, groups, name, scalars, ""
         )
+
+
+if torch.backends.mkldnn.is_available():
+
+    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+    def flops(
+        input_shape: list[int],
+        weight_shape: list[int],
+        *_args: object,
+        out_shape: list[int],
+        **_kwargs: object,
+    ) -> int:
+        """Those of the convolution, as torch counts it where nothing is fused."""
+        return conv_flop_count(input_shape, weight_shape, out_shape)

@@ -1,48 +1,10 @@
-"""Results as rich tables for a terminal."""
+"""A comparison of rivals."""
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from fastconv.compare import Comparison, Rival
-from fastconv.demo import Answer, Demo
-from fastconv.doctor import Finding
-
-
-def plain_table(title: str) -> Table:
-    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-
-
-def predictions(demo: Demo) -> Table:
-    table = plain_table(f"{demo.model} on {len(demo.predictions)} photos")
-    for column in ("photo", "label", "torch", "p", "fastconv", "p", "right"):
-        table.add_column(column, justify="right" if column == "p" else "left")
-    for row in demo.predictions:
-        table.add_row(
-            row.photo.rsplit("_", 1)[0],
-            short(row.name),
-            *answer(row.torch),
-            *answer(row.fastconv),
-            "yes" if row.fastconv.label == row.label else "[yellow]no",
-            style=None if row.torch.label == row.fastconv.label else "red",
-        )
-    return table
-
-
-def answer(answer: Answer) -> tuple[str, str]:
-    return short(answer.name), f"{answer.probability:.2f}"
-
-
-def short(name: str) -> str:
-    """The first synonym of an ImageNet class name."""
-    return name.split(",")[0]
-
-
-def verdict(demo: Demo) -> str:
-    count = len(demo.predictions)
-    same = "the same predictions" if demo.identical else "[red]not the same predictions[/red]"
-    right = f"torch {demo.right_torch} of {count}, fastconv {demo.right_fastconv} of {count}"
-    return f"Top-1 right: {right}; {same}.\n"
 
 
 def comparison(result: Comparison) -> tuple[Table, str]:
@@ -92,22 +54,3 @@ def rival_cells(rival: Rival) -> tuple[str | Text, ...]:
 def ms(time: float) -> str:
     """Three digits, as many as such a measurement holds."""
     return f"{time:.2f}" if time < 10 else f"{time:.1f}" if time < 100 else f"{time:.0f}"
-
-
-def findings(found: list[Finding]) -> Table:
-    table = plain_table("fastconv doctor")
-    for column in ("", "", "found", "what, or how to get it"):
-        table.add_column(column, overflow="fold")
-    topic = ""
-    for finding in found:
-        if topic and finding.topic != topic:
-            table.add_section()
-        lacking = Text("no", style="red" if finding.needed else "yellow")
-        table.add_row(
-            finding.topic if finding.topic != topic else "",
-            finding.name,
-            Text("yes", style="green") if finding.found else lacking,
-            Text(finding.detail),
-        )
-        topic = finding.topic
-    return table

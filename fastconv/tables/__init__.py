@@ -1,0 +1,22 @@
+"""Results as rich tables for a terminal, and as text and Markdown."""
+
+from fastconv.tables.alternatives import alternatives
+from fastconv.tables.common import as_markdown, as_text
+from fastconv.tables.compare import comparison
+from fastconv.tables.cost import costs, layer_costs
+from fastconv.tables.demo import predictions, verdict
+from fastconv.tables.doctor import findings
+from fastconv.tables.models import models
+
+__all__ = [
+    "alternatives",
+    "as_markdown",
+    "as_text",
+    "comparison",
+    "costs",
+    "findings",
+    "layer_costs",
+    "models",
+    "predictions",
+    "verdict",
+]
