@@ -7,8 +7,10 @@ from fastconv.tables.cost import costs, layer_costs
 from fastconv.tables.demo import predictions, verdict
 from fastconv.tables.doctor import findings
 from fastconv.tables.models import models
+from fastconv.tables.scaling import advice, recommendation
 
 __all__ = [
+    "advice",
     "alternatives",
     "as_markdown",
     "as_text",
@@ -18,5 +20,6 @@ __all__ = [
     "layer_costs",
     "models",
     "predictions",
+    "recommendation",
     "verdict",
 ]
