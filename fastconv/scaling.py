@@ -11,11 +11,11 @@ from fastconv.cost import cost
 from fastconv.machine import cores, processor_name
 from fastconv.models.compound_scaling import Scaling, scale
 from fastconv.models.efficientnet import RESOLUTION, EfficientNet, efficientnet
-from fastconv.optimize import optimize
+from fastconv.optimize.optimize import optimize
 from fastconv.progress import Progress, part, silent
 
 NETWORKS = {"efficientnet_lite0": True, "efficientnet_b0": False}  # name: whether it is Lite
-STEP = 0.25  # of phi: the channels are multiples of 8, so finer steps often change nothing
+STEP = 0.125  # of phi: finer ones seldom change channels, multiples of 8, or blocks
 LEAST, MOST = -4.0, 7.0  # phi of the smallest candidate, and that of EfficientNet-B7
 
 
@@ -40,8 +40,9 @@ class Candidate:
 
 @dataclass
 class Advice:
-    """`best` is the candidate that grows all three together; `candidates` has the base first, then
-    for each way to grow the largest one within the budget, as far as there is one.
+    """`candidates` has the base first, then for each way to grow the largest one that fits the
+    budget, as far as there is one. `best` grows all three, or where there is no room for that the
+    one with most multiplications.
     """
 
     network: str
@@ -116,13 +117,16 @@ def advise(
             if grows == "all three":
                 if largest is None:
                     raise ValueError(f"no {network} is small enough: {described(last)}")
-                best = largest
+                together = largest
             if largest is not None and largest is not base:
                 candidates.append(largest)
         for candidate in candidates:
             if candidate.latency_ms is None:
                 progress(f"measuring the network with {candidate.grows} grown", 1)
                 search.time(candidate)
+        best = together
+        if together is base:
+            best = max(candidates, key=lambda candidate: candidate.multiplications)
     finally:
         torch.set_num_threads(before)
     return Advice(
