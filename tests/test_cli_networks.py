@@ -1,6 +1,7 @@
 """fastconv models and fastconv cost: what they print, and what they say of bad input."""
 
 import json
+import math
 
 import pytest
 from typer.testing import CliRunner
@@ -84,3 +85,21 @@ def test_models_lists_every_network():
     assert 0.96 < lite0["share"] < 0.98
     table = run("models").stdout
     assert all(name in table for name in BUILDERS)
+
+    vggs = ["vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19"]  # A, A-LRN, B to E
+    millions = [entries[name]["parameters"] / 1e6 for name in vggs]
+    assert [math.floor(m + 0.5) for m in millions] == [133, 133, 133, 134, 138, 144]
+    assert 59e3 < entries["lenet5"]["parameters"] < 62e3
+    assert 59e6 < entries["alexnet_lrn"]["parameters"] < 62e6
+    # Multiply-adds: MobileNet v1 table 8, v2 table 4, EfficientNet table 2, ResNet table 1 (which
+    # has the stride of a bottleneck elsewhere).
+    published = {
+        "mobilenet_v1": 569e6,
+        "mobilenet_v2": 300e6,
+        "efficientnet_b0": 0.39e9,
+        "efficientnet_b7": 37e9,
+        "resnet18": 1.8e9,
+        "resnet152": 11.3e9,
+    }
+    for name, number in published.items():
+        assert entries[name]["multiplications"] == pytest.approx(number, rel=0.03), name

@@ -14,17 +14,34 @@ from torch import Tensor, nn
 import fastconv
 from fastconv import models, reference
 from fastconv.peers.model import settle_batch_norms
-from tests.helpers import channels_last, contiguous
+from tests.helpers import channels_last, contiguous, threads
+from tests.known_weights import described
 
 CALLS = [(1, contiguous), (3, channels_last)]
 CLASSES = 7
 ROOM = 4
+# Where two values are nearly equal, rounding decides which of them a ReLU or a max pool lets pass:
+# a few of those moved the gradients by 1 %.
+FLIPS = 0.05
+FIRST = {models.AlexNet: "1", models.VGG: "0"}  # the first fully connected layer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Torch's float64 convolutions open a parallel region a channel: costly on a busy machine."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="module", params=models.BUILDERS)
 def network(request):
     torch.manual_seed(0)
     model = models.build(request.param, num_classes=CLASSES)
+    if isinstance(model, models.AlexNet | models.VGG):
+        # 100 million parameters that are torch's, and none of ours.
+        model.classifier = nn.Linear(
+            model.classifier.get_submodule(FIRST[type(model)]).in_features, CLASSES
+        )
     settle_batch_norms(model, images_of(model, 1).shape[1:])
     yield model.eval()
     del model
@@ -52,59 +69,67 @@ def results(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     output = model(images)
     (output.float() ** 2).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    found = {"output": output.detach(), "images": images.grad, **gradients}
     model.zero_grad()
-    return found
+    return {"output": output.detach(), "images": images.grad, **gradients}
 
 
-def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
-    """For each tensor the norm of what is wrong over the norm of what is right."""
-    assert found.keys() == exact.keys()
+def errors(found: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, float]:
+    """For each tensor the norm of the difference over the norm of what is right."""
+    assert found.keys() == right.keys()
     return {
-        name: float((found[name].double() - right).norm() / right.norm().clamp_min(1e-30))
-        for name, right in exact.items()
+        name: float((found[name].double() - tensor).norm() / tensor.norm().clamp_min(1e-30))
+        for name, tensor in right.items()
     }
 
 
-def assert_as_good(ours: dict[str, float], torchs: dict[str, float], least: float) -> None:
-    """least is an error that is right however exact torch is."""
-    for name, error in ours.items():
-        assert error <= max(ROOM * torchs[name], least), (
-            f"{name}: {error:.2g}, torch {torchs[name]:.2g}"
-        )
+def worst(found: dict[str, float]) -> tuple[float, str]:
+    return max((error, name) for name, error in found.items())
+
+
+def test_swapped_in_float64(network):
+    """No rounding to speak of, so every gradient must be the same in all its digits but a few."""
+    images = images_of(network, 2).double()
+    exact = copy.deepcopy(network).double()
+    right = results(exact, images)
+    for layout in (contiguous, channels_last):
+        error, name = worst(errors(results(fastconv.swap_(exact), layout(images)), right))
+        assert error < 1e-9, name
 
 
 @pytest.mark.parametrize(("batch", "layout"), CALLS)
 def test_swapped(network, batch, layout):
     images = layout(images_of(network, batch))
     plain = results(network, images)
-    fastconv.swap_(network)
     try:
-        ours = results(network, images)
-        assert ours["output"].stride() == plain["output"].stride()
-        for name, p in network.named_parameters():
-            if name in ours:
-                assert ours[name].stride() == p.stride(), name
+        ours = results(fastconv.swap_(network), images)
     finally:
         fastconv.restore_(network)
-    if not any(is_ours(module) for module in network.modules()):
-        assert all(torch.equal(ours[name], plain[name]) for name in plain)
-        return
-    exact = results(copy.deepcopy(network).double(), images.double())
-    assert_as_good(errors(ours, exact), errors(plain, exact), least=1e-5)
+    assert ours["output"].stride() == plain["output"].stride()
+    wrong = [
+        n for n, p in network.named_parameters() if n in ours and ours[n].stride() != p.stride()
+    ]
+    assert not wrong
+    if any(is_ours(module) for module in network.modules()):
+        exact = results(copy.deepcopy(network).double(), images.double())
+        torchs, found = errors(plain, exact), errors(ours, exact)
+        assert found["output"] <= max(ROOM * torchs["output"], 1e-5)
+        assert worst(found)[0] <= max(ROOM * worst(torchs)[0], FLIPS), worst(found)
+    else:
+        assert all(torch.equal(ours[name], tensor) for name, tensor in plain.items())
 
 
 def test_swapped_in_bfloat16(network):
-    images = channels_last(images_of(network, 3))
-    exact = results(copy.deepcopy(network).double(), images.bfloat16().double())
+    images = channels_last(images_of(network, 3)).bfloat16()
+    exact = results(copy.deepcopy(network).double(), images.double())
     half = copy.deepcopy(network).bfloat16()
-    ours = errors(results(fastconv.swap_(half), images.bfloat16()), exact)
+    ours = errors(results(fastconv.swap_(half), images), exact)
     if any(isinstance(module, nn.LocalResponseNorm) for module in network.modules()):
-        # torch has no bfloat16 norm on the CPU; each of some 10 layers rounds to 8 bits.
+        # torch has no bfloat16 norm on the CPU; each of some ten layers rounds to 8 bits.
         assert ours["output"] < 0.05
         return
-    fastconv.restore_(half)
-    assert_as_good(ours, errors(results(half, images.bfloat16()), exact), least=0.02)
+    torchs = errors(results(fastconv.restore_(half), images), exact)
+    assert ours["output"] <= max(ROOM * torchs["output"], 0.02)
+    assert worst(ours)[0] <= max(ROOM * worst(torchs)[0], 0.1), worst(ours)
 
 
 def test_optimized(network):
@@ -116,4 +141,17 @@ def test_optimized(network):
             exact = {"output": exact_network(images.double())}
             plain = errors({"output": network(images)}, exact)
             ours = errors({"output": fast(images)}, exact)
-        assert_as_good(ours, plain, least=1e-5)
+        assert ours["output"] <= max(ROOM * plain["output"], 1e-5)
+
+
+@pytest.mark.parametrize("name", models.BUILDERS)
+def test_built_of_our_layers(name):
+    """The same modules under the same names, ours wherever there is one."""
+    with torch.device("meta"):
+        plain, ours = models.build(name), models.build(name, layers=fastconv.nn)
+    assert described(ours) == described(plain)
+    modules = dict(ours.named_modules())
+    assert list(modules) == [module_name for module_name, _ in plain.named_modules()]
+    for module_name, module in plain.named_modules():
+        mine = type(modules[module_name]).__module__.startswith("fastconv.nn")
+        assert mine == isinstance(module, nn.Conv2d | nn.LocalResponseNorm | reference.ResidualAdd)

@@ -53,6 +53,7 @@ from fastconv.models.vgg import (
     vgg19,
     vgg19_bn,
 )
+from fastconv.models.weights import load_weights
 
 # In the order of their history.
 _builders: list[Callable[..., Network]] = [
@@ -86,6 +87,7 @@ __all__ = [
     "Scaling",
     "build",
     "efficientnet",
+    "load_weights",
     "scale",
     *BUILDERS,
 ]
