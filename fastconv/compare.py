@@ -130,7 +130,7 @@ def compare(
         torch.manual_seed(0)
         network = build_model(model)
         with explained(model, input_size(network)):
-            settle_batch_norms(network, input_size(network))
+            settle_batch_norms(network, torch.randn(4, *input_size(network)))
     image = torch.randn(batch, *input_size(network), generator=torch.Generator().manual_seed(0))
     with explained(model, input_size(network)), torch.no_grad():
         expected = network.eval()(image)

@@ -137,7 +137,7 @@ def test_a_network_that_takes_no_such_image(monkeypatch):
 def test_settled_batch_norms_let_the_input_through():
     torch.manual_seed(0)
     model = build_model(MODEL)
-    settle_batch_norms(model, (3, 16, 16))
+    settle_batch_norms(model, torch.randn(4, 3, 16, 16))
     assert not model.training
     assert model[1].momentum == 0.1
     images = torch.randn(64, 3, 16, 16)

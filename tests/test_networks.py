@@ -20,6 +20,10 @@ from tests.known_weights import described
 CALLS = [(1, contiguous), (3, channels_last)]
 CLASSES = 7
 ROOM = 4
+ONE_OF_EACH_KIND = (
+    *("alexnet_lrn", "vgg16_1x1", "googlenet_lrn", "resnet50"),
+    *("mobilenet_v1", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0"),
+)
 # Where two values are nearly equal, rounding decides which of them a ReLU or a max pool lets pass:
 # a few of those moved the gradients by 1 %.
 FLIPS = 0.05
@@ -42,16 +46,20 @@ def network(request):
         model.classifier = nn.Linear(
             model.classifier.get_submodule(FIRST[type(model)]).in_features, CLASSES
         )
-    settle_batch_norms(model, images_of(model, 1).shape[1:])
+    settle_batch_norms(model, images_of(model, 4))
     yield model.eval()
     del model
     gc.collect()
 
 
 def images_of(model: nn.Module, batch: int) -> Tensor:
+    """The first of the images to which the batch norms were settled: on others a deep network with
+    random weights is chaotic.
+    """
     channels = model.input_size[0]
     side = max(model.least_size, 48) if model.least_size != model.input_size[1] else 32
-    return torch.randn(batch, channels, side, side)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, channels, side, side, generator=generator)[:batch]
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -142,6 +150,23 @@ def test_optimized(network):
             plain = errors({"output": network(images)}, exact)
             ours = errors({"output": fast(images)}, exact)
         assert ours["output"] <= max(ROOM * plain["output"], 1e-5)
+
+
+def test_optimized_in_bfloat16(network, request):
+    name = request.node.callspec.params["network"]
+    if name not in ONE_OF_EACH_KIND:
+        pytest.skip("capturing it again takes seconds, and its blocks are those of another")
+    images = images_of(network, 3)
+    fast = fastconv.optimize(network, (images[:1],), dtype=torch.bfloat16)
+    with torch.no_grad():
+        exact = {"output": copy.deepcopy(network).double()(images.double())}
+        if any(isinstance(module, nn.LocalResponseNorm) for module in network.modules()):
+            torchs = {"output": 0.0}  # torch has no bfloat16 norm on the CPU
+        else:
+            half = copy.deepcopy(network).bfloat16()
+            torchs = errors({"output": half(images.bfloat16())}, exact)
+        ours = errors({"output": fast(images)}, exact)
+    assert ours["output"] <= max(ROOM * torchs["output"], 0.03)
 
 
 @pytest.mark.parametrize("name", models.BUILDERS)

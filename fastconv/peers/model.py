@@ -38,8 +38,8 @@ def input_size(model: nn.Module) -> tuple[int, ...]:
     return tuple(getattr(model, "input_size", DEFAULT_INPUT_SIZE))
 
 
-def settle_batch_norms(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Gives untrained batch norms the statistics of random images.
+def settle_batch_norms(model: nn.Module, images: Tensor) -> None:
+    """Gives untrained batch norms the statistics of these images.
 
     Without this an untrained deep network answers the same whatever it is shown, so that comparing
     outputs would prove nothing.
@@ -51,7 +51,7 @@ def settle_batch_norms(model: nn.Module, size: tuple[int, ...]) -> None:
         norm.momentum = None  # the plain average
         norm.train()
     with torch.no_grad():
-        model(torch.randn(4, *size))
+        model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
