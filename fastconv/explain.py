@@ -9,13 +9,37 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastconv import _C
 from fastconv.dispatch import listen
+from fastconv.ops.conv2d import is_depthwise, is_pointwise
 
-# torch's convolutions: the layers a user may expect to see served by a kernel of ours.
-_TORCH_CONVOLUTIONS = ("aten::convolution", "aten::mkldnn_convolution", "mkldnn::_convolution")
+# torch's convolutions: the layers a user may expect to see served by a kernel of ours. In inference
+# mode, as within optimize, they come by their public names: conv2d, conv_transpose2d, ...
+_TORCH_CONVOLUTIONS = ("aten::conv", "aten::mkldnn_convolution", "mkldnn::_convolution")
 
 
 def _counts() -> dict[tuple[str, str, str], int]:
     return {(op, name, when): count for op, name, when, count in _C.variants()}
+
+
+def _why_torch(op: str, arguments: dict[str, Any]) -> str:
+    """Why torch runs the convolution of these arguments, in the words of its shape."""
+    # oneDNN's fused convolution calls the weight W; the others follow aten's names.
+    weight: Tensor = arguments["weight"] if "weight" in arguments else arguments["W"]
+    shape = tuple(weight.shape)
+    groups, padding = arguments.get("groups", 1), arguments.get("padding", 0)
+    window = "x".join(str(size) for size in shape[2:])
+    if arguments.get("transposed") or "transpose" in op:
+        return f"transposed {window}: no kernel of ours"
+    if len(shape) != 4:
+        return f"{len(shape) - 2}d: our kernels are 2d"
+    if is_depthwise(shape, groups):
+        return f"depthwise {window} called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
+    if groups > 1:
+        return f"{groups} groups, {window}: neither depthwise nor 1x1 over all channels"
+    if is_pointwise(shape, groups, padding):
+        return f"{window} called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
+    if window == "1x1":
+        return "dense 1x1 with padding: our 1x1 has none"
+    return f"dense {window}: our kernels are depthwise or 1x1"
 
 
 class _Recorder(TorchDispatchMode):
@@ -40,7 +64,9 @@ class _Recorder(TorchDispatchMode):
                     _, variant, when = key
                     self.add(op, args[0], f"cpu ({_C.isa()})", variant, when)
         elif func._schema.name.startswith(_TORCH_CONVOLUTIONS):
-            self.add(op, args[0], "torch", "", "a convolution that is not ours")
+            names = (argument.name for argument in func._schema.arguments)
+            arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
+            self.add(op, args[0], "torch", "", _why_torch(op, arguments))
         return output
 
 

