@@ -11,6 +11,9 @@ template <class S>
 struct GemmTile {
   const S* a;              // (rows, depth)
   int64_t a_row, a_depth;  // strides of a in elements; one of the two is 1
+  // The depth of a may come in blocks of depth_block columns that lie together, a_block elements
+  // from one to the next; depth_block 0: in one.
+  int64_t depth_block, a_block;
   const S* b;              // (depth, columns)
   int64_t b_row;           // elements from a row of b to the next
   S* c;                    // (rows, columns)
