@@ -25,8 +25,9 @@ struct InvertedResidualShape {
   FASTCONV_INLINE int64_t pixels() const { return out_height * out_width; }
 };
 
-// Activations are dense and channels_last. The 1x1 weights are (in, out) in memory, the depthwise
-// weight (taps, hidden): what pack_pointwise_weight and pack_depthwise_weight of fastconv.ops give.
+// Activations are dense and channels_last. The 1x1 weights are (in, out) in memory, rows a stride
+// apart, the depthwise weight (taps, hidden): the order that pack_pointwise_weight and
+// pack_depthwise_weight of fastconv.ops give.
 struct InvertedResidualParams : InvertedResidualShape {
   const float* input;          // (batch, in_channels, height, width)
   const float* expand_weight;  // (in_channels, hidden), null without expansion
@@ -38,7 +39,8 @@ struct InvertedResidualParams : InvertedResidualShape {
   const float* residual;        // as output, or null
   float* output;                // (batch, out_channels, out_height, out_width)
 
-  Activation activation;  // after expand and depthwise
+  int64_t expand_row, project_row;  // elements from a row of the weight to the next
+  Activation activation;            // after expand and depthwise
   Activation project_activation;
 };
 

@@ -114,35 +114,43 @@ Tensor by_parts(const Block& b) {
                           b.project_activation);
 }
 
-// Weights in the order of the kernel: their own memory, or copies made in turn in one buffer.
-class Weights {
- public:
-  // Bytes of the buffer, before memory is given.
-  int64_t bytes = 0;
+// A weight as the kernel reads it: rows of output channels, in its own memory or in a copy.
+struct Matrix {
+  InvertedResidualPackParams copy;
+  int64_t row;    // elements from a row to the next
+  int64_t bytes;  // of the copy, zero where none is needed
 
-  void plan(const Tensor& weight, int64_t out_stride, int64_t in_stride) {
+  Matrix(const Tensor& weight, int64_t out_stride, int64_t in_stride, bool any_row) {
     const int64_t out = weight.size(0), in = weight.numel() / out;
-    const bool ready = (out == 1 || out_stride == 1) && (in == 1 || in_stride == out);
-    copies_.push_back({static_cast<const float*>(weight.const_data_ptr()), out, in, out_stride,
-                       in_stride, nullptr});
-    ready_.push_back(ready);
-    if (!ready) bytes += (weight.numel() * 4 + 63) / 64 * 64;
+    const bool ready = (out == 1 || out_stride == 1) && in_stride >= out &&
+                       (any_row || in_stride == out || in == 1);
+    copy = {static_cast<const float*>(weight.const_data_ptr()),
+            out,
+            in,
+            out_stride,
+            in_stride,
+            nullptr};
+    row = ready ? in_stride : out;
+    bytes = ready ? 0 : (weight.numel() * int64_t(sizeof(float)) + 63) / 64 * 64;
   }
 
-  const float* next(char*& memory) {
-    InvertedResidualPackParams& copy = copies_[at_];
-    if (ready_[at_++]) return copy.weight;
+  // Makes the copy, if any, at memory, and steps past it.
+  const float* place(char*& memory) {
+    if (bytes == 0) return copy.weight;
     copy.packed = reinterpret_cast<float*>(memory);
-    memory += (copy.out_channels * copy.in_channels * 4 + 63) / 64 * 64;
+    memory += bytes;
     inverted_residual_kernels().pack(copy);
     return copy.packed;
   }
-
- private:
-  std::vector<InvertedResidualPackParams> copies_;
-  std::vector<bool> ready_;
-  size_t at_ = 0;
 };
+
+Matrix pointwise_matrix(const Tensor& weight) {
+  return {weight, weight.stride(0), weight.stride(1), true};
+}
+
+Matrix depthwise_matrix(const Tensor& weight) {
+  return {weight, weight.stride(0), weight.stride(3), false};
+}
 
 const float* floats(const Optional& t) {
   return t ? static_cast<const float*>(t->const_data_ptr()) : nullptr;
@@ -177,36 +185,35 @@ Tensor run(const Block& b) {
       b.depthwise_weight.stride(2) == b.depthwise_weight.stride(3) * p.kernel_w;
   const Tensor filters =
       rows_follow ? b.depthwise_weight : dense(b.depthwise_weight, Layout::kNCHW);
-  Weights weights;
-  if (p.expands) {
-    weights.plan(*b.expand_weight, b.expand_weight->stride(0), b.expand_weight->stride(1));
-  }
-  weights.plan(filters, filters.stride(0), filters.stride(3));
-  weights.plan(b.project_weight, b.project_weight.stride(0), b.project_weight.stride(1));
+  std::optional<Matrix> expand;
+  if (p.expands) expand.emplace(pointwise_matrix(*b.expand_weight));
+  Matrix depthwise = depthwise_matrix(filters), project = pointwise_matrix(b.project_weight);
 
   const InvertedResidualKernels& kernels = inverted_residual_kernels();
   const InvertedResidualPlan plan = kernels.plan(p);
+  const int64_t copies = (expand ? expand->bytes : 0) + depthwise.bytes + project.bytes;
   char* shared = nullptr;
-  if (plan.hidden_bytes + weights.bytes > 0) {
-    shared = static_cast<char*>(scratch(Purpose::kShared, plan.hidden_bytes + weights.bytes));
+  if (plan.hidden_bytes + copies > 0) {
+    shared = static_cast<char*>(scratch(Purpose::kShared, plan.hidden_bytes + copies));
   }
   float* hidden = reinterpret_cast<float*>(shared);
   char* memory = shared + plan.hidden_bytes;
-  p.expand_weight = p.expands ? weights.next(memory) : nullptr;
-  p.depthwise_weight = weights.next(memory);
-  p.project_weight = weights.next(memory);
+  p.expand_weight = expand ? expand->place(memory) : nullptr;
+  p.depthwise_weight = depthwise.place(memory);
+  p.project_weight = project.place(memory);
+  p.expand_row = expand ? expand->row : 0, p.project_row = project.row;
 
   count(variant);
   const double taps = double(p.kernel_h) * p.kernel_w, images = double(p.batch) * p.hidden;
   const double hide =
       2 * images * (double(p.expands) * p.height * p.width * p.in_channels + p.pixels() * taps);
-  const double project = 2 * images * p.pixels() * p.out_channels;
+  const double projection = 2 * images * p.pixels() * p.out_channels;
   const auto own = [&] { return static_cast<float*>(scratch(Purpose::kOwn, plan.scratch_bytes)); };
   if (plan.hide_units > 0) {
     parallel(plan.hide_units, hide / kFlopsANanosecond / plan.hide_units,
              [&](int64_t begin, int64_t end) { kernels.hide(p, hidden, own(), begin, end); });
   }
-  const double flops = plan.hide_units > 0 ? project : hide + project;
+  const double flops = plan.hide_units > 0 ? projection : hide + projection;
   parallel(plan.units, flops / kFlopsANanosecond / plan.units,
            [&](int64_t begin, int64_t end) { kernels.run(p, hidden, own(), begin, end); });
   return output;

@@ -99,6 +99,16 @@ void tile(const GemmTile<S>& t) {
   }
 
   const V low = V::set1(t.low), high = V::set1(t.high);
+  if (last == L && t.residual == nullptr && !t.streams) {  // most tiles: no branch a vector
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) {
+        store(t.c + i * t.c_row + j * L, min(high, max(low, acc[i][j])));
+      }
+    }
+    return;
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
     S* c = t.c + i * t.c_row;

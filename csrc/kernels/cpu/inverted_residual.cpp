@@ -60,7 +60,7 @@ void project(const InvertedResidualParams& p, const Projection& from, int64_t be
   GemmTile<float> t{};
   t.a_row = kHiddenPanel, t.a_depth = 1, t.depth = p.hidden;
   t.depth_block = kHiddenPanel, t.a_block = from.panel;
-  t.b_row = t.c_row = t.residual_row = p.out_channels;
+  t.b_row = p.project_row, t.c_row = t.residual_row = p.out_channels;
   t.low = clamps && act != Activation::kNone ? 0 : -kInfinity;
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
   const int64_t tiles = row_tile_count(from.count);

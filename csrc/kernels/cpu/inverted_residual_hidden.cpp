@@ -144,7 +144,7 @@ void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, 
   const bool clamps = is_clamp(p.activation);
   GemmTile<float> t{};
   t.a_row = p.in_channels, t.a_depth = 1, t.depth = p.in_channels;
-  t.b = p.expand_weight + panel * kHiddenPanel, t.b_row = p.hidden;
+  t.b = p.expand_weight + panel * kHiddenPanel, t.b_row = p.expand_row;
   t.bias = p.expand_bias ? p.expand_bias + panel * kHiddenPanel : nullptr;
   t.c_row = kHiddenPanel;
   t.columns = min_of(kHiddenPanel, p.hidden - panel * kHiddenPanel);
