@@ -62,7 +62,10 @@ FASTCONV_INLINE bool inverted_residual_is_fused(const InvertedResidualShape& s) 
 // amid an image computes the kernel's overlap once more. Channels: first each panel of hidden
 // channels over the whole image, then the projection: no overlap and each weight is read by one
 // thread, but what is hidden passes from core to core.
-constexpr int64_t kInvertedResidualSmallMap = 14 * 14;
+// One image on 2 cores of a Zen 5, us by rows / by channels: 384 -> 64, 14x14: 59 / 72; 480 -> 80,
+// 14x14: 91 / 107; 192 -> 32, 28x28: 57 / 97; 960 -> 160, 7x7: 143 / 105; 576 -> 160, 14x14 to 7x7:
+// 149 / 93 (the kernels alone, spinning threads).
+constexpr int64_t kInvertedResidualSmallMap = 7 * 7;
 
 FASTCONV_INLINE bool inverted_residual_by_channels(const InvertedResidualShape& s) {
   return s.batch == 1 && s.pixels() <= kInvertedResidualSmallMap;

@@ -50,9 +50,9 @@ def _is_plain_pointwise(node: fx.Node) -> bool:
 
 def _has_kernel(module: fx.GraphModule, convs: list[fx.Node], dtype: torch.dtype | None) -> bool:
     """Whether the op has a fused kernel for a depthwise convolution followed by a pointwise one."""
-    depthwise = convs[0].kwargs
+    depthwise: dict[str, Any] = convs[0].kwargs
     out_channels, _, height, width = shape_of(depthwise["weight"])
-    (rows, columns), dilation = depthwise["stride"], depthwise["dilation"]  # type: ignore
+    (rows, columns), dilation = depthwise["stride"], depthwise["dilation"]
     return (
         all(_is_float32(module, conv, dtype) for conv in convs)
         and out_channels == shape_of(depthwise["input"])[1]

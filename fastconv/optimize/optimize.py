@@ -108,8 +108,9 @@ def optimize(
     """A new module that computes what model computes at inference, on our kernels.
 
     The model is captured by torch.export; batch norms are folded, activations, residual adds and
-    zero padding fused into the convolutions, chains of them into blocks, weights packed, and one layout (channels_last) kept
-    from end to end. The model itself is not changed and shares no weights with the result.
+    zero padding fused into the convolutions, chains of them into blocks, weights packed, and one
+    layout (channels_last) kept from end to end. The model itself is not changed and shares no
+    weights with the result.
 
     Args:
         model: in eval mode, on the CPU.
