@@ -11,7 +11,7 @@ from fastconv.cost import cost
 from fastconv.machine import cores, processor_name
 from fastconv.models.compound_scaling import Scaling, scale
 from fastconv.models.efficientnet import RESOLUTION, EfficientNet, efficientnet
-from fastconv.optimize import optimize
+from fastconv.optimize.optimize import optimize
 from fastconv.progress import Progress, part, silent
 
 NETWORKS = {"efficientnet_lite0": True, "efficientnet_b0": False}  # name: whether it is Lite

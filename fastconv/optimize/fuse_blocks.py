@@ -39,9 +39,9 @@ def _only_reader(node: fx.Node, kind: Any) -> fx.Node | None:
     """The convolution of this kind that makes the input of node, and of no other node."""
     if not is_conv(node):
         return None
-    source = node.kwargs["input"]
+    source: Any = node.kwargs["input"]
     fits = is_conv(source) and kind(source) and only_user(source) is node
-    return source if fits and node.kwargs["residual"] is not source else None  # type: ignore
+    return source if fits and node.kwargs["residual"] is not source else None
 
 
 def _is_plain_pointwise(node: fx.Node) -> bool:
