@@ -217,3 +217,45 @@ def pointwise_conv2d_backward(
     if output_mask[2]:
         for_bias = grad_output.sum((0, 2, 3))
     return for_input, for_weight, for_bias
+
+
+def separable_conv2d(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    pointwise_bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str | None = None,
+    pointwise_activation: str | None = None,
+) -> Tensor:
+    """Depthwise, then pointwise, each with bias and activation."""
+    hidden = depthwise_conv2d(
+        input, depthwise_weight, depthwise_bias, stride, padding, dilation, activation
+    )
+    return pointwise_conv2d(
+        hidden, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
+    )
+
+
+def inverted_residual(
+    input: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
+) -> Tensor:
+    """Expand and depthwise, each with bias and activation, then project (+ input)."""
+    hidden = pointwise_conv2d(input, expand_weight, expand_bias, None, (1, 1), activation)
+    weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
+    added = input if residual else None
+    return separable_conv2d(hidden, *weights, added, stride, padding, (1, 1), activation)

@@ -21,6 +21,14 @@ CALLS = {
         (2, 8, 9, 7),
         (16, 1, 5, 5),
     ),
+    "inverted_residual": (
+        lambda x, a, b, c: ops.inverted_residual(x, a, None, b, None, c, None, padding=1),
+        *((2, 8, 5, 7), (16, 8, 1, 1), (16, 1, 3, 3), (6, 16, 1, 1)),
+    ),
+    "separable_conv2d": (
+        lambda x, a, b: ops.separable_conv2d(x, a, None, b, None, padding=1),
+        *((2, 8, 5, 7), (8, 1, 3, 3), (6, 8, 1, 1)),
+    ),
     "pointwise_conv2d": (ops.pointwise_conv2d, (2, 8, 5, 7), (6, 8, 1, 1), (6,), (2, 6, 5, 7)),
 }
 each_call = pytest.mark.parametrize(

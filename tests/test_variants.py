@@ -37,6 +37,15 @@ def pointwise(layout, pack=lambda weight: weight):
     ops.pointwise_conv2d(x, pack(weight)).sum().backward()
 
 
+def block(expands, size, layout=channels_last):
+    x, filters = layout(torch.randn(1, 8, size, size)), torch.randn(8, 1, 3, 3)
+    matrix = torch.randn(8, 8, 1, 1)
+    if expands:
+        ops.inverted_residual(x, matrix, None, filters, None, matrix, None, padding=1)
+    else:
+        ops.separable_conv2d(x, filters, None, matrix, None, padding=1)
+
+
 CALLS = {
     "activation_backward.elementwise": lambda: gradient(ops.residual_add, (5,), (5,)),
     "residual_add.same_size": lambda: add((1, 4, 4, 4)),
@@ -46,6 +55,12 @@ CALLS = {
     "pointwise_conv2d.nhwc_packing": partial(pointwise, channels_last),
     "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
 }
+for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items():
+    CALLS |= {
+        f"{op}.rows": partial(block, expands, 15),
+        f"{op}.channels": partial(block, expands, 7),
+        f"{op}.parts": partial(block, expands, 7, contiguous),
+    }
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
         f"local_response_norm.{name}": partial(normalise, layout),
@@ -70,7 +85,7 @@ def test_the_table_holds_every_variant():
 
 @pytest.mark.parametrize("variant", CALLS)
 def test_variant_is_reached(variant):
-    if fastconv._C.isa() == "scalar" and re.search(r"_k\d", variant):
+    if fastconv._C.isa() == "scalar" and re.search(r"_k\d|\.rows|\.channels", variant):
         pytest.skip("register tiles need vectors")
     with reaches(variant):
         CALLS[variant]()

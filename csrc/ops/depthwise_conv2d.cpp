@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "../kernels/cpu/registry.h"
+#include "convolutions.h"
 #include "scratch.h"
 #include "tensor.h"
 

@@ -26,5 +26,16 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "pointwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
+  // The blocks are for inference: their gradients are those of their reference.
+  m.def(
+      "inverted_residual(Tensor input, Tensor expand_weight, Tensor? expand_bias, "
+      "Tensor depthwise_weight, Tensor? depthwise_bias, Tensor project_weight, "
+      "Tensor? project_bias, SymInt[2] stride, SymInt[4] padding, str? activation=None, "
+      "bool residual=False) -> Tensor");
+  m.def(
+      "separable_conv2d(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, "
+      "Tensor pointwise_weight, Tensor? pointwise_bias, Tensor? residual, SymInt[2] stride, "
+      "SymInt[4] padding, SymInt[2] dilation, str? activation=None, "
+      "str? pointwise_activation=None) -> Tensor");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
 }

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "../kernels/cpu/registry.h"
+#include "convolutions.h"
 #include "scratch.h"
 #include "tensor.h"
 
@@ -71,6 +72,8 @@ void run(const PointwiseConv2dParams& p) {
   });
 }
 
+}  // namespace
+
 Tensor pointwise_conv2d(const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
                         const std::vector<int64_t>& stride,
@@ -97,6 +100,8 @@ Tensor pointwise_conv2d(const Tensor& input, const Tensor& weight,
   run(p);
   return output;
 }
+
+namespace {
 
 // A product with the transposed weight; a stride above one then spreads its pixels over zeros.
 Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,

@@ -154,6 +154,13 @@ def _autograd_function(
     )
 
 
+def differentiates(*tensors: Tensor | None) -> bool:
+    """Whether a gradient or a transform of torch.func may be wanted of a call on these tensors."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 class BackwardOp(Op):
     """The backward pass of an op; its own derivative is that of its reference, in eager torch."""
 
@@ -165,15 +172,24 @@ class BackwardOp(Op):
         reference: Callable[..., Any],
         fake: Callable[..., Any],
         batched: Sequence[int] = (),
+        autocast: bool = False,
     ) -> None:
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.save_for_backward(*inputs[:tensors])
             ctx.rest = inputs[tensors:]
 
         def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-            vjp = torch.func.vjp(lambda *t: reference(*t, *ctx.rest), *ctx.saved_tensors)[1]
+            saved = ctx.saved_tensors
+            given = [i for i, tensor in enumerate(saved) if tensor is not None]
+
+            def of_given(*tensors: Tensor) -> Any:
+                values = dict(zip(given, tensors, strict=True))
+                return reference(*(values.get(i) for i in range(len(saved))), *ctx.rest)
+
+            vjp = torch.func.vjp(of_given, *(saved[i] for i in given))[1]
             gradients = vjp(cotangents[0] if len(cotangents) == 1 else cotangents)
-            return *gradients, *(None for _ in ctx.rest)
+            of = dict(zip(given, gradients, strict=True))
+            return *(of.get(i) for i in range(len(saved))), *(None for _ in ctx.rest)
 
         super().__init__(
             name,
@@ -183,4 +199,21 @@ class BackwardOp(Op):
             setup_context=setup_context,
             backward=backward,
             batched=batched,
+            autocast=autocast,
+        )
+
+
+class FusedOp(BackwardOp):
+    """A block of ops for inference; torch.autocast casts its tensors as it does for the parts."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tensors: int,
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+    ) -> None:
+        super().__init__(
+            name, tensors=tensors, reference=reference, fake=fake, batched=(0,), autocast=True
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -60,7 +61,11 @@ def pointwise_conv2d(
 
 def pack_pointwise_weight(weight: Tensor) -> Tensor:
     """The same weight, (O, C, 1, 1), in the memory order (C, O) that channels_last inputs read."""
-    return weight.transpose(0, 1).contiguous().transpose(0, 1)
+    rows = weight.transpose(0, 1).contiguous()
+    # Rows whole pages apart share the same sets of the caches: rows_share_cache_sets in csrc.
+    if rows.shape[0] > 1 and rows.shape[1] * rows.element_size() % 4096 == 0:
+        rows = F.pad(rows, (0, 0, 0, 0, 0, 16))[:, :-16]
+    return rows.transpose(0, 1)
 
 
 def fake(

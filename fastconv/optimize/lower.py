@@ -19,6 +19,8 @@ def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, A
     for node in list(module.graph.nodes):
         if is_conv(node):
             receipt.append(_lower_conv(module, node))
+        elif "receipt" in node.meta:
+            receipt.append(node.meta["receipt"])
         elif node.target is aten.view.default:
             node.target = aten.reshape.default  # the pixels may now lie in another order
     _one_layout(module.graph, dtype)

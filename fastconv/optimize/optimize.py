@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastconv.optimize.capture import Captured, capture
 from fastconv.optimize.conv import canonicalize
+from fastconv.optimize.fuse_blocks import fuse_blocks
 from fastconv.optimize.lower import lower
 from fastconv.optimize.passes import (
     absorb_padding,
@@ -107,8 +108,9 @@ def optimize(
     """A new module that computes what model computes at inference, on our kernels.
 
     The model is captured by torch.export; batch norms are folded, activations, residual adds and
-    zero padding fused into the convolutions, weights packed, and one layout (channels_last) kept
-    from end to end. The model itself is not changed and shares no weights with the result.
+    zero padding fused into the convolutions, chains of them into blocks, weights packed, and one
+    layout (channels_last) kept from end to end. The model itself is not changed and shares no
+    weights with the result.
 
     Args:
         model: in eval mode, on the CPU.
@@ -146,6 +148,7 @@ def optimize(
         return _swapped(model, dtype, error)
     for transform in PASSES:
         transform(captured.graph)
+    fuse_blocks(captured.graph, dtype)
     return OptimizedModule(captured, example_inputs, lower(captured.graph, dtype))
 
 

@@ -64,9 +64,9 @@ void tile(const GemmTile<S>& t) {
     forget_origin(a[i]);
   }
   const S* b = t.b;
-  const auto advance = [&](int64_t steps) __attribute__((always_inline)) {
+  const auto advance = [&](int64_t elements) __attribute__((always_inline)) {
     for (int i = 0; i < kPointers; ++i) {
-      a[i] += steps * a_depth;
+      a[i] += elements;
       forget_origin(a[i]);
     }
   };
@@ -84,17 +84,31 @@ void tile(const GemmTile<S>& t) {
       for (int j = 0; j < NV; ++j) acc[i][j] = fma(x, row[j], acc[i][j]);
     }
   };
-  int64_t k = t.depth;
-  for (; k >= 4; k -= 4) {
-    step(0), step(1), step(2), step(3);
-    advance(4);
-  }
-  for (; k > 0; --k) {
-    step(0);
-    advance(1);
+  const int64_t block = t.depth_block > 0 ? t.depth_block : t.depth;
+  for (int64_t left = t.depth; left > 0; left -= block) {
+    int64_t k = min_of(left, block);
+    for (; k >= 4; k -= 4) {
+      step(0), step(1), step(2), step(3);
+      advance(4 * a_depth);
+    }
+    for (; k > 0; --k) {
+      step(0);
+      advance(a_depth);
+    }
+    advance(t.a_block - block * a_depth);
   }
 
   const V low = V::set1(t.low), high = V::set1(t.high);
+  if (last == L && t.residual == nullptr && !t.streams) {  // most tiles: no branch a vector
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) {
+        store(t.c + i * t.c_row + j * L, min(high, max(low, acc[i][j])));
+      }
+    }
+    return;
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
     S* c = t.c + i * t.c_row;

@@ -11,13 +11,16 @@ template <class S>
 struct GemmTile {
   const S* a;              // (rows, depth)
   int64_t a_row, a_depth;  // strides of a in elements; one of the two is 1
-  const S* b;              // (depth, columns)
-  int64_t b_row;           // elements from a row of b to the next
-  S* c;                    // (rows, columns)
-  int64_t c_row;           // elements from a row of c to the next
-  const S* residual;       // (rows, columns) or null; may be c itself
-  int64_t residual_row;    // elements from a row of residual to the next
-  const S* bias;           // null, or one value a row, or one a column
+  // The depth of a may come in blocks of depth_block columns that lie together, a_block elements
+  // from one to the next; depth_block 0: in one.
+  int64_t depth_block, a_block;
+  const S* b;            // (depth, columns)
+  int64_t b_row;         // elements from a row of b to the next
+  S* c;                  // (rows, columns)
+  int64_t c_row;         // elements from a row of c to the next
+  const S* residual;     // (rows, columns) or null; may be c itself
+  int64_t residual_row;  // elements from a row of residual to the next
+  const S* bias;         // null, or one value a row, or one a column
   bool bias_is_per_row;
   int64_t rows, columns, depth;  // rows <= kTileRows, columns <= kTileColumns<S>
   S low, high;

@@ -4,6 +4,7 @@
 #include "../activation_backward.h"
 #include "../common/types.h"
 #include "../depthwise_conv2d.h"
+#include "../inverted_residual.h"
 #include "../local_response_norm.h"
 #include "../pointwise_conv2d.h"
 #include "../residual_add.h"
@@ -22,6 +23,7 @@ bool set_isa(Isa isa);
 
 #define FASTCONV_FOR_EACH_OP(X)                                \
   X(depthwise_conv2d, DepthwiseConv2dKernels)                  \
+  X(inverted_residual, InvertedResidualKernels)                \
   X(local_response_norm, LocalResponseNormKernels)             \
   X(local_response_norm_backward, LocalResponseNormKernels)    \
   X(residual_add, ResidualAddKernels)                          \

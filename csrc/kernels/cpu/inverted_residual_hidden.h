@@ -1,0 +1,57 @@
+// The hidden channels of a fused block, a panel at a time: expand and depthwise of some rows.
+#pragma once
+
+#include "../inverted_residual.h"
+#include "simd/simd.h"
+#include "simd/vectors.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+// Hidden activations lie in panels: [panel][pixel][kHiddenPanel].
+#if defined(__AVX512F__)
+constexpr int64_t kHiddenPanel = 32;
+#else
+constexpr int64_t kHiddenPanel = 16;
+#endif
+
+// Whether a matrix tile can do the activation itself, as a clamp.
+FASTCONV_INLINE bool is_clamp(Activation act) {
+  return act != Activation::kSiLU && act != Activation::kHardswish;
+}
+
+[[maybe_unused]] static void activate_in_place(Activation kind, float* z, int64_t count) {
+  dispatch_activation(kind, [&](auto act) {
+    for_each_vector<float>(count, [&](int64_t i, auto lanes) {
+      store(z + i, act.forward(load(z + i, lanes)), lanes);
+    });
+  });
+}
+
+FASTCONV_INLINE int64_t hidden_panels(const InvertedResidualShape& s) {
+  return div_up(s.hidden, kHiddenPanel);
+}
+
+// Rows of one panel of one expanded image: row y lies in slot (y + shift) % slots, each slot
+// width * kHiddenPanel elements. Without expansion the input serves, as it is.
+struct HiddenRing {
+  float* rows;
+  int64_t slots, shift;
+
+  FASTCONV_INLINE int64_t slot(int64_t y) const { return (y + shift) % slots; }
+};
+
+// Some output rows of one image.
+struct RowSpan {
+  int64_t image, first, count;
+};
+
+// Rows [from, to) of the image into the ring.
+void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, int64_t from,
+                 int64_t to, const HiddenRing& ring);
+
+// The depthwise convolution of the ring, or of the input, at the rows of span into
+// out[pixel][kHiddenPanel]. The rows it reads are in the ring.
+void depthwise_rows(const InvertedResidualParams& p, int64_t panel, const RowSpan& span,
+                    const HiddenRing& ring, float* out);
+
+}  // namespace fastconv::FASTCONV_ISA

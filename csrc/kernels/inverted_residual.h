@@ -1,0 +1,101 @@
+// The blocks of mobile networks in one pass, for inference; what lies between their convolutions
+// stays in the caches.
+//   inverted residual: output = project(act(depthwise(act(expand(input))))) (+ input)
+//   separable:         output = act'(pointwise(act(depthwise(input))) (+ residual)), no expansion
+// expand, project and pointwise are 1x1 convolutions with a bias. The depthwise convolution pads
+// with zeros, which is not what expand makes of zeros: taps in the padding are skipped.
+#pragma once
+
+#include "common/activation.h"
+#include "common/types.h"
+#include "variants.h"
+
+namespace fastconv {
+
+struct InvertedResidualShape {
+  int64_t batch, in_channels, hidden, out_channels;  // without expansion hidden is in_channels
+  int64_t height, width, out_height, out_width;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  int64_t pad_top, pad_left;
+  bool expands;
+  Layout layout;
+  DType dtype;
+  bool has_vectors;  // whether the instruction set in use has them
+
+  FASTCONV_INLINE int64_t pixels() const { return out_height * out_width; }
+};
+
+// Activations are dense and channels_last. The 1x1 weights are (in, out) in memory, rows a stride
+// apart, the depthwise weight (taps, hidden): the order that pack_pointwise_weight and
+// pack_depthwise_weight of fastconv.ops give.
+struct InvertedResidualParams : InvertedResidualShape {
+  const float* input;          // (batch, in_channels, height, width)
+  const float* expand_weight;  // (in_channels, hidden), null without expansion
+  const float* expand_bias;    // (hidden) or null
+  const float* depthwise_weight;
+  const float* depthwise_bias;  // (hidden) or null
+  const float* project_weight;  // (hidden, out_channels)
+  const float* project_bias;    // (out_channels) or null
+  const float* residual;        // as output, or null
+  float* output;                // (batch, out_channels, out_height, out_width)
+
+  int64_t expand_row, project_row;  // elements from a row of the weight to the next
+  Activation activation;            // after expand and depthwise
+  Activation project_activation;
+};
+
+// A weight in another order is copied first: packed[i][o] = weight[o * out_stride + i * in_stride].
+struct InvertedResidualPackParams {
+  const float* weight;
+  int64_t out_channels, in_channels, out_stride, in_stride;
+  float* packed;
+};
+
+FASTCONV_INLINE bool inverted_residual_is_fused(const InvertedResidualShape& s) {
+  return s.has_vectors && s.dtype == DType::kFloat32 && s.layout == Layout::kNHWC &&
+         s.kernel_h == s.kernel_w && s.stride_h == s.stride_w && s.dilation_h == 1 &&
+         s.dilation_w == 1 && (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7) &&
+         s.stride_h <= 2;
+}
+
+// Rows: strips of output rows, all hidden channels of a strip at a time; a thread that starts
+// amid an image computes the kernel's overlap once more. Channels: first each panel of hidden
+// channels over the whole image, then the projection: no overlap and each weight is read by one
+// thread, but what is hidden passes from core to core.
+// One image on 2 cores of a Zen 5, us by rows / by channels: 384 -> 64, 14x14: 59 / 72; 480 -> 80,
+// 14x14: 91 / 107; 192 -> 32, 28x28: 57 / 97; 960 -> 160, 7x7: 143 / 105; 576 -> 160, 14x14 to 7x7:
+// 149 / 93 (the kernels alone, spinning threads).
+constexpr int64_t kInvertedResidualSmallMap = 7 * 7;
+
+FASTCONV_INLINE bool inverted_residual_by_channels(const InvertedResidualShape& s) {
+  return s.batch == 1 && s.pixels() <= kInvertedResidualSmallMap;
+}
+
+FASTCONV_INLINE Variant inverted_residual_variant(const InvertedResidualShape& s) {
+  if (!inverted_residual_is_fused(s)) {
+    return s.expands ? Variant::inverted_residual_parts : Variant::separable_conv2d_parts;
+  }
+  if (inverted_residual_by_channels(s)) {
+    return s.expands ? Variant::inverted_residual_channels : Variant::separable_conv2d_channels;
+  }
+  return s.expands ? Variant::inverted_residual_rows : Variant::separable_conv2d_rows;
+}
+
+// Work in two stages: first all units of hide, which fill the buffer `hidden` shared by all
+// threads, then all units of run. Units of a stage may run in any order and on any thread, which
+// brings its own scratch. Buffers are aligned to 64 bytes.
+struct InvertedResidualPlan {
+  int64_t hide_units, hidden_bytes;  // zero by rows
+  int64_t units, scratch_bytes;
+};
+
+struct InvertedResidualKernels {
+  void (*pack)(const InvertedResidualPackParams&);
+  InvertedResidualPlan (*plan)(const InvertedResidualShape&);
+  void (*hide)(const InvertedResidualParams&, float* hidden, float* scratch, int64_t begin,
+               int64_t end);
+  void (*run)(const InvertedResidualParams&, const float* hidden, float* scratch, int64_t begin,
+              int64_t end);
+};
+
+}  // namespace fastconv

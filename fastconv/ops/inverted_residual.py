@@ -1,0 +1,126 @@
+"""inverted_residual: expand, depthwise and project of a mobile block in one pass, for inference."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from fastconv import reference
+from fastconv.ops._check import check_tensors
+from fastconv.ops._op import FusedOp, differentiates
+from fastconv.ops._window import IntPair, edges, pair
+from fastconv.ops.depthwise_conv2d import depthwise_conv2d
+from fastconv.ops.depthwise_conv2d import fake as fake_depthwise
+from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
+from fastconv.ops.pointwise_conv2d import pointwise_conv2d
+
+
+def inverted_residual(
+    input: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    stride: IntPair = 1,
+    padding: str | IntPair = 0,
+    activation: str | None = "relu6",
+    residual: bool = False,
+) -> Tensor:
+    """project(act(depthwise(act(expand(input))))) + input, batch norms folded into the weights.
+
+    The inverted residual with linear bottleneck of Sandler et al. 2018 (arXiv 1801.04381, figure
+    3). At inference, for channels_last float32 and a square kernel of 3, 5 or 7 with stride 1 or
+    2, the expanded activations never reach memory; where a gradient is wanted, and for all other
+    calls, the three convolutions run one after the other.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        expand_weight: (E, C, 1, 1); see :func:`pack_pointwise_weight` for the order read fastest.
+        depthwise_weight: (E, 1, kh, kw); see :func:`pack_depthwise_weight`.
+        project_weight: (O, E, 1, 1).
+        expand_bias, depthwise_bias, project_bias: (E), (E), (O), or None.
+        stride, padding: of the depthwise convolution, as in :func:`depthwise_conv2d`.
+        activation: after expand and depthwise; None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        residual: whether the input is added, which wants stride 1 and O = C.
+
+    Returns:
+        (N, O, H', W') in input's memory format, unbatched where input is.
+
+    Raises:
+        TypeError: an argument is of the wrong Python type.
+        RuntimeError: as :func:`pointwise_conv2d` and :func:`depthwise_conv2d`, of the part whose
+            arguments do not fit.
+    """
+    check_tensors(
+        "inverted_residual",
+        input=input,
+        expand_weight=expand_weight,
+        depthwise_weight=depthwise_weight,
+        project_weight=project_weight,
+    )
+    biases = {
+        "expand_bias": expand_bias,
+        "depthwise_bias": depthwise_bias,
+        "project_bias": project_bias,
+    }
+    check_tensors("inverted_residual", **{k: v for k, v in biases.items() if v is not None})
+    tensors = (
+        *(expand_weight, expand_bias, depthwise_weight, depthwise_bias),
+        *(project_weight, project_bias),
+    )
+    stride = pair("inverted_residual", "stride", stride)
+    padding = edges("inverted_residual", padding, depthwise_weight.shape[2:], stride, (1, 1))
+    batch = input.unsqueeze(0) if input.dim() == 3 else input
+    if differentiates(batch, *tensors):
+        hidden = pointwise_conv2d(batch, *tensors[:2], activation=activation)
+        hidden = depthwise_conv2d(hidden, *tensors[2:4], stride, padding, activation=activation)
+        added = batch if residual else None
+        output = pointwise_conv2d(hidden, *tensors[4:], added)
+    else:
+        output = _op(batch, *tensors, stride, padding, activation, bool(residual))
+    return output.squeeze(0) if input.dim() == 3 else output
+
+
+def fake(
+    input: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
+) -> Tensor:
+    hidden = fake_pointwise(input, expand_weight, expand_bias, None, (1, 1), activation)
+    filtered = fake_depthwise(
+        hidden, depthwise_weight, depthwise_bias, stride, padding, (1, 1), activation
+    )
+    added = input if residual else None
+    return fake_pointwise(filtered, project_weight, project_bias, added, (1, 1))
+
+
+_op = FusedOp("inverted_residual", tensors=7, reference=reference.inverted_residual, fake=fake)
+
+
+@register_flop_formula(torch.ops.fastconv.inverted_residual)
+def flops(
+    input_shape: Sequence[int],
+    expand_shape: Sequence[int],
+    _expand_bias: object,
+    depthwise_shape: Sequence[int],
+    *_args: object,
+    out_shape: Sequence[int],
+    **_kwargs: object,
+) -> int:
+    """Those of its three convolutions, as torch counts them."""
+    batch, channels, height, width = input_shape
+    hidden, taps = expand_shape[0], depthwise_shape[2] * depthwise_shape[3]
+    outputs = out_shape[2] * out_shape[3]
+    expand = channels * height * width
+    return 2 * batch * hidden * (expand + outputs * taps + outputs * out_shape[1])
