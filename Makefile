@@ -10,7 +10,8 @@ BIN := .venv/bin
 SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # The tests of the ops that have kernels, by stem. `make sanitize` leaves out those that exercise
 # torch's transforms around a kernel which others of the same file run: opcheck, gradcheck, compile.
-KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def)))
+KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
+	tests/test_separable_conv2d.py
 
 .PHONY: help demo test build check format bench sanitize gpu clean
 
