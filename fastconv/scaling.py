@@ -234,6 +234,7 @@ def optimized_latency(model: EfficientNet, batch: int) -> float:
     """Milliseconds of one inference of fastconv.optimize(model): the median of half a second."""
     image = torch.randn(batch, *model.input_size)
     fast = optimize(model, (image,))
-    timer = Timer("fast(image)", globals={"fast": fast, "image": image})
+    names = {"fast": fast, "image": image}
+    timer = Timer("fast(image)", globals=names, num_threads=torch.get_num_threads())
     timer.timeit(2)
     return 1e3 * timer.blocked_autorange(min_run_time=0.5).median

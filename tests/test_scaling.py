@@ -11,6 +11,7 @@ import fastconv
 from fastconv import scaling
 from fastconv.cli import app
 from fastconv.scaling import advise
+from tests.helpers import threads
 
 MS_A_BILLION = 10.0
 
@@ -147,6 +148,19 @@ def test_the_latency_of_an_optimized_network_is_measured():
     tiny = fastconv.models.Scaling(depth=0.1, width=0.1, resolution=0.15)
     small = fastconv.models.efficientnet(tiny, lite=True).eval()
     assert 0.01 < scaling.optimized_latency(small, 1) < 100
+
+
+def test_latency_is_that_of_the_threads_set(monkeypatch):
+    seen = set()
+
+    def optimize(model, inputs):
+        return lambda image: seen.add(torch.get_num_threads())
+
+    monkeypatch.setattr(scaling, "optimize", optimize)
+    model = fastconv.models.efficientnet(fastconv.models.Scaling(0.1, 0.1, 0.1), lite=True)
+    with threads(3):
+        scaling.optimized_latency(model, 1)
+    assert seen == {3}
 
 
 def test_the_command(fast_build, monkeypatch):
