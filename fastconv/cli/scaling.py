@@ -30,7 +30,7 @@ def scale_command(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Say how much resolution, depth and width a network can grow within a budget, by measuring."""
+    """Say how much a network can grow within a budget, by measuring; leave the machine idle."""
     with expected_errors("--latency-ms / --memory-mb"), progress_bar() as progress:
         result = advise(
             latency_ms=latency_ms,
