@@ -42,7 +42,7 @@ def recommendation(result: Advice) -> str:
     if best.phi == 0:
         return f"Grow nothing: {result.network} as it is takes {within}."
     verb = "Grow" if best.phi > 0 else "Shrink"
-    alone = "" if best.grows == "all three" else " alone, there is no room for more"
+    alone = "" if best.grows == "all three" else " alone, for there is no room to grow all three"
     return (
         f"{verb} {best.grows}{alone}: resolution to {best.resolution}, depth x{best.depth:.2f}, "
         f"width x{best.width:.2f} (phi {best.phi:g}). It takes {within}."
