@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastconv.models.layers import Layers, local_response_norm
 from fastconv.models.network import Network
@@ -142,10 +142,6 @@ class AlexNet(Network):
             nn.ReLU(inplace=True),
             nn.Linear(second, num_classes),
         )
-
-    def forward(self, input: Tensor) -> Tensor:
-        self.check_image(input)
-        return self.classifier(self.avgpool(self.features(input)).flatten(1))
 
 
 def least_size(rows: Sequence[Row]) -> int:

@@ -139,10 +139,6 @@ class EfficientNet(Network):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head_channels, num_classes))
         self.apply(initialise)
 
-    def forward(self, input: Tensor) -> Tensor:
-        self.check_image(input)
-        return self.classifier(self.avgpool(self.features(input)).flatten(1))
-
 
 def scaled(stages: Sequence[Stage], scaling: Scaling, keep_ends: bool = False) -> list[Stage]:
     """The stages grown or shrunk; keep_ends: but the repeats of the first and the last."""

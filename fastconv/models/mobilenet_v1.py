@@ -6,7 +6,7 @@ more where the stride is 2. Table 1 gives the last depthwise stride 2, but its s
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastconv.models.compound_scaling import Scaling, round_channels
 from fastconv.models.conv_norm_activation import ConvNormActivation, initialise
@@ -70,10 +70,6 @@ class MobileNetV1(Network):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
         self.apply(initialise)
-
-    def forward(self, input: Tensor) -> Tensor:
-        self.check_image(input)
-        return self.classifier(self.avgpool(self.features(input)).flatten(1))
 
 
 def mobilenet_v1(

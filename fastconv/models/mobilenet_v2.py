@@ -92,10 +92,6 @@ class MobileNetV2(Network):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head_channels, num_classes))
         self.apply(initialise)
 
-    def forward(self, input: Tensor) -> Tensor:
-        self.check_image(input)
-        return self.classifier(self.avgpool(self.features(input)).flatten(1))
-
 
 def mobilenet_v2(
     num_classes: int = 1000,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastconv.models.layers import Layers, local_response_norm
 from fastconv.models.network import Network
@@ -89,10 +89,6 @@ class VGG(Network):
             nn.Linear(FC_WIDTH, num_classes),
         )
         self.apply(initialise)
-
-    def forward(self, input: Tensor) -> Tensor:
-        self.check_image(input)
-        return self.classifier(self.avgpool(self.features(input)).flatten(1))
 
 
 def initialise(module: nn.Module) -> None:
