@@ -31,6 +31,7 @@ class Meter(TorchDispatchMode):
         self.running = [model]
         self.charged_flops = 0
         self.live_bytes = self.peak_bytes = 0
+        self._count_parameters()
 
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
@@ -86,7 +87,6 @@ class Meter(TorchDispatchMode):
 
     def layers(self) -> list[LayerCost]:
         """One for each module that did work of its own or has parameters of its own."""
-        self._count_parameters()
         called = list(self.order)
         rest = [module for module in self.costs if module not in self.order]
         leaves = {module for module in called if next(module.children(), None) is None}

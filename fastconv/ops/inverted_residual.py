@@ -10,10 +10,10 @@ from fastconv import reference
 from fastconv.ops._check import check_tensors
 from fastconv.ops._op import FusedOp, differentiates
 from fastconv.ops._window import IntPair, edges, pair
-from fastconv.ops.depthwise_conv2d import depthwise_conv2d
-from fastconv.ops.depthwise_conv2d import fake as fake_depthwise
 from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
+from fastconv.ops.separable_conv2d import fake as fake_separable
+from fastconv.ops.separable_conv2d import separable_conv2d
 
 
 def inverted_residual(
@@ -76,9 +76,9 @@ def inverted_residual(
     batch = input.unsqueeze(0) if input.dim() == 3 else input
     if differentiates(batch, *tensors):
         hidden = pointwise_conv2d(batch, *tensors[:2], activation=activation)
-        hidden = depthwise_conv2d(hidden, *tensors[2:4], stride, padding, activation=activation)
         added = batch if residual else None
-        output = pointwise_conv2d(hidden, *tensors[4:], added)
+        block = (*tensors[2:], added, stride, padding, 1, activation, None)
+        output = separable_conv2d(hidden, *block)
     else:
         output = _op(batch, *tensors, stride, padding, activation, bool(residual))
     return output.squeeze(0) if input.dim() == 3 else output
@@ -98,11 +98,9 @@ def fake(
     residual: bool = False,
 ) -> Tensor:
     hidden = fake_pointwise(input, expand_weight, expand_bias, None, (1, 1), activation)
-    filtered = fake_depthwise(
-        hidden, depthwise_weight, depthwise_bias, stride, padding, (1, 1), activation
-    )
+    weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
     added = input if residual else None
-    return fake_pointwise(filtered, project_weight, project_bias, added, (1, 1))
+    return fake_separable(hidden, *weights, added, stride, padding, (1, 1), activation)
 
 
 _op = FusedOp("inverted_residual", tensors=7, reference=reference.inverted_residual, fake=fake)
