@@ -13,10 +13,10 @@ SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
 	tests/test_separable_conv2d.py
 
-.PHONY: help demo test build check format bench sanitize gpu clean
+.PHONY: help demo test build check format bench bench-cpu sanitize gpu clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 demo: build  ## EfficientNet-Lite0 on real photos: torch, fastconv and their peers
 	$(BIN)/fastconv demo
@@ -38,6 +38,9 @@ format: .venv/installed  ## format Python and C++ in place
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(SOURCES)
+
+bench-cpu: build  ## the goals of the CPU kernels beside what is reached here
+	$(BIN)/python -m bench.goals --json build/goals.json
 
 bench: build  ## kernels on the shapes of a network, then the whole network, against their rivals
 	$(BIN)/python -m pytest bench --benchmark-max-time=0.2 --benchmark-min-rounds=5 \

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/registry.h"
 #include "ops/counters.h"
+#include "ops/probe.h"
 
 namespace py = pybind11;
 
@@ -51,6 +52,52 @@ py::list variants() {
   return rows;
 }
 
+// Dense float32 memory of a buffer, such as the array of a tensor.
+struct Floats {
+  float* data;
+  int64_t count;
+};
+
+Floats floats(const py::buffer& buffer, bool writable) {
+  const py::buffer_info info = buffer.request(writable);
+  if (info.format != py::format_descriptor<float>::format() || info.ndim != 1 ||
+      info.strides[0] != sizeof(float)) {
+    throw py::type_error("expected a dense one-dimensional buffer of float32");
+  }
+  return {static_cast<float*>(info.ptr), info.size};
+}
+
+using Copy = void (*)(const float*, float*, int64_t);
+
+template <Copy kCopy>
+void copy(const py::buffer& from, const py::buffer& to) {
+  const Floats source = floats(from, false), target = floats(to, true);
+  if (source.count != target.count) throw py::value_error("expected buffers of one length");
+  if (reinterpret_cast<uintptr_t>(target.data) % 64 != 0) {
+    throw py::value_error("expected a target aligned to 64 bytes");
+  }
+  const py::gil_scoped_release released;
+  kCopy(source.data, target.data, source.count);
+}
+
+void define_probe(py::module_ m) {
+  m.def("multiply_add", &fastconv::ops::probe_multiply_add, py::arg("rounds"),
+        py::call_guard<py::gil_scoped_release>(),
+        "Multiply-adds in registers on every thread; the floating point operations done.");
+  m.def(
+      "read",
+      [](const py::buffer& data, int64_t rounds) {
+        const Floats source = floats(data, false);
+        const py::gil_scoped_release released;
+        fastconv::ops::probe_read(source.data, source.count, rounds);
+      },
+      py::arg("data"), py::arg("rounds"), "Reads a float32 buffer so many times.");
+  m.def("copy", &copy<fastconv::ops::probe_copy>, py::arg("source"), py::arg("target"),
+        "Copies a float32 buffer by ordinary stores.");
+  m.def("stream_copy", &copy<fastconv::ops::probe_stream_copy>, py::arg("source"),
+        py::arg("target"), "Copies a float32 buffer by stores past the caches.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
@@ -64,4 +111,5 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       "Use instruction set 'scalar', 'avx2' or 'avx512'; ValueError where the processor lacks it.");
   m.def("variants", &variants,
         "One tuple a kernel variant: (op, name, when it is chosen, times run in this process).");
+  define_probe(m.def_submodule("probe", "Loops that reach what this processor can do."));
 }

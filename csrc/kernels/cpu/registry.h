@@ -7,6 +7,7 @@
 #include "../inverted_residual.h"
 #include "../local_response_norm.h"
 #include "../pointwise_conv2d.h"
+#include "../probe.h"
 #include "../residual_add.h"
 
 namespace fastconv {
@@ -29,7 +30,8 @@ bool set_isa(Isa isa);
   X(residual_add, ResidualAddKernels)                          \
   X(pointwise_conv2d, PointwiseConv2dKernels)                  \
   X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
-  X(activation_backward, ActivationBackwardKernels)
+  X(activation_backward, ActivationBackwardKernels)            \
+  X(probe, ProbeKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
 #define FASTCONV_DECLARE(op, Kernels) \

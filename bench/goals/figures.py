@@ -1,0 +1,48 @@
+"""A measured number beside the bound that was set for it, and the row of the table it stands in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import geometric_mean
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`value` is held against `goal`: at least that, or at most where `at_most`.
+
+    parts: the numbers behind it, one a shape. The value is then the worst of them.
+    """
+
+    what: str
+    value: float
+    goal: float
+    unit: str = "x"
+    at_most: bool = False
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool:
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+    def __str__(self) -> str:
+        text = f"{self.what} {self.value:.3g}"
+        if len(self.parts) > 1:
+            text += f" (mean {geometric_mean(self.parts.values()):.3g})"
+        return f"{text}{'' if self.unit == 'x' else ' '}{self.unit}"
+
+
+def worst(
+    what: str, parts: Mapping[str, float], goal: float, unit: str = "x", at_most: bool = False
+) -> Figure:
+    """The figure of several shapes: the goal is one for each of them."""
+    value = max(parts.values()) if at_most else min(parts.values())
+    return Figure(what, value, goal, unit, at_most, parts)
+
+
+class Row(NamedTuple):
+    """One item of the table; `measure` takes the seconds that a comparison may last."""
+
+    name: str
+    item: str
+    goal: str
+    measure: Callable[[float], list[Figure]]

@@ -1,0 +1,98 @@
+"""Whole networks against the engines a user could pick instead, each in a process of its own."""
+
+import fastconv
+from bench.goals.figures import Figure, Row
+from fastconv import probe
+from fastconv.compare import Comparison, Rival, compare
+from fastconv.peers.worker import run
+
+ENGINES = ("onnxruntime", "openvino")
+PEERS = ("torch-channels-last", "fastconv", *ENGINES)
+MOBILE = ("efficientnet_b0", "efficientnet_lite0", "mobilenet_v1")
+DENSE = ("googlenet_lrn", "alexnet_lrn", "resnet50")
+NETWORK_SECONDS = 10  # a comparison of networks lasts as many times as long as one of kernels
+
+
+def race(model: str, batch: int, dtype: str, seconds: float) -> Comparison:
+    return compare(model, batch=batch, dtype=dtype, peers=PEERS, seconds=NETWORK_SECONDS * seconds)
+
+
+def rival(result: Comparison, name: str) -> Rival:
+    found = next(r for r in result.rivals if r.name == name)
+    if found.status != "ok":
+        raise RuntimeError(f"{result.model}: {name} {found.status}: {found.reason}")
+    return found
+
+
+def against_engines(result: Comparison) -> float:
+    """Our speed over that of the faster engine."""
+    engines = [r for r in result.rivals if r.name in ENGINES and r.status == "ok"]
+    if not engines:
+        raise RuntimeError(f"{result.model}: no engine ran")
+    ours = rival(result, "fastconv")
+    return ours.speedup / max(r.speedup for r in engines)  # type: ignore[operator, type-var]
+
+
+def peak_flops() -> float:
+    """FLOP a second that all threads reach in registers."""
+    fma = probe.multiply_add()
+    return fma.work / min(run(fma.run, 100, 10))  # type: ignore[arg-type]
+
+
+def measure_mobilenet_v2(seconds: float) -> list[Figure]:
+    figures, shares = [], []
+    model = fastconv.models.build("mobilenet_v2")
+    for batch, goal, peak_goal in ((1, 1.5, 0.85), (16, 1.55, 0.92)):
+        result = race("mobilenet_v2", batch, "float32", seconds)
+        figures.append(Figure(f"batch {batch}", against_engines(result), goal))
+        flops = 2 * batch * fastconv.cost(model, (1, 3, 224, 224)).multiplications
+        share = flops / (rival(result, "fastconv").median_ms * 1e-3) / peak_flops()  # type: ignore
+        shares.append(Figure(f"batch {batch}", share, peak_goal, "of peak"))
+    return figures + shares
+
+
+def measure_bfloat16(seconds: float) -> list[Figure]:
+    figures, errors = [], []
+    for batch, goal in ((1, 2.8), (16, 2.5)):
+        result = race("mobilenet_v2", batch, "bfloat16", seconds)
+        figures.append(Figure(f"batch {batch}", against_engines(result), goal))
+        ours, theirs = (rival(result, name).difference for name in ("fastconv", "openvino"))
+        ratio = ours / theirs  # type: ignore[operator]
+        errors.append(Figure(f"error, batch {batch}", ratio, 1.0, "x OpenVINO's", at_most=True))
+    return figures + errors
+
+
+def measure_all(models: tuple[str, ...], goal: float, seconds: float) -> list[Figure]:
+    return [
+        Figure(f"{model} {batch}", against_engines(race(model, batch, "float32", seconds)), goal)
+        for model in models
+        for batch in (1, 16)
+    ]
+
+
+ROWS = [
+    Row(
+        "mobilenet-v2",
+        "MobileNetV2 float32, batch 1 / 16",
+        ">= 1.5x / 1.55x the best of ONNX Runtime and OpenVINO; 0.85 / 0.92 of FMA peak",
+        measure_mobilenet_v2,
+    ),
+    Row(
+        "mobilenet-v2-bfloat16",
+        "MobileNetV2 bfloat16, batch 1 / 16",
+        ">= 2.8x / 2.5x OpenVINO bf16; error against float32 no worse than OpenVINO's",
+        measure_bfloat16,
+    ),
+    Row(
+        "mobile-networks",
+        "EfficientNet-B0 and -Lite0, MobileNetV1 float32, batch 1 / 16",
+        ">= 1.6x the best rival",
+        lambda seconds: measure_all(MOBILE, 1.6, seconds),
+    ),
+    Row(
+        "dense-networks",
+        "GoogLeNet with LRN, AlexNet with LRN, ResNet-50 float32, batch 1 / 16",
+        ">= 1.1x the best rival",
+        lambda seconds: measure_all(DENSE, 1.1, seconds),
+    ),
+]

@@ -1,0 +1,22 @@
+"""The limits of this machine, each measured by its probe."""
+
+from statistics import median
+
+from bench.goals.timing import in_turn
+from fastconv import probe
+
+# Bytes of a walk. With two cores of 1 MiB L2 and 32 MiB L3 each falls into the level of its name.
+LEVELS = {"L2 read": 1 << 20, "L3 read": 16 << 20, "memory read": 256 << 20}
+COPY = 256 << 20
+
+
+def roofline(seconds: float) -> dict[str, float]:
+    """GFLOP/s and GB/s that all threads reach together."""
+    probes = {
+        "FMA float32": probe.multiply_add(),
+        **{name: probe.read(size) for name, size in LEVELS.items()},
+        "copy": probe.copy(COPY),
+        "non-temporal copy": probe.stream_copy(COPY),
+    }
+    times = in_turn(seconds, **{name: p.run for name, p in probes.items()})
+    return {name: probes[name].work / median(taken) / 1e9 for name, taken in times.items()}

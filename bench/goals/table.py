@@ -1,0 +1,30 @@
+"""The goals and what was reached, as one table."""
+
+from typing import Any
+
+from rich.table import Table
+
+
+def table(machine: dict[str, Any], limits: dict[str, float], results: list[dict]) -> Table:
+    head = ", ".join(f"{name} {value}" for name, value in machine.items())
+    roof = ", ".join(
+        f"{name} {value:.0f} {'GFLOP/s' if name.startswith('FMA') else 'GB/s'}"
+        for name, value in limits.items()
+    )
+    columns = ("item", "goal", "reached", "met")
+    goals = Table(*columns, title=f"Measured on {head}.", caption=f"Roofline: {roof}.")
+    for result in results:
+        goals.add_row(result["item"], result["goal"], reached(result), met(result))
+    return goals
+
+
+def reached(result: dict) -> str:
+    if "error" in result:
+        return f"failed: {result['error']}"
+    return "; ".join(map(str, result["figures"]))
+
+
+def met(result: dict) -> str:
+    """How many of the row's figures reach their goal."""
+    figures = result.get("figures", [])
+    return f"{sum(figure.reached for figure in figures)} of {len(figures)}"

@@ -1,0 +1,60 @@
+#include "probe.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+
+#include "../kernels/cpu/registry.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+constexpr int64_t kLine = 16;  // floats of a cache line: parts begin at whole lines
+
+// f(begin, count) for one part of [0, count) on each thread.
+template <class F>
+void in_parts(int64_t count, const F& f) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t part = div_up(div_up(count, threads), kLine) * kLine;
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t first = min_of(t * part, count);
+      f(first, min_of(part, count - first));
+    }
+  });
+}
+
+std::atomic<float> result;  // what was computed is used
+
+}  // namespace
+
+int64_t probe_multiply_add(int64_t rounds) {
+  std::atomic<int64_t> operations{0};
+  const int64_t threads = torch::stable::get_num_threads();
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    int64_t done = 0;
+    for (int64_t t = begin; t < end; ++t) result = probe_kernels().multiply_add(rounds, done);
+    operations += done;
+  });
+  return operations;
+}
+
+void probe_read(const float* data, int64_t count, int64_t rounds) {
+  in_parts(count, [&](int64_t first, int64_t n) {
+    for (int64_t round = 0; round < rounds; ++round) result = probe_kernels().read(data + first, n);
+  });
+}
+
+void probe_copy(const float* from, float* to, int64_t count) {
+  in_parts(count,
+           [&](int64_t first, int64_t n) { probe_kernels().copy(from + first, to + first, n); });
+}
+
+void probe_stream_copy(const float* from, float* to, int64_t count) {
+  in_parts(count, [&](int64_t first, int64_t n) {
+    probe_kernels().stream_copy(from + first, to + first, n);
+  });
+}
+
+}  // namespace fastconv::ops

@@ -1,0 +1,16 @@
+// The probe's loops on torch's threads, each on a part of its own, as the kernels run.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastconv::ops {
+
+// Rounds of multiply-adds on every thread; the floating point operations of all.
+int64_t probe_multiply_add(int64_t rounds);
+
+void probe_read(const float* data, int64_t count, int64_t rounds);
+void probe_copy(const float* from, float* to, int64_t count);
+void probe_stream_copy(const float* from, float* to, int64_t count);
+
+}  // namespace fastconv::ops

@@ -1,0 +1,48 @@
+"""What this processor can do at most, measured by loops of our own: the lines of a roofline.
+
+Each runs on torch's threads in the instruction set in use, and says how much work a call does.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from fastconv import _C
+
+READ_BYTES = 64 << 20  # a call: far longer than it takes to wake a thread
+
+
+class Probe(NamedTuple):
+    """A call and its work: floating point operations, or bytes read and written."""
+
+    run: Callable[[], object]
+    work: float
+
+
+def multiply_add(rounds: int = 50) -> Probe:
+    """float32 multiply-adds in registers; a round takes about 20 us."""
+    return Probe(lambda: _C.probe.multiply_add(rounds), _C.probe.multiply_add(1) * rounds)
+
+
+def read(size: int) -> Probe:
+    """Walks over `size` bytes, which stay in the caches that hold so much."""
+    data = torch.ones(size // 4).numpy()
+    rounds = max(1, READ_BYTES // size)
+    return Probe(lambda: _C.probe.read(data, rounds), size * rounds)
+
+
+def copy(size: int) -> Probe:
+    """`size` bytes in all, half of them read and half of them written by ordinary stores."""
+    source, target = _pair(size)
+    return Probe(lambda: _C.probe.copy(source, target), size)
+
+
+def stream_copy(size: int) -> Probe:
+    """As copy, by stores past the caches."""
+    source, target = _pair(size)
+    return Probe(lambda: _C.probe.stream_copy(source, target), size)
+
+
+def _pair(size: int) -> tuple:
+    return torch.ones(size // 8).numpy(), torch.ones(size // 8).numpy()

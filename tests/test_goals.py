@@ -1,0 +1,100 @@
+"""The table of goals: figures against their bounds, rows that fail, and probes that count right."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import bench.goals
+import bench.goals.__main__ as command
+from bench.goals.figures import Figure, Row, worst
+from bench.goals.timing import check, in_turn, share, speedup
+from fastconv import probe
+
+
+def test_a_figure_knows_whether_it_reaches_its_goal():
+    assert Figure("batch 1", 1.5, 1.5).reached
+    assert not Figure("batch 1", 1.49, 1.5).reached
+    assert Figure("call", 4.0, 5.0, "us", at_most=True).reached
+    assert not Figure("call", 5.1, 5.0, "us", at_most=True).reached
+    assert not Figure("call", float("nan"), 5.0, "us", at_most=True).reached
+
+
+def test_the_worst_shape_stands_for_all():
+    assert worst("deep", {"a": 0.8, "b": 0.2}, 0.5).value == 0.2
+    assert str(worst("deep", {"a": 0.8, "b": 0.2}, 0.5)) == "deep 0.2 (mean 0.4)x"
+    assert worst("call", {"a": 3.0, "b": 7.0}, 5.0, "us", at_most=True).value == 7.0
+
+
+def test_times_in_turn_compare_a_call_with_half_of_its_work():
+    """The clock is held against a loop of known length."""
+    once, twice = probe.multiply_add(20), probe.multiply_add(40)
+    times = in_turn(0.5, ours=once.run, twice=twice.run, probe=once.run)
+    assert speedup(times, "twice") == pytest.approx(2.0, rel=0.4)
+    assert share(times, once.work / 2, once) == pytest.approx(0.5, rel=0.4)
+
+
+def test_a_wrong_result_is_not_timed():
+    right = torch.randn(8)
+    check(right, right)
+    with pytest.raises(AssertionError, match=r"differs from torch by 0\.1"):
+        check(right + 0.1 * right.abs().max(), right)
+    with pytest.raises(AssertionError):
+        check(right * float("nan"), right)
+
+
+def test_probes_count_their_work():
+    assert probe.multiply_add(3).work == 3 * probe.multiply_add(1).work > 0
+    assert probe.read(1 << 20).work == probe.READ_BYTES
+    for kind in (probe.copy, probe.stream_copy):
+        assert kind(1 << 20).work == 1 << 20
+        kind(1 << 20).run()
+
+
+@pytest.mark.parametrize("name", ["copy", "stream_copy"])
+def test_a_probe_copies(name):
+    copy = getattr(probe._C.probe, name)
+    source, target = torch.randn(10_007), torch.zeros(10_007)
+    copy(source.numpy(), target.numpy())
+    assert torch.equal(source, target)
+    with pytest.raises(ValueError, match="one length"):
+        copy(source.numpy(), target.numpy()[:-1])
+    with pytest.raises(ValueError, match="aligned"):
+        copy(source.numpy()[1:], target.numpy()[1:])
+    with pytest.raises(TypeError, match="float32"):
+        copy(source.double().numpy(), target.numpy())
+
+
+def test_the_command_prints_writes_and_names_what_failed(tmp_path, monkeypatch):
+    def good(seconds):
+        return [Figure("batch 1", 2.0, 1.5), Figure("batch 16", 1.0, 1.5)]
+
+    def bad(seconds):
+        raise RuntimeError("no engine ran")
+
+    rows = [Row("good", "one item", ">= 1.5", good), Row("bad", "another item", ">= 2", bad)]
+    monkeypatch.setattr(command, "ROWS", rows)
+    monkeypatch.setattr(bench.goals, "ROWS", rows)
+    monkeypatch.setattr(command, "in_own_process", lambda function, *given: function(*given))
+    monkeypatch.setattr(command, "roofline", lambda seconds: {"FMA float32": 500.0})
+    app = command.typer.Typer()
+    app.command()(command.main)
+    file = tmp_path / "new" / "goals.json"
+    result = CliRunner().invoke(app, ["--json", str(file)])
+    assert result.exit_code == 1
+    assert "batch 1 2x; batch 16 1x" in result.stdout
+    assert "1 of 2" in result.stdout
+    assert "RuntimeError: no engine ran" in result.stdout
+    found = json.loads(file.read_text())
+    assert found["rows"][0]["figures"][0]["value"] == 2.0
+    assert found["machine"]["threads"] == torch.get_num_threads()
+    assert CliRunner().invoke(app, ["nothing"]).exit_code == 2
+
+
+def test_every_row_has_a_name_of_its_own():
+    names = [row.name for row in bench.goals.ROWS]
+    assert len(set(names)) == len(names) >= 10
+    figures = bench.goals.measure("overhead", 0.01)
+    assert [figure.unit for figure in figures] == ["us"]
+    assert 0 < figures[0].value < 1000
