@@ -26,7 +26,7 @@ def backward_of(normalise: object, x: Tensor) -> tuple[Tensor, object]:
 
 
 def measure_local_response_norm(seconds: float) -> list[Figure]:
-    forward, backward, copies = {}, {}, {}
+    forward, backward, copies, backward_copies = {}, {}, {}, {}
     for channels, size in ALEXNET:
         x = torch.randn(BATCH, channels, size, size)
         name = "x".join(map(str, x.shape))
@@ -44,11 +44,15 @@ def measure_local_response_norm(seconds: float) -> list[Figure]:
             right, theirs = backward_of(lambda x: F.local_response_norm(x, 5), x)
             result, ours = backward_of(lambda x: ops.local_response_norm(x, 5), x)
             check(result, right)
-            backward[name] = speedup(in_turn(seconds, ours=ours, torch=theirs), "torch")
+            copy = probe.stream_copy(3 * x.nbytes)
+            times = in_turn(seconds, ours=ours, torch=theirs, probe=copy.run)
+        backward[name] = speedup(times, "torch")
+        backward_copies[name] = share(times, 3 * x.nbytes, copy)
     return [
         worst("forward", forward, 65.0),
         worst("backward", backward, 45.0),
         worst("forward", copies, 0.8, "of copy"),
+        worst("backward", backward_copies, 0.8, "of copy"),
     ]
 
 

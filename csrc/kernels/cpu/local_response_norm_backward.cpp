@@ -16,6 +16,11 @@ FASTCONV_INLINE vec_t<A> sum_of_rows(const A* q, int64_t rows, int64_t step) {
   return sum;
 }
 
+// Rows from here that are asked for: a row of 16 vectors takes 90 ns, memory answers after 130.
+// With one row ahead and no ends 16x96x55x55 takes 3.0 ms on one AVX-512 core, with two rows and
+// the ends 2.4, with three 2.25; on two cores memory is the limit either way.
+constexpr int64_t kRowsAhead = 3;
+
 // First half: q, and the part of the gradient that needs no neighbours.
 template <class T, class X, int kRows, class Power>
 struct Terms {
@@ -29,9 +34,9 @@ struct Terms {
 
   template <class Lanes>
   FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
-    if (step > 1) {  // the next rows, as in forward
-      prefetch(window + rows * step + i);
-      prefetch(g + step + i);
+    if (step > 1) {  // rows, which the hardware does not foresee, as in forward
+      prefetch(window + (rows - 1 + kRowsAhead) * step + i);
+      prefetch(g + kRowsAhead * step + i);
     }
     const auto sum = sum_of_squares<kRows>(window + i, rows, step, lanes);
     const auto s = fma(scale, sum, k);
@@ -86,6 +91,11 @@ void backward_nchw(const LocalResponseNormParams& p, void* scratch, int64_t begi
         const T* row = x + j * p.pixels;
         const T* window = x + w.first * p.pixels;
         const T* upper = g + j * p.pixels;
+        // A row that begins within a line ends in one line more than it has vectors.
+        prefetch(x + (j + p.after + kRowsAhead) * p.pixels + count);
+        prefetch(upper + kRowsAhead * p.pixels + count);
+        prefetch(grad + (j - p.before + kRowsAhead) * p.pixels);
+        prefetch(grad + (j - p.before + kRowsAhead) * p.pixels + count);
         if (w.rows == kRows) {
           for_each_vector<T>(
               count, Terms<T, T, kRows, Power>{row, window, upper, q + slot, own + slot, kRows,
