@@ -48,6 +48,7 @@ class Op:
     ) -> None:
         self.name = name
         self.raw = getattr(torch.ops.fastconv, name).default
+        self._eager = self.raw._op  # what an OpOverload calls: 0.2 us less
         self.fake = fake
         self.tensors = tensors
         self.reference = reference
@@ -83,7 +84,7 @@ class Op:
         if torch.is_grad_enabled() and _requires_grad(*arguments[: self.tensors]):
             return self.with_gradient.apply(*self._cast(arguments))
         with torch._C._AutoDispatchBelowAutograd():
-            return self.raw(*arguments)
+            return self._eager(*arguments)
 
     def images(self, *arguments: Any, out: Tensor | None = None) -> Any:
         """As a call, where the first argument may also be one image, (C, H, W)."""
@@ -206,7 +207,7 @@ def _autograd_function(
 
     def forward(ctx: Any, *arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            output = op.raw(*arguments)
+            output = op._eager(*arguments)
         setup_context(ctx, arguments, output)
         return output
 
@@ -301,3 +302,10 @@ class FusedOp(BackwardOp):
         super().__init__(
             name, tensors=tensors, reference=reference, fake=fake, batched=batched, autocast=True
         )
+
+    def __call__(self, *arguments: Any, out: Tensor | None = None) -> Any:
+        """Where :func:`differentiates` has said that no gradient is wanted, or with out."""
+        if out is not None or torch.compiler.is_compiling() or needs_reference(arguments[0]):
+            return super().__call__(*arguments, out=out)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._eager(*arguments)

@@ -52,9 +52,7 @@ def depthwise_conv2d(
             input, stride or dilation is below 1, padding is negative or 'same' with a stride, or
             the activation is unknown.
     """
-    check_tensors("depthwise_conv2d", input=input, weight=weight)
-    if bias is not None:
-        check_tensors("depthwise_conv2d", bias=bias)
+    check_tensors("depthwise_conv2d", ("bias",), input=input, weight=weight, bias=bias)
     stride = pair("depthwise_conv2d", "stride", stride)
     dilation = pair("depthwise_conv2d", "dilation", dilation)
     padding = edges("depthwise_conv2d", padding, weight.shape[2:], stride, dilation)

@@ -60,17 +60,15 @@ def inverted_residual(
     """
     check_tensors(
         "inverted_residual",
+        ("expand_bias", "depthwise_bias", "project_bias"),
         input=input,
         expand_weight=expand_weight,
+        expand_bias=expand_bias,
         depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
         project_weight=project_weight,
+        project_bias=project_bias,
     )
-    biases = {
-        "expand_bias": expand_bias,
-        "depthwise_bias": depthwise_bias,
-        "project_bias": project_bias,
-    }
-    check_tensors("inverted_residual", **{k: v for k, v in biases.items() if v is not None})
     tensors = (
         *(expand_weight, expand_bias, depthwise_weight, depthwise_bias),
         *(project_weight, project_bias),

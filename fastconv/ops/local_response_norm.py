@@ -74,7 +74,7 @@ def _check_shape(input: Tensor, size: int) -> None:
             "local_response_norm: expected input with 3 dimensions or more, "
             f"got {input.dim()} in shape {tuple(input.shape)}"
         )
-    if not isinstance(size, Integral) or isinstance(size, bool):
+    if type(size) is not int and (not isinstance(size, Integral) or isinstance(size, bool)):
         raise TypeError(
             f"local_response_norm(): argument 'size' must be int, not {type(size).__name__}"
         )

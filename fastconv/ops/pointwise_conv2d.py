@@ -50,12 +50,14 @@ def pointwise_conv2d(
         TypeError: an argument that should be one is not a tensor, or stride no int or pair.
         RuntimeError: shapes, dtypes or devices do not fit, or the activation is unknown.
     """
-    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
-        check_tensors("pointwise_conv2d", input=input, weight=weight)
-    if bias is not None and not isinstance(bias, Tensor):
-        check_tensors("pointwise_conv2d", bias=bias)
-    if residual is not None and not isinstance(residual, Tensor):
-        check_tensors("pointwise_conv2d", residual=residual)
+    check_tensors(
+        "pointwise_conv2d",
+        ("bias", "residual"),
+        input=input,
+        weight=weight,
+        bias=bias,
+        residual=residual,
+    )
     stride = pair("pointwise_conv2d", "stride", stride)
     return _op.images(input, weight, bias, residual, stride, activation, out=out)
 

@@ -60,16 +60,14 @@ def separable_conv2d(
     """
     check_tensors(
         "separable_conv2d",
+        ("depthwise_bias", "pointwise_bias", "residual"),
         input=input,
         depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
         pointwise_weight=pointwise_weight,
+        pointwise_bias=pointwise_bias,
+        residual=residual,
     )
-    others = {
-        "depthwise_bias": depthwise_bias,
-        "pointwise_bias": pointwise_bias,
-        "residual": residual,
-    }
-    check_tensors("separable_conv2d", **{k: v for k, v in others.items() if v is not None})
     weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
     stride = pair("separable_conv2d", "stride", stride)
     dilation = pair("separable_conv2d", "dilation", dilation)

@@ -1,6 +1,8 @@
 """Runs an optimized graph with its intermediates in memory that was planned for their shapes."""
 
+import functools
 import operator
+import re
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -137,8 +139,18 @@ def with_slots(module: fx.GraphModule) -> tuple[Callable[..., Any], dict[fx.Node
             copies[node] = graph.node_copy(node, copies.__getitem__)
     code = graph.python_code("self")
     scope = dict(code.globals)
-    exec(code.src, scope)
+    exec(_BY_ATTRIBUTES.sub(functools.partial(_by_name, scope), code.src), scope)
     return scope["forward"], owners
+
+
+_BY_ATTRIBUTES = re.compile(r"torch\.ops\.(\w+)\.(\w+)\.(\w+)\(")
+
+
+def _by_name(scope: dict[str, Any], call: re.Match[str]) -> str:
+    """The call by a global, put into scope, instead of by four attributes: 0.5 us less a call."""
+    name = "_".join(call.groups())
+    scope[name] = operator.attrgetter(".".join(call.groups()))(torch.ops)._op
+    return f"{name}("
 
 
 def _writer(node: fx.Node) -> Callable[..., Any] | None:
