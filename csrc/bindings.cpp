@@ -6,6 +6,7 @@
 #include "kernels/cpu/registry.h"
 #include "ops/counters.h"
 #include "ops/probe.h"
+#include "ops/scratch.h"
 
 namespace py = pybind11;
 
@@ -109,6 +110,12 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def(
       "force_isa", &force_isa, py::arg("name"),
       "Use instruction set 'scalar', 'avx2' or 'avx512'; ValueError where the processor lacks it.");
+  m.def(
+      "advise_huge_pages",
+      [](uintptr_t memory, size_t bytes) {
+        fastconv::ops::advise_huge_pages(reinterpret_cast<void*>(memory), bytes);
+      },
+      py::arg("memory"), py::arg("bytes"), "Asks the kernel for large pages in these bytes.");
   m.def("variants", &variants,
         "One tuple a kernel variant: (op, name, when it is chosen, times run in this process).");
   define_probe(m.def_submodule("probe", "Loops that reach what this processor can do."));

@@ -30,9 +30,21 @@ else:
             _C.force_isa(_forced)
         except ValueError as _error:
             raise ValueError(f"FASTCONV_ISA: {_error}") from None
-    from fastconv import models, nn, ops
+    from fastconv import fork, models, nn, ops
     from fastconv.cost import cost
     from fastconv.explain import explain
+    from fastconv.memory import peak_memory
     from fastconv.optimize import optimize, restore_, swap_
 
-    __all__ = ["cost", "explain", "models", "nn", "ops", "optimize", "restore_", "swap_"]
+    fork.register()
+    __all__ = [
+        "cost",
+        "explain",
+        "models",
+        "nn",
+        "ops",
+        "optimize",
+        "peak_memory",
+        "restore_",
+        "swap_",
+    ]

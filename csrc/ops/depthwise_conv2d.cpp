@@ -7,7 +7,6 @@
 #include "../kernels/cpu/registry.h"
 #include "convolutions.h"
 #include "scratch.h"
-#include "tensor.h"
 
 namespace fastconv::ops {
 
@@ -109,9 +108,9 @@ double unit_cost(const DepthwiseConv2dShape& s, int64_t units) {
 
 }  // namespace
 
-Tensor depthwise_conv2d(const Tensor& input, const Tensor& weight,
+Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const Ints& stride, const Ints& padding,
-                        const Ints& dilation, const std::optional<std::string>& activation) {
+                        const Ints& dilation, const std::optional<Text>& activation) {
   const char* op = "depthwise_conv2d";
   DepthwiseConv2dParams p{};
   p.shape = shape_of(op, input, weight, stride, padding, dilation);
@@ -126,7 +125,7 @@ Tensor depthwise_conv2d(const Tensor& input, const Tensor& weight,
   }
 
   const Tensor x = dense(input, p.shape.layout);
-  Tensor output = empty_like(input, out_sizes(p.shape), p.shape.layout);
+  Tensor output = output_of(op, out, input, out_sizes(p.shape), p.shape.layout);
   if (output.numel() == 0) return output;
   p.input = x.const_data_ptr();
   p.weight = packed_weight(weight, p.shape, false);
@@ -207,7 +206,7 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
 }  // namespace fastconv::ops
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("depthwise_conv2d", TORCH_BOX(&fastconv::ops::depthwise_conv2d));
+  fastconv::ops::impl_with_out<&fastconv::ops::depthwise_conv2d>(m, "depthwise_conv2d");
   m.impl("depthwise_conv2d_backward_input",
          TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward_input));
   m.impl("depthwise_conv2d_backward_weight",

@@ -13,7 +13,7 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 using Optional = std::optional<Tensor>;
-using Name = std::optional<std::string>;
+using Name = std::optional<Text>;
 
 constexpr double kFlopsANanosecond = 100;
 constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
@@ -103,14 +103,15 @@ InvertedResidualParams params_of(const Block& b) {
   return p;
 }
 
-Tensor by_parts(const Block& b) {
-  const Tensor hidden = b.expand_weight ? pointwise_conv2d(b.input, *b.expand_weight, b.expand_bias,
-                                                           std::nullopt, {1, 1}, b.activation)
-                                        : b.input;
-  const Tensor filtered = depthwise_conv2d(hidden, b.depthwise_weight, b.depthwise_bias, b.stride,
-                                           b.padding, b.dilation, b.activation);
+Tensor by_parts(Out out, const Block& b) {
+  const Tensor hidden = b.expand_weight
+                            ? pointwise_conv2d(nullptr, b.input, *b.expand_weight, b.expand_bias,
+                                               std::nullopt, {1, 1}, b.activation)
+                            : b.input;
+  const Tensor filtered = depthwise_conv2d(nullptr, hidden, b.depthwise_weight, b.depthwise_bias,
+                                           b.stride, b.padding, b.dilation, b.activation);
   const Optional residual = b.residual ? Optional(*b.residual) : std::nullopt;
-  return pointwise_conv2d(filtered, b.project_weight, b.project_bias, residual, {1, 1},
+  return pointwise_conv2d(out, filtered, b.project_weight, b.project_bias, residual, {1, 1},
                           b.project_activation);
 }
 
@@ -160,11 +161,11 @@ Optional vector_of(const Optional& t) {
   return t ? Optional(dense(*t, Layout::kNCHW)) : std::nullopt;
 }
 
-Tensor run(const Block& b) {
+Tensor run(Out out, const Block& b) {
   InvertedResidualParams p = params_of(b);
   const Variant variant = inverted_residual_variant(p);
   if (!inverted_residual_is_fused(p)) {
-    Tensor output = by_parts(b);  // which may raise
+    Tensor output = by_parts(out, b);  // which may raise
     count(variant);
     return output;
   }
@@ -172,8 +173,8 @@ Tensor run(const Block& b) {
   const Optional residual = b.residual ? Optional(dense(*b.residual, p.layout)) : std::nullopt;
   const Optional biases[] = {vector_of(b.expand_bias), vector_of(b.depthwise_bias),
                              vector_of(b.project_bias)};
-  Tensor output =
-      empty_like(b.input, {p.batch, p.out_channels, p.out_height, p.out_width}, p.layout);
+  const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
+  Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
   p.input = static_cast<const float*>(x.const_data_ptr());
   p.output = static_cast<float*>(output.mutable_data_ptr());
   p.residual = floats(residual);
@@ -219,33 +220,34 @@ Tensor run(const Block& b) {
   return output;
 }
 
-Tensor inverted_residual(const Tensor& input, const Tensor& expand_weight,
+Tensor inverted_residual(Out out, const Tensor& input, const Tensor& expand_weight,
                          const Optional& expand_bias, const Tensor& depthwise_weight,
                          const Optional& depthwise_bias, const Tensor& project_weight,
                          const Optional& project_bias, const Ints& stride, const Ints& padding,
                          const Name& activation, bool residual) {
-  return run({"inverted_residual",
-              input,
-              &expand_weight,
-              expand_bias,
-              depthwise_weight,
-              depthwise_bias,
-              project_weight,
-              project_bias,
-              residual ? &input : nullptr,
-              stride,
-              padding,
-              {1, 1},
-              activation,
-              std::nullopt});
+  return run(out, {"inverted_residual",
+                   input,
+                   &expand_weight,
+                   expand_bias,
+                   depthwise_weight,
+                   depthwise_bias,
+                   project_weight,
+                   project_bias,
+                   residual ? &input : nullptr,
+                   stride,
+                   padding,
+                   {1, 1},
+                   activation,
+                   std::nullopt});
 }
 
-Tensor separable_conv2d(const Tensor& input, const Tensor& depthwise_weight,
+Tensor separable_conv2d(Out out, const Tensor& input, const Tensor& depthwise_weight,
                         const Optional& depthwise_bias, const Tensor& pointwise_weight,
                         const Optional& pointwise_bias, const Optional& residual,
                         const Ints& stride, const Ints& padding, const Ints& dilation,
                         const Name& activation, const Name& pointwise_activation) {
-  return run({"separable_conv2d", input, nullptr, std::nullopt, depthwise_weight, depthwise_bias,
+  return run(out,
+             {"separable_conv2d", input, nullptr, std::nullopt, depthwise_weight, depthwise_bias,
               pointwise_weight, pointwise_bias, residual ? &*residual : nullptr, stride, padding,
               dilation, activation, pointwise_activation});
 }
@@ -255,6 +257,6 @@ Tensor separable_conv2d(const Tensor& input, const Tensor& depthwise_weight,
 }  // namespace fastconv::ops
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("inverted_residual", TORCH_BOX(&fastconv::ops::inverted_residual));
-  m.impl("separable_conv2d", TORCH_BOX(&fastconv::ops::separable_conv2d));
+  fastconv::ops::impl_with_out<&fastconv::ops::inverted_residual>(m, "inverted_residual");
+  fastconv::ops::impl_with_out<&fastconv::ops::separable_conv2d>(m, "separable_conv2d");
 }

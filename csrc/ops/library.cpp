@@ -1,38 +1,40 @@
 // The schema of every op, once. CPU kernels are registered by the file of their op beside this one;
 // fake kernels, autograd and autocast by fastconv/ops/<op>.py.
-#include <torch/csrc/stable/library.h>
+#include "out.h"
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
+  using fastconv::ops::def_with_out;
   // padding is (top, left, bottom, right)
-  m.def(
-      "depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
-      "SymInt[4] padding, SymInt[2] dilation, str? activation=None) -> Tensor");
+  def_with_out(m,
+               "depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
+               "SymInt[4] padding, SymInt[2] dilation, str? activation=None) -> Tensor");
   m.def(
       "depthwise_conv2d_backward_input(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> Tensor");
   m.def(
       "depthwise_conv2d_backward_weight(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
-  m.def("residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
-  m.def(
-      "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, "
-      "float k=1.0) -> Tensor");
+  def_with_out(m, "residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
+  def_with_out(m,
+               "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, "
+               "float k=1.0) -> Tensor");
   m.def(
       "local_response_norm_backward(Tensor grad_output, Tensor input, int size, "
       "float alpha=0.0001, float beta=0.75, float k=1.0) -> Tensor");
-  m.def(
-      "pointwise_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, "
-      "SymInt[2] stride, str? activation=None) -> Tensor");
+  def_with_out(m,
+               "pointwise_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, "
+               "SymInt[2] stride, str? activation=None) -> Tensor");
   m.def(
       "pointwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
   // The blocks are for inference: their gradients are those of their reference.
-  m.def(
-      "inverted_residual(Tensor input, Tensor expand_weight, Tensor? expand_bias, "
-      "Tensor depthwise_weight, Tensor? depthwise_bias, Tensor project_weight, "
-      "Tensor? project_bias, SymInt[2] stride, SymInt[4] padding, str? activation=None, "
-      "bool residual=False) -> Tensor");
-  m.def(
+  def_with_out(m,
+               "inverted_residual(Tensor input, Tensor expand_weight, Tensor? expand_bias, "
+               "Tensor depthwise_weight, Tensor? depthwise_bias, Tensor project_weight, "
+               "Tensor? project_bias, SymInt[2] stride, SymInt[4] padding, str? activation=None, "
+               "bool residual=False) -> Tensor");
+  def_with_out(
+      m,
       "separable_conv2d(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, "
       "Tensor pointwise_weight, Tensor? pointwise_bias, Tensor? residual, SymInt[2] stride, "
       "SymInt[4] padding, SymInt[2] dilation, str? activation=None, "

@@ -2,8 +2,8 @@
 #include "../kernels/local_response_norm.h"
 
 #include "../kernels/cpu/registry.h"
+#include "out.h"
 #include "scratch.h"
-#include "tensor.h"
 
 namespace fastconv::ops {
 
@@ -47,10 +47,13 @@ void run(LocalResponseNormParams p, double cost_an_element) {
   });
 }
 
-Tensor local_response_norm(const Tensor& input, int64_t size, double alpha, double beta, double k) {
-  LocalResponseNormParams p = params("local_response_norm", input, size, alpha, beta, k);
+Tensor local_response_norm(Out out, const Tensor& input, int64_t size, double alpha, double beta,
+                           double k) {
+  const char* op = "local_response_norm";
+  LocalResponseNormParams p = params(op, input, size, alpha, beta, k);
   const Tensor x = dense(input, p.layout);
-  Tensor output = empty_like(x, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
+  const Sizes sizes(input.sizes().begin(), input.sizes().end());
+  Tensor output = output_of(op, out, x, sizes, p.layout);
   if (input.numel() == 0) return output;
   p.input = x.const_data_ptr();
   p.output = output.mutable_data_ptr();
@@ -82,6 +85,6 @@ Tensor local_response_norm_backward(const Tensor& grad_output, const Tensor& inp
 }  // namespace fastconv::ops
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("local_response_norm", TORCH_BOX(&fastconv::ops::local_response_norm));
+  fastconv::ops::impl_with_out<&fastconv::ops::local_response_norm>(m, "local_response_norm");
   m.impl("local_response_norm_backward", TORCH_BOX(&fastconv::ops::local_response_norm_backward));
 }

@@ -7,7 +7,6 @@
 #include "../kernels/cpu/registry.h"
 #include "convolutions.h"
 #include "scratch.h"
-#include "tensor.h"
 
 namespace fastconv::ops {
 
@@ -74,10 +73,9 @@ void run(const PointwiseConv2dParams& p) {
 
 }  // namespace
 
-Tensor pointwise_conv2d(const Tensor& input, const Tensor& weight,
+Tensor pointwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                        const std::vector<int64_t>& stride,
-                        const std::optional<std::string>& activation) {
+                        const std::vector<int64_t>& stride, const std::optional<Text>& activation) {
   PointwiseConv2dParams p{};
   static_cast<PointwiseConv2dShape&>(p) = shape_of(input, weight, stride);
   p.activation = parse_activation(activation);
@@ -89,7 +87,7 @@ Tensor pointwise_conv2d(const Tensor& input, const Tensor& weight,
   const std::optional<Tensor> b = bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
   const std::optional<Tensor> r =
       residual ? std::optional(dense(*residual, p.layout)) : std::nullopt;
-  Tensor output = empty_like(x, sizes, p.layout);
+  Tensor output = output_of(kOp, out, x, sizes, p.layout);
   if (p.batch == 0) return output;
   p.input = x.const_data_ptr();
   p.weight = weight.const_data_ptr();
@@ -193,6 +191,6 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_
 }  // namespace fastconv::ops
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("pointwise_conv2d", TORCH_BOX(&fastconv::ops::pointwise_conv2d));
+  fastconv::ops::impl_with_out<&fastconv::ops::pointwise_conv2d>(m, "pointwise_conv2d");
   m.impl("pointwise_conv2d_backward", TORCH_BOX(&fastconv::ops::pointwise_conv2d_backward));
 }

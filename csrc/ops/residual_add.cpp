@@ -3,7 +3,7 @@
 
 #include "../kernels/activation_backward.h"
 #include "../kernels/cpu/registry.h"
-#include "tensor.h"
+#include "out.h"
 
 namespace fastconv::ops {
 
@@ -21,8 +21,8 @@ int64_t shortcut_stride(const ResidualAddParams& p) {
   return fits ? stride : 0;
 }
 
-Tensor residual_add(const Tensor& input, const Tensor& residual,
-                    const std::optional<std::string>& activation) {
+Tensor residual_add(Out out, const Tensor& input, const Tensor& residual,
+                    const std::optional<Text>& activation) {
   const char* op = "residual_add";
   ResidualAddParams p{};
   p.dtype = dtype_of(input, op);
@@ -54,7 +54,8 @@ Tensor residual_add(const Tensor& input, const Tensor& residual,
   }
 
   const Tensor x = dense(input, p.layout), r = dense(residual, p.layout);
-  Tensor output = empty_like(x, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
+  const Sizes sizes(input.sizes().begin(), input.sizes().end());
+  Tensor output = output_of(op, out, x, sizes, p.layout);
   p.input = x.const_data_ptr();
   p.residual = r.const_data_ptr();
   p.output = output.mutable_data_ptr();
@@ -71,7 +72,7 @@ Tensor residual_add(const Tensor& input, const Tensor& residual,
 }  // namespace
 
 Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
-                           const std::optional<std::string>& activation) {
+                           const std::optional<Text>& activation) {
   const char* op = "activation_backward";
   ActivationBackwardParams p{};
   p.dtype = dtype_of(z, op);
@@ -101,6 +102,6 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
 }  // namespace fastconv::ops
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("residual_add", TORCH_BOX(&fastconv::ops::residual_add));
+  fastconv::ops::impl_with_out<&fastconv::ops::residual_add>(m, "residual_add");
   m.impl("activation_backward", TORCH_BOX(&fastconv::ops::activation_backward));
 }

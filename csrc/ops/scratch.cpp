@@ -1,7 +1,12 @@
 #include "scratch.h"
 
+#include <cstdint>
 #include <memory>
 #include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace fastconv::ops {
 
@@ -30,6 +35,18 @@ void* scratch(Purpose purpose, size_t bytes) {
     buffer.bytes = bytes;
   }
   return buffer.memory.get();
+}
+
+void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kHugePage = 2 << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t end = begin + bytes;
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = end / kHugePage * kHugePage;
+  if (last > first + kHugePage)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
 }
 
 }  // namespace fastconv::ops

@@ -12,4 +12,9 @@ enum class Purpose { kShared, kOwn };
 // At least `bytes` bytes, aligned to 64, this thread's until it asks for the same purpose again.
 void* scratch(Purpose purpose, size_t bytes);
 
+// A large result is fresh memory: with 4 KiB pages its first write costs a page fault each.
+// EfficientNet-Lite0, optimized, batch 16: 58 and 60 ms without the advice, 50 and 53 ms with it
+// (medians of 30 calls, 2 threads, Zen 5).
+void advise_huge_pages(void* memory, size_t bytes);
+
 }  // namespace fastconv::ops

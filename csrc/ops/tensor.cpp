@@ -1,8 +1,6 @@
 #include "tensor.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "scratch.h"
 
 namespace fastconv::ops {
 
@@ -42,13 +40,14 @@ DType dtype_of(const Tensor& t, const char* op) {
   }
 }
 
-Activation parse_activation(const std::optional<std::string>& name) {
-  if (!name) return Activation::kNone;
-  if (*name == "relu") return Activation::kReLU;
-  if (*name == "relu6") return Activation::kReLU6;
-  if (*name == "silu") return Activation::kSiLU;
-  if (*name == "hardswish") return Activation::kHardswish;
-  fail("expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', got '", *name, "'");
+Activation parse_activation(const std::optional<Text>& text) {
+  if (!text) return Activation::kNone;
+  const std::string& name = text->value;
+  if (name == "relu") return Activation::kReLU;
+  if (name == "relu6") return Activation::kReLU6;
+  if (name == "silu") return Activation::kSiLU;
+  if (name == "hardswish") return Activation::kHardswish;
+  fail("expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', got '", name, "'");
 }
 
 void check_like_input(const char* op, const char* name, const Tensor& other, const Tensor& input) {
@@ -92,21 +91,6 @@ Tensor dense(const Tensor& t, Layout layout) {
 }
 
 // The C function, as torch::stable::empty finds its op by name at every call: 0.4 us more.
-// A large result is fresh memory: with 4 KiB pages its first write costs a page fault each.
-// EfficientNet-Lite0, optimized, batch 16: 58 and 60 ms without the advice, 50 and 53 ms with it
-// (medians of 30 calls, 2 threads, Zen 5).
-void advise_huge_pages(const Tensor& t) {
-#if defined(__linux__)
-  constexpr uintptr_t kHugePage = 2 << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(t.data_ptr());
-  const uintptr_t end = begin + t.numel() * t.element_size();
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t last = end / kHugePage * kHugePage;
-  if (last > first + kHugePage)
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
-
 Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
   const int64_t dim = static_cast<int64_t>(sizes.size());
   Sizes strides(sizes.size());
@@ -125,7 +109,7 @@ Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
                                                device_type, like.get_device_index(), &handle);
   FASTCONV_CHECK(!failed, "not enough memory for a tensor of shape ", to_string(sizes));
   Tensor result(handle);
-  advise_huge_pages(result);
+  advise_huge_pages(result.data_ptr(), result.numel() * result.element_size());
   return result;
 }
 

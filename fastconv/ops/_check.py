@@ -1,21 +1,25 @@
 """Checks of the public functions; the shapes are checked where they are used, in csrc/ops."""
 
+from collections.abc import Container
 from numbers import Real
 
 from torch import Tensor
 
 
-def check_tensors(op: str, **arguments: object) -> None:
-    """Raises TypeError, as torch.nn.functional does, for an argument that is not a tensor."""
+def check_tensors(op: str, optional: Container[str] = (), /, **arguments: object) -> None:
+    """Raises TypeError, as torch.nn.functional does, for an argument that is not a tensor.
+
+    Those named in optional may be None.
+    """
     for name, value in arguments.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) and not (value is None and name in optional):
             raise TypeError(f"{op}(): argument '{name}' must be Tensor, not {type(value).__name__}")
 
 
 def check_numbers(op: str, **arguments: object) -> None:
     """Raises TypeError, as torch.nn.functional does, for an argument that is not a number."""
     for name, value in arguments.items():
-        if not isinstance(value, Real):
+        if type(value) is not float and not isinstance(value, Real):
             raise TypeError(f"{op}(): argument '{name}' must be float, not {type(value).__name__}")
 
 

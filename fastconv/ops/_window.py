@@ -43,6 +43,8 @@ def edges(
     dilation: tuple[int, int],
 ) -> tuple[int, int, int, int]:
     """(top, left, bottom, right) from an integer, a pair, 'same', 'valid', or all four."""
+    if type(padding) is int:  # most calls
+        return padding, padding, padding, padding
     if isinstance(padding, str):
         if padding == "valid":
             return 0, 0, 0, 0

@@ -23,6 +23,8 @@ def depthwise_conv2d(
     padding: str | IntPair = 0,
     dilation: IntPair = 1,
     activation: str | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """activation(torch.nn.functional.conv2d(..., groups=C) + bias).
 
@@ -37,6 +39,8 @@ def depthwise_conv2d(
         stride, dilation: an integer or (rows, columns).
         padding: an integer, (rows, columns), 'same', 'valid', or (top, left, bottom, right).
         activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
+            inputs in memory; not where a gradient is wanted.
 
     Returns:
         (N, C * m, H', W'), or without N as input, in the memory format of input;
@@ -48,16 +52,11 @@ def depthwise_conv2d(
             input, stride or dilation is below 1, padding is negative or 'same' with a stride, or
             the activation is unknown.
     """
-    check_tensors("depthwise_conv2d", input=input, weight=weight)
-    if bias is not None:
-        check_tensors("depthwise_conv2d", bias=bias)
+    check_tensors("depthwise_conv2d", ("bias",), input=input, weight=weight, bias=bias)
     stride = pair("depthwise_conv2d", "stride", stride)
     dilation = pair("depthwise_conv2d", "dilation", dilation)
     padding = edges("depthwise_conv2d", padding, weight.shape[2:], stride, dilation)
-    if input.dim() == 3:
-        batch = _op(input.unsqueeze(0), weight, bias, stride, padding, dilation, activation)
-        return batch.squeeze(0)
-    return _op(input, weight, bias, stride, padding, dilation, activation)
+    return _op.images(input, weight, bias, stride, padding, dilation, activation, out=out)
 
 
 def pack_depthwise_weight(weight: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ def inverted_residual(
     padding: str | IntPair = 0,
     activation: str | None = "relu6",
     residual: bool = False,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """project(act(depthwise(act(expand(input))))) + input, batch norms folded into the weights.
 
@@ -45,6 +47,8 @@ def inverted_residual(
         stride, padding: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation: after expand and depthwise; None, 'relu', 'relu6', 'silu' or 'hardswish'.
         residual: whether the input is added, which wants stride 1 and O = C.
+        out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
+            inputs in memory; not where a gradient is wanted.
 
     Returns:
         (N, O, H', W') in input's memory format, unbatched where input is.
@@ -56,32 +60,27 @@ def inverted_residual(
     """
     check_tensors(
         "inverted_residual",
+        ("expand_bias", "depthwise_bias", "project_bias"),
         input=input,
         expand_weight=expand_weight,
+        expand_bias=expand_bias,
         depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
         project_weight=project_weight,
+        project_bias=project_bias,
     )
-    biases = {
-        "expand_bias": expand_bias,
-        "depthwise_bias": depthwise_bias,
-        "project_bias": project_bias,
-    }
-    check_tensors("inverted_residual", **{k: v for k, v in biases.items() if v is not None})
     tensors = (
         *(expand_weight, expand_bias, depthwise_weight, depthwise_bias),
         *(project_weight, project_bias),
     )
     stride = pair("inverted_residual", "stride", stride)
     padding = edges("inverted_residual", padding, depthwise_weight.shape[2:], stride, (1, 1))
-    batch = input.unsqueeze(0) if input.dim() == 3 else input
-    if differentiates(batch, *tensors):
-        hidden = pointwise_conv2d(batch, *tensors[:2], activation=activation)
-        added = batch if residual else None
+    if out is None and differentiates(input, *tensors):
+        hidden = pointwise_conv2d(input, *tensors[:2], activation=activation)
+        added = input if residual else None
         block = (*tensors[2:], added, stride, padding, 1, activation, None)
-        output = separable_conv2d(hidden, *block)
-    else:
-        output = _op(batch, *tensors, stride, padding, activation, bool(residual))
-    return output.squeeze(0) if input.dim() == 3 else output
+        return separable_conv2d(hidden, *block)
+    return _op.images(input, *tensors, stride, padding, activation, bool(residual), out=out)
 
 
 def fake(

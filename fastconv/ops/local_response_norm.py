@@ -14,7 +14,13 @@ from fastconv.ops._op import BackwardOp, Op
 
 
 def local_response_norm(
-    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    input: Tensor,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """b[c] = a[c] / (k + alpha / size * sum of a[j]^2)^beta, j in [c - size//2, c + (size-1)//2].
 
@@ -26,6 +32,8 @@ def local_response_norm(
         input: (N, C, *) with 3 dimensions or more; float32, float64, bfloat16 or float16, computed
             in float32 (float64 in float64), so float16 squares do not overflow.
         size: channels of the window, even sizes too; channels off either end count as zero.
+        out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
+            inputs in memory; not where a gradient is wanted.
 
     Returns:
         A tensor of the shape, dtype and memory format of input.
@@ -38,7 +46,7 @@ def local_response_norm(
     check_tensors("local_response_norm", input=input)
     _check_shape(input, size)
     check_numbers("local_response_norm", alpha=alpha, beta=beta, k=k)
-    return _op(input, int(size), float(alpha), float(beta), float(k))
+    return _op(input, int(size), float(alpha), float(beta), float(k), out=out)
 
 
 def arguments_from_paper(
@@ -66,7 +74,7 @@ def _check_shape(input: Tensor, size: int) -> None:
             "local_response_norm: expected input with 3 dimensions or more, "
             f"got {input.dim()} in shape {tuple(input.shape)}"
         )
-    if not isinstance(size, Integral) or isinstance(size, bool):
+    if type(size) is not int and (not isinstance(size, Integral) or isinstance(size, bool)):
         raise TypeError(
             f"local_response_norm(): argument 'size' must be int, not {type(size).__name__}"
         )

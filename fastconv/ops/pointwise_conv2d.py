@@ -23,6 +23,8 @@ def pointwise_conv2d(
     residual: Tensor | None = None,
     stride: IntPair = 1,
     activation: str | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """activation(conv1x1(input) + bias + residual), the pointwise half of a separable convolution.
 
@@ -37,6 +39,8 @@ def pointwise_conv2d(
         residual: the shape of the output.
         stride: of the pixels read, an int or a pair.
         activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
+            inputs in memory; not where a gradient is wanted.
 
     Returns:
         (N, O, ceil(H / s), ceil(W / s)) in input's memory format, unbatched where input is.
@@ -46,17 +50,16 @@ def pointwise_conv2d(
         TypeError: an argument that should be one is not a tensor, or stride no int or pair.
         RuntimeError: shapes, dtypes or devices do not fit, or the activation is unknown.
     """
-    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
-        check_tensors("pointwise_conv2d", input=input, weight=weight)
-    if bias is not None and not isinstance(bias, Tensor):
-        check_tensors("pointwise_conv2d", bias=bias)
-    if residual is not None and not isinstance(residual, Tensor):
-        check_tensors("pointwise_conv2d", residual=residual)
+    check_tensors(
+        "pointwise_conv2d",
+        ("bias", "residual"),
+        input=input,
+        weight=weight,
+        bias=bias,
+        residual=residual,
+    )
     stride = pair("pointwise_conv2d", "stride", stride)
-    if input.dim() == 3:
-        residual = None if residual is None else residual.unsqueeze(0)
-        return _op(input.unsqueeze(0), weight, bias, residual, stride, activation).squeeze(0)
-    return _op(input, weight, bias, residual, stride, activation)
+    return _op.images(input, weight, bias, residual, stride, activation, out=out)
 
 
 def pack_pointwise_weight(weight: Tensor) -> Tensor:

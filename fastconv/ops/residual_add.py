@@ -13,7 +13,13 @@ from fastconv.ops._op import Op
 from fastconv.ops.activation_backward import activation_backward
 
 
-def residual_add(input: Tensor, residual: Tensor, activation: str | None = "relu") -> Tensor:
+def residual_add(
+    input: Tensor,
+    residual: Tensor,
+    activation: str | None = "relu",
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """activation(input + residual), a[l+2] = g(z[l+2] + a[l]) of He et al. 2015 (arXiv 1512.03385).
 
     Args:
@@ -22,6 +28,8 @@ def residual_add(input: Tensor, residual: Tensor, activation: str | None = "relu
             W = ceil(W' / s) for one whole stride s: then every s-th pixel is taken and the missing
             channels are zero (shortcut A of the paper).
         activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
+            inputs in memory; not where a gradient is wanted.
 
     Returns:
         A tensor of the shape and memory format of input, in torch's promoted dtype.
@@ -34,7 +42,7 @@ def residual_add(input: Tensor, residual: Tensor, activation: str | None = "relu
     if input.dtype != residual.dtype:
         dtype = torch.promote_types(input.dtype, residual.dtype)
         input, residual = input.to(dtype), residual.to(dtype)
-    return _op(input, residual, activation)
+    return _op(input, residual, activation, out=out)
 
 
 def fake(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:

@@ -28,6 +28,8 @@ def separable_conv2d(
     dilation: IntPair = 1,
     activation: str | None = "relu",
     pointwise_activation: str | None = "relu",
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """act'(pointwise(act(depthwise(input))) + residual), batch norms folded into the weights.
 
@@ -45,6 +47,8 @@ def separable_conv2d(
         residual: the shape of the output.
         stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation, pointwise_activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
+            inputs in memory; not where a gradient is wanted.
 
     Returns:
         (N, O, H', W') in input's memory format, unbatched where input is.
@@ -56,31 +60,24 @@ def separable_conv2d(
     """
     check_tensors(
         "separable_conv2d",
+        ("depthwise_bias", "pointwise_bias", "residual"),
         input=input,
         depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
         pointwise_weight=pointwise_weight,
+        pointwise_bias=pointwise_bias,
+        residual=residual,
     )
-    others = {
-        "depthwise_bias": depthwise_bias,
-        "pointwise_bias": pointwise_bias,
-        "residual": residual,
-    }
-    check_tensors("separable_conv2d", **{k: v for k, v in others.items() if v is not None})
     weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
     stride = pair("separable_conv2d", "stride", stride)
     dilation = pair("separable_conv2d", "dilation", dilation)
     padding = edges("separable_conv2d", padding, depthwise_weight.shape[2:], stride, dilation)
-    batch = input
-    if input.dim() == 3:
-        batch = input.unsqueeze(0)
-        residual = None if residual is None else residual.unsqueeze(0)
     window = (stride, padding, dilation)
-    if differentiates(batch, *weights, residual):
-        hidden = depthwise_conv2d(batch, *weights[:2], *window, activation)
-        output = pointwise_conv2d(hidden, *weights[2:], residual, activation=pointwise_activation)
-    else:
-        output = _op(batch, *weights, residual, *window, activation, pointwise_activation)
-    return output.squeeze(0) if input.dim() == 3 else output
+    if out is None and differentiates(input, *weights, residual):
+        hidden = depthwise_conv2d(input, *weights[:2], *window, activation)
+        return pointwise_conv2d(hidden, *weights[2:], residual, activation=pointwise_activation)
+    activations = (activation, pointwise_activation)
+    return _op.images(input, *weights, residual, *window, *activations, out=out)
 
 
 def fake(
@@ -104,7 +101,13 @@ def fake(
     )
 
 
-_op = FusedOp("separable_conv2d", tensors=6, reference=reference.separable_conv2d, fake=fake)
+_op = FusedOp(
+    "separable_conv2d",
+    tensors=6,
+    reference=reference.separable_conv2d,
+    fake=fake,
+    batched=(0, 5),
+)
 
 
 @register_flop_formula(torch.ops.fastconv.separable_conv2d)

@@ -2,12 +2,14 @@
 
 import copy
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from fastconv.optimize.arena import Arenas
 from fastconv.optimize.capture import Captured, capture
 from fastconv.optimize.conv import canonicalize
 from fastconv.optimize.fuse_blocks import fuse_blocks
@@ -32,6 +34,11 @@ PASSES = (
 class OptimizedModule(nn.Module):
     """What :func:`optimize` returns: the captured graph on our kernels, for inference only.
 
+    From the second call with inputs of one shape on, what passes from layer to layer lies in memory
+    that the module keeps until the next call: no allocation, no page fault. The outputs are new
+    memory at every call. Any number of threads may call the module at once, each with memory of its
+    own; :meth:`release_memory` gives back what no call is using.
+
     Attributes:
         receipt: one dictionary a layer: its weight, the kernel that serves it, what was fused in;
             where the model could not be captured, one row that says why.
@@ -46,21 +53,34 @@ class OptimizedModule(nn.Module):
         self._output_tree = captured.output_tree
         self._any_batch = captured.any_batch
         self._expected = self._describe(example_inputs)
+        self._tensors_only = all(type(value) is Tensor for value in example_inputs)
+        self._one_output = captured.output_tree == pytree.tree_structure(0)
+        self._arenas = Arenas()
         self.eval()
 
     def forward(self, *inputs: Any) -> Any:
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            self._check(inputs)
+            outputs = self.graph(*pytree.tree_leaves(inputs))
+        else:
+            with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+                outputs = self._run(inputs)
+        return outputs[0] if self._one_output else pytree.tree_unflatten(outputs, self._output_tree)
+
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
+        plain = self._tensors_only and all(type(value) is Tensor for value in inputs)
+        leaves = inputs if plain else pytree.tree_leaves(inputs)
+        key = _key(leaves)
+        if key not in self._arenas.plans:
+            self._check(inputs)
+        return self.graph(*leaves) if key is None else self._arenas.run(self.graph, key, leaves)
+
+    def _check(self, inputs: tuple[Any, ...]) -> None:
         if (came := self._describe(inputs)) != self._expected:
             raise RuntimeError(
                 f"optimized module: expected inputs like {self._expected[0]}, the example inputs, "
                 f"got {came[0]}; call fastconv.optimize again for other sizes or values"
             )
-        leaves = pytree.tree_leaves(inputs)
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            outputs = self.graph(*leaves)
-        else:
-            with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-                outputs = self.graph(*leaves)
-        return pytree.tree_unflatten(outputs, self._output_tree)
 
     def _describe(self, inputs: tuple[Any, ...]) -> tuple[list[Any], pytree.TreeSpec]:
         """What the graph takes for granted of its inputs: sizes, other values, and the tree."""
@@ -72,6 +92,19 @@ class OptimizedModule(nn.Module):
             return leaf
         return ("N", *leaf.shape[1:]) if self._any_batch and leaf.dim() else tuple(leaf.shape)
 
+    def release_memory(self) -> None:
+        """Frees the memory kept for intermediates; the next call takes it anew."""
+        self._arenas.release()
+
+    @property
+    def memory_kept(self) -> int:
+        """Bytes kept for intermediates while no call runs."""
+        return sum(arena.block.numel() for arena in self._arenas.free)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "OptimizedModule":
+        self._arenas = Arenas()  # planned for the dtype and device that the weights had
+        return super()._apply(fn, recurse)
+
     def train(self, mode: bool = True) -> "OptimizedModule":
         if mode:
             raise RuntimeError(
@@ -79,6 +112,26 @@ class OptimizedModule(nn.Module):
                 "with fastconv.swap_ for our kernels"
             )
         return super().train(False)
+
+
+def _key(leaves: Sequence[Any]) -> tuple[Any, ...] | None:
+    """What the shapes of all intermediates follow from; None where memory is not to be planned.
+
+    That is for anything but plain tensors on the CPU, and while torch watches the ops of a call.
+    """
+    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state():
+        return None
+    key: list[Any] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            if type(leaf) not in (Tensor, nn.Parameter) or not leaf.is_cpu:
+                return None
+            key += (leaf.shape, leaf.stride(), leaf.dtype)
+        elif isinstance(leaf, (int, float, str, type(None))):
+            key += (type(leaf), leaf)
+        else:
+            return None
+    return tuple(key)
 
 
 class _OnFirstCall(nn.Module):

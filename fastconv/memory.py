@@ -1,0 +1,30 @@
+"""fastconv.peak_memory: the most memory that a call holds at once, as torch's allocator saw it."""
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_memory(function: Callable[..., Any], *inputs: Any) -> int:
+    """The most bytes that function(*inputs), a model or any callable, holds at once at inference.
+
+    Counted are all tensors made during the call, those of torch's own ops too, as their memory is
+    taken and freed; inputs and weights are there before. What an optimized module keeps for its
+    intermediates from call to call is released first, so that the call takes and counts it. Not
+    counted is the scratch that the kernels keep in each thread, a few tiles or packed weights.
+    """
+    with torch.no_grad():
+        for _ in range(2):  # plans are made, and layers have their lazy parts
+            function(*inputs)
+        if hasattr(function, "release_memory"):
+            function.release_memory()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            output = function(*inputs)
+    del output
+    assert record.profiler is not None
+    events = sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    changes = (event.nbytes() for event in events if event.name() == "[memory]")
+    return max(accumulate(changes), default=0)
