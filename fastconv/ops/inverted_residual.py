@@ -14,6 +14,7 @@ from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
 from fastconv.ops.separable_conv2d import fake as fake_separable
 from fastconv.ops.separable_conv2d import separable_conv2d
+from fastconv.ops.squeeze_excitation import SqueezeExcitation, check_squeeze
 
 
 def inverted_residual(
@@ -28,6 +29,7 @@ def inverted_residual(
     padding: str | IntPair = 0,
     activation: str | None = "relu6",
     residual: bool = False,
+    squeeze: SqueezeExcitation | None = None,
 ) -> Tensor:
     """project(act(depthwise(act(expand(input))))) + input, batch norms folded into the weights.
 
@@ -45,6 +47,8 @@ def inverted_residual(
         stride, padding: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation: after expand and depthwise; None, 'relu', 'relu6', 'silu' or 'hardswish'.
         residual: whether the input is added, which wants stride 1 and O = C.
+        squeeze: the squeeze-and-excitation between depthwise and project, if any, as in the MBConv
+            block of Tan and Le 2019 (arXiv 1905.11946).
 
     Returns:
         (N, O, H', W') in input's memory format, unbatched where input is.
@@ -67,6 +71,9 @@ def inverted_residual(
         "project_bias": project_bias,
     }
     check_tensors("inverted_residual", **{k: v for k, v in biases.items() if v is not None})
+    if squeeze is not None:
+        check_squeeze("inverted_residual", squeeze)
+    excite = (None,) * 4 if squeeze is None else squeeze[:4]
     tensors = (
         *(expand_weight, expand_bias, depthwise_weight, depthwise_bias),
         *(project_weight, project_bias),
@@ -74,13 +81,14 @@ def inverted_residual(
     stride = pair("inverted_residual", "stride", stride)
     padding = edges("inverted_residual", padding, depthwise_weight.shape[2:], stride, (1, 1))
     batch = input.unsqueeze(0) if input.dim() == 3 else input
-    if differentiates(batch, *tensors):
+    if differentiates(batch, *tensors, *excite):
         hidden = pointwise_conv2d(batch, *tensors[:2], activation=activation)
         added = batch if residual else None
-        block = (*tensors[2:], added, stride, padding, 1, activation, None)
+        block = (*tensors[2:], added, stride, padding, 1, activation, None, squeeze)
         output = separable_conv2d(hidden, *block)
     else:
-        output = _op(batch, *tensors, stride, padding, activation, bool(residual))
+        names = (activation, bool(residual), *(() if squeeze is None else squeeze[4:]))
+        output = _op(batch, *tensors, *excite, stride, padding, *names)
     return output.squeeze(0) if input.dim() == 3 else output
 
 
@@ -92,18 +100,28 @@ def fake(
     depthwise_bias: Tensor | None,
     project_weight: Tensor,
     project_bias: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
     hidden = fake_pointwise(input, expand_weight, expand_bias, None, (1, 1), activation)
     weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
     added = input if residual else None
-    return fake_separable(hidden, *weights, added, stride, padding, (1, 1), activation)
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    window = (stride, padding, (1, 1))
+    names = (activation, None, squeeze_activation, squeeze_gate)
+    return fake_separable(hidden, *weights, added, *squeeze, *excite, *window, *names)
 
 
-_op = FusedOp("inverted_residual", tensors=7, reference=reference.inverted_residual, fake=fake)
+_op = FusedOp("inverted_residual", tensors=11, reference=reference.inverted_residual, fake=fake)
 
 
 @register_flop_formula(torch.ops.fastconv.inverted_residual)

@@ -14,6 +14,8 @@ from fastconv.ops.depthwise_conv2d import depthwise_conv2d
 from fastconv.ops.depthwise_conv2d import fake as fake_depthwise
 from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
+from fastconv.ops.squeeze_excitation import SqueezeExcitation, check_squeeze, squeeze_excitation
+from fastconv.ops.squeeze_excitation import fake as fake_squeeze
 
 
 def separable_conv2d(
@@ -28,6 +30,7 @@ def separable_conv2d(
     dilation: IntPair = 1,
     activation: str | None = "relu",
     pointwise_activation: str | None = "relu",
+    squeeze: SqueezeExcitation | None = None,
 ) -> Tensor:
     """act'(pointwise(act(depthwise(input))) + residual), batch norms folded into the weights.
 
@@ -45,6 +48,7 @@ def separable_conv2d(
         residual: the shape of the output.
         stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation, pointwise_activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        squeeze: the squeeze-and-excitation between the two convolutions, if any.
 
     Returns:
         (N, O, H', W') in input's memory format, unbatched where input is.
@@ -66,7 +70,10 @@ def separable_conv2d(
         "residual": residual,
     }
     check_tensors("separable_conv2d", **{k: v for k, v in others.items() if v is not None})
+    if squeeze is not None:
+        check_squeeze("separable_conv2d", squeeze)
     weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
+    excite = (None,) * 4 if squeeze is None else squeeze[:4]
     stride = pair("separable_conv2d", "stride", stride)
     dilation = pair("separable_conv2d", "dilation", dilation)
     padding = edges("separable_conv2d", padding, depthwise_weight.shape[2:], stride, dilation)
@@ -75,11 +82,13 @@ def separable_conv2d(
         batch = input.unsqueeze(0)
         residual = None if residual is None else residual.unsqueeze(0)
     window = (stride, padding, dilation)
-    if differentiates(batch, *weights, residual):
+    if differentiates(batch, *weights, residual, *excite):
         hidden = depthwise_conv2d(batch, *weights[:2], *window, activation)
+        hidden = hidden if squeeze is None else squeeze_excitation(hidden, squeeze)
         output = pointwise_conv2d(hidden, *weights[2:], residual, activation=pointwise_activation)
     else:
-        output = _op(batch, *weights, residual, *window, activation, pointwise_activation)
+        names = (activation, pointwise_activation, *(() if squeeze is None else squeeze[4:]))
+        output = _op(batch, *weights, residual, *excite, *window, *names)
     return output.squeeze(0) if input.dim() == 3 else output
 
 
@@ -90,21 +99,30 @@ def fake(
     pointwise_weight: Tensor,
     pointwise_bias: Tensor | None,
     residual: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     activation: str | None = None,
     pointwise_activation: str | None = None,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
     hidden = fake_depthwise(
         input, depthwise_weight, depthwise_bias, stride, padding, dilation, activation
     )
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    fake_squeeze(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return fake_pointwise(
         hidden, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
     )
 
 
-_op = FusedOp("separable_conv2d", tensors=6, reference=reference.separable_conv2d, fake=fake)
+_op = FusedOp("separable_conv2d", tensors=10, reference=reference.separable_conv2d, fake=fake)
 
 
 @register_flop_formula(torch.ops.fastconv.separable_conv2d)

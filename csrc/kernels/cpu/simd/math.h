@@ -3,21 +3,20 @@
 
 namespace fastconv::FASTCONV_ISA {
 
-// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2; Taylor to r^7, error below 1 ulp
-// before rounding. Above 88.73 infinity, below -104 zero; NaN passes through both clamps.
+// exp(x) = 2^n * 2^r, n = round(x log2(e)), |r| <= 1/2; 2^r to degree 5 by minimax, error 1e-7. The
+// rounding of log2(e) adds 1.3e-8 |x|. Above 88.73 infinity, below -104 zero; NaN passes through
+// both clamps. SiLU takes 6.4 cycles a vector with it, 9.3 with ln 2 in two parts and Taylor to r^7
+// (Zen 5, AVX-512).
 FASTCONV_INLINE VecF exp(VecF x) {
+  const VecF log2_e = VecF::set1(1.44269504f);
   const VecF clamped = max(VecF::set1(-105.0f), min(VecF::set1(89.0f), x));
-  const VecF n = round(clamped * VecF::set1(1.44269504f));
-  // ln 2 in two parts, so that n * high is exact.
-  VecF r = fma(n, VecF::set1(-0.693359375f), clamped);
-  r = fma(n, VecF::set1(2.12194440e-4f), r);
-  VecF p = VecF::set1(1.0f / 5040.0f);
-  p = fma(p, r, VecF::set1(1.0f / 720.0f));
-  p = fma(p, r, VecF::set1(1.0f / 120.0f));
-  p = fma(p, r, VecF::set1(1.0f / 24.0f));
-  p = fma(p, r, VecF::set1(1.0f / 6.0f));
-  p = fma(p, r, VecF::set1(0.5f));
-  p = fma(p, r, VecF::set1(1.0f));
+  const VecF n = round(clamped * log2_e);
+  const VecF r = fma(clamped, log2_e, VecF::set1(0) - n);
+  VecF p = VecF::set1(1.32647271e-3f);
+  p = fma(p, r, VecF::set1(9.67151313e-3f));
+  p = fma(p, r, VecF::set1(5.55073375e-2f));
+  p = fma(p, r, VecF::set1(2.40222421e-1f));
+  p = fma(p, r, VecF::set1(6.93146978e-1f));
   p = fma(p, r, VecF::set1(1.0f));
   return scale2(p, n);
 }
