@@ -308,7 +308,7 @@ def inverted_residual(
     weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
     squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
     excite = (squeeze_expand_weight, squeeze_expand_bias)
-    window = (stride, padding, (1, 1))
-    names = (activation, None, squeeze_activation, squeeze_gate)
+    window = (stride, padding, (1, 1), activation, None)
     added = input if residual else None
-    return separable_conv2d(hidden, *weights, added, *squeeze, *excite, *window, *names)
+    block = (*weights, added, *squeeze, *excite, *window)
+    return separable_conv2d(hidden, *block, squeeze_activation, squeeze_gate)  # type: ignore

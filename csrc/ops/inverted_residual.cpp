@@ -272,15 +272,14 @@ Tensor inverted_residual(const Tensor& input, const Tensor& expand_weight,
                          const Optional& expand_bias, const Tensor& depthwise_weight,
                          const Optional& depthwise_bias, const Tensor& project_weight,
                          const Optional& project_bias, const Optional& squeeze_reduce_weight,
-                         const Optional& squeeze_reduce_bias,
-                         const Optional& squeeze_expand_weight,
+                         const Optional& squeeze_reduce_bias, const Optional& squeeze_expand_weight,
                          const Optional& squeeze_expand_bias, const Ints& stride,
                          const Ints& padding, const Name& activation, bool residual,
                          const Name& squeeze_activation, const std::string& squeeze_gate) {
   constexpr const char* kOp = "inverted_residual";
-  const auto squeeze = squeeze_of(kOp, squeeze_reduce_weight, squeeze_reduce_bias,
-                                  squeeze_expand_weight, squeeze_expand_bias, squeeze_activation,
-                                  squeeze_gate);
+  const auto squeeze =
+      squeeze_of(kOp, squeeze_reduce_weight, squeeze_reduce_bias, squeeze_expand_weight,
+                 squeeze_expand_bias, squeeze_activation, squeeze_gate);
   return run({kOp,
               input,
               &expand_weight,
@@ -307,9 +306,9 @@ Tensor separable_conv2d(const Tensor& input, const Tensor& depthwise_weight,
                         const Name& activation, const Name& pointwise_activation,
                         const Name& squeeze_activation, const std::string& squeeze_gate) {
   constexpr const char* kOp = "separable_conv2d";
-  const auto squeeze = squeeze_of(kOp, squeeze_reduce_weight, squeeze_reduce_bias,
-                                  squeeze_expand_weight, squeeze_expand_bias, squeeze_activation,
-                                  squeeze_gate);
+  const auto squeeze =
+      squeeze_of(kOp, squeeze_reduce_weight, squeeze_reduce_bias, squeeze_expand_weight,
+                 squeeze_expand_bias, squeeze_activation, squeeze_gate);
   return run({kOp, input, nullptr, std::nullopt, depthwise_weight, depthwise_bias, pointwise_weight,
               pointwise_bias, squeeze ? &*squeeze : nullptr, residual ? &*residual : nullptr,
               stride, padding, dilation, activation, pointwise_activation});

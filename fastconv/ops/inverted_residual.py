@@ -116,9 +116,9 @@ def fake(
     added = input if residual else None
     squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
     excite = (squeeze_expand_weight, squeeze_expand_bias)
-    window = (stride, padding, (1, 1))
-    names = (activation, None, squeeze_activation, squeeze_gate)
-    return fake_separable(hidden, *weights, added, *squeeze, *excite, *window, *names)
+    window = (stride, padding, (1, 1), activation, None)
+    block = (*weights, added, *squeeze, *excite, *window)
+    return fake_separable(hidden, *block, squeeze_activation, squeeze_gate)  # type: ignore
 
 
 _op = FusedOp("inverted_residual", tensors=11, reference=reference.inverted_residual, fake=fake)

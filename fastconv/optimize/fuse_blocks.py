@@ -15,10 +15,9 @@ from fastconv.optimize.conv import (
     shape_of,
 )
 
-
 aten = torch.ops.aten
 
-_GATES = {aten.sigmoid.default: "sigmoid", aten.hardsigmoid.default: "hardsigmoid"}
+_GATES: dict[Any, str] = {aten.sigmoid.default: "sigmoid", aten.hardsigmoid.default: "hardsigmoid"}
 
 
 class Squeeze(NamedTuple):
@@ -157,7 +156,9 @@ def _replace(
     excite = [None] * 4 if squeeze is None else weights[squeeze.reduce] + weights[squeeze.expand]
     residual, activation = project.kwargs["residual"], depthwise.kwargs["activation"]
     window = [depthwise.kwargs[name] for name in ("stride", "padding")]
-    arguments: list[Any] = [convs[0].kwargs["input"], *sum((weights[conv] for conv in convs), [])]
+    arguments: list[Any] = [convs[0].kwargs["input"]]
+    for conv in convs:
+        arguments += weights[conv]
     if op == "inverted_residual":
         arguments += [*excite, *window, activation, residual is not None]
     else:
