@@ -311,4 +311,4 @@ def inverted_residual(
     window = (stride, padding, (1, 1), activation, None)
     added = input if residual else None
     block = (*weights, added, *squeeze, *excite, *window)
-    return separable_conv2d(hidden, *block, squeeze_activation, squeeze_gate)  # type: ignore
+    return separable_conv2d(hidden, *block, squeeze_activation, squeeze_gate)

@@ -118,7 +118,7 @@ def fake(
     excite = (squeeze_expand_weight, squeeze_expand_bias)
     window = (stride, padding, (1, 1), activation, None)
     block = (*weights, added, *squeeze, *excite, *window)
-    return fake_separable(hidden, *block, squeeze_activation, squeeze_gate)  # type: ignore
+    return fake_separable(hidden, *block, squeeze_activation, squeeze_gate)
 
 
 _op = FusedOp("inverted_residual", tensors=11, reference=reference.inverted_residual, fake=fake)
