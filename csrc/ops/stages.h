@@ -27,6 +27,8 @@ void parallel_stages(const int64_t (&units)[kStages], double cost, const F& f) {
     }
     return;
   }
+  int last = kStages - 1;
+  while (last > 0 && units[last] == 0) --last;
   struct alignas(64) Progress {
     std::atomic<uint64_t> taken{0};  // a bit a part
     std::atomic<int64_t> done{0};
@@ -46,6 +48,7 @@ void parallel_stages(const int64_t (&units)[kStages], double cost, const F& f) {
         } when_done{now.done};
         f(stage, part * units[stage] / parts, (part + 1) * units[stage] / parts);
       }
+      if (stage == last) break;  // the pool itself waits for all
       for (int spins = 0; now.done.load(std::memory_order_acquire) < parts; ++spins) {
         if (spins > kSpinsBeforeYield) std::this_thread::yield();
 #if defined(__x86_64__)

@@ -10,34 +10,20 @@
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-// An input larger than the L2 cache is fetched a strip ahead, which the strided walk of the
-// depthwise tile does not provoke. Batch 8, one core of a Zen 5: separable 32 -> 64, 112x112: 1.22
-// times as fast, 128 -> 128, 56x56: 1.29, inverted 144 -> 24, 56x56: 1.05; 1 to 4 % slower where
-// the input is in the caches.
-constexpr int64_t kFetchedBytes = 2 << 20;
 // Strips that follow one another in [begin, end) share their rows of hidden channels.
 void run_rows(const InvertedResidualParams& p, float* scratch, int64_t begin, int64_t end) {
   const Strips g = strips_of(p);
   const int64_t panels = hidden_panels(p);
   float* buffer = scratch + panels * g.ring;
-  const int64_t input_bytes = p.batch * p.height * p.width * p.in_channels * sizeof(float);
-  const bool fetches = input_bytes >= kFetchedBytes;
   int64_t done = 0;  // rows of the image that are expanded already
   for (int64_t unit = begin; unit < end; ++unit) {
     const RowSpan span = strip_at(p, g, unit / g.count, unit % g.count);
     if (unit == begin || span.first == 0) done = 0;
     hide_strip(p, g, span, done, 0, panels, scratch, {buffer, g.buffer, nullptr});
     done = rows_read(p, span);
-    const int64_t fresh = fetches ? g.rows * p.stride_h * p.width * p.in_channels : 0;
-    const float* ahead = p.input + (span.image * p.height + done) * p.width * p.in_channels;
     const int64_t pixels = span.count * p.out_width;
-    const Projection strip{buffer,
-                           g.buffer,
-                           span.image * p.pixels() + span.first * p.out_width,
-                           pixels,
-                           reinterpret_cast<const char*>(ahead),
-                           fresh * int64_t(sizeof(float))};
-    project(p, strip, 0, projection_tiles(p, pixels));
+    const int64_t first = span.image * p.pixels() + span.first * p.out_width;
+    project(p, {buffer, g.buffer, first, pixels}, 0, projection_tiles(p, pixels));
   }
 }
 
@@ -61,7 +47,7 @@ InvertedResidualPlan plan(const InvertedResidualShape& s) {
 void run_channels(const InvertedResidualParams& p, InvertedResidualStage stage, float* hidden,
                   float* scratch, int64_t begin, int64_t end) {
   const int64_t panel = p.pixels() * kHiddenPanel;
-  if (stage == kProject) return project(p, {hidden, panel, 0, p.pixels(), nullptr, 0}, begin, end);
+  if (stage == kProject) return project(p, {hidden, panel, 0, p.pixels()}, begin, end);
   Strips whole{};
   whole.slots = p.height;
   for (int64_t i = begin; i < end; ++i) {

@@ -204,6 +204,18 @@ void depthwise_rows(const InvertedResidualParams& p, int64_t panel, const RowSpa
   }
 }
 
+constexpr int64_t kLine = 64;
+
+// An input larger than the L2 cache is fetched a strip ahead, which the strided walk of the
+// depthwise tile does not provoke. Batch 8, one core of a Zen 5: separable 32 -> 64, 112x112: 1.22
+// times as fast, 128 -> 128, 56x56: 1.29, inverted 144 -> 24, 56x56: 1.05; 1 to 4 % slower where
+// the input is in the caches.
+constexpr int64_t kFetchedBytes = 2 << 20;
+
+FASTCONV_INLINE bool fetches_ahead(const InvertedResidualShape& s) {
+  return s.batch * s.height * s.width * s.in_channels * int64_t(sizeof(float)) >= kFetchedBytes;
+}
+
 }  // namespace
 
 Strips strips_of(const InvertedResidualShape& s) {
@@ -233,9 +245,14 @@ Strips strips_of(const InvertedResidualShape& s) {
 void hide_strip(const InvertedResidualParams& p, const Strips& g, const RowSpan& span, int64_t done,
                 int64_t begin, int64_t end, float* rings, const HiddenOutput& out) {
   const int64_t from = max_of(done, span.first * p.stride_h - p.pad_top);
+  const int64_t to = rows_read(p, span), row = p.width * p.in_channels * sizeof(float);
+  const char* next = reinterpret_cast<const char*>(p.input) + (span.image * p.height + to) * row;
+  const int64_t lines = fetches_ahead(p) ? g.rows * p.stride_h * row / kLine : 0;
   for (int64_t panel = begin; panel < end; ++panel) {
     const HiddenRing ring{rings + (panel - begin) * g.ring, g.slots, g.shift};
-    if (p.expands) expand_rows(p, panel, span.image, from, rows_read(p, span), ring);
+    if (p.expands) expand_rows(p, panel, span.image, from, to, ring);
+    const Range part = part_of(lines, end - begin, panel - begin);
+    for (int64_t i = 0; i < part.count; ++i) prefetch(next + (part.first + i) * kLine);
     float* sums = out.sums ? out.sums + panel * kHiddenPanel : nullptr;
     depthwise_rows(p, panel, span, ring, out.pixels + panel * out.panel, sums);
   }

@@ -44,10 +44,6 @@ void project(const InvertedResidualParams& p, const Projection& from, int64_t be
     t.residual = p.residual ? p.residual + offset : nullptr;
     t.c = p.output + offset;
     t.rows = pixels.count, t.columns = columns.count;
-    const Range lines = part_of(from.ahead_bytes / 64, end - begin, i - begin);
-    for (int64_t line = 0; line < lines.count; ++line) {
-      prefetch(from.ahead + (lines.first + line) * 64);
-    }
     gemm_tile(t);
     if (clamps) continue;
     for (int64_t row = 0; row < t.rows; ++row) {

@@ -11,9 +11,6 @@ struct Projection {
   const float* hidden;   // [panel][pixel][kHiddenPanel]
   int64_t panel;         // elements from a panel to the next
   int64_t first, count;  // pixels, over all images
-  // What is read next, fetched ahead while the tiles run.
-  const char* ahead;
-  int64_t ahead_bytes;
 };
 
 FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {

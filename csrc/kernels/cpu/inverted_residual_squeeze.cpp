@@ -182,7 +182,7 @@ void run_stage(const InvertedResidualParams& p, InvertedResidualStage stage, int
       gated.project_weight = memory + m.weights, gated.project_row = m.weight_row;
     }
     const int64_t panel = p.pixels() * kHiddenPanel;
-    project(gated, {memory, panel, image * p.pixels(), p.pixels(), nullptr, 0}, begin, end);
+    project(gated, {memory, panel, image * p.pixels(), p.pixels()}, begin, end);
   }
 }
 
