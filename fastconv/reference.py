@@ -18,6 +18,8 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "hardswish": F.hardswish,
 }
 
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": F.sigmoid, "hardsigmoid": F.hardsigmoid}
+
 
 def activate(z: Tensor, activation: str | None) -> Tensor:
     """The named activation of z."""
@@ -32,6 +34,12 @@ def check_activation(activation: str | None) -> None:
             "expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', "
             f"got {activation!r}"
         )
+
+
+def check_gate(gate: str) -> None:
+    """Raises RuntimeError for a name that is not in GATES."""
+    if gate not in GATES:
+        raise RuntimeError(f"expected gate to be 'sigmoid' or 'hardsigmoid', got {gate!r}")
 
 
 def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None = None) -> Tensor:
@@ -219,6 +227,32 @@ def pointwise_conv2d_backward(
     return for_input, for_weight, for_bias
 
 
+def squeeze_excitation(
+    input: Tensor,
+    reduce_weight: Tensor | None,
+    reduce_bias: Tensor | None,
+    expand_weight: Tensor | None,
+    expand_bias: Tensor | None,
+    activation: str | None = None,
+    gate: str = "sigmoid",
+) -> Tensor:
+    """input * gate(expand(activation(reduce(mean)))); input itself where there are no weights."""
+    check_gate(gate)
+    if reduce_weight is None or expand_weight is None:
+        check_squeeze(reduce_weight, expand_weight)
+        return input
+    mean = input.mean((2, 3), keepdim=True)
+    squeezed = pointwise_conv2d(mean, reduce_weight, reduce_bias, None, (1, 1), activation)
+    excited = pointwise_conv2d(squeezed, expand_weight, expand_bias, None, (1, 1))
+    return input * GATES[gate](excited)
+
+
+def check_squeeze(reduce_weight: Tensor | None, expand_weight: Tensor | None) -> None:
+    """Raises RuntimeError where only one of the two is given."""
+    if (reduce_weight is None) != (expand_weight is None):
+        raise RuntimeError("expected squeeze_reduce_weight and squeeze_expand_weight together")
+
+
 def separable_conv2d(
     input: Tensor,
     depthwise_weight: Tensor,
@@ -226,18 +260,27 @@ def separable_conv2d(
     pointwise_weight: Tensor,
     pointwise_bias: Tensor | None,
     residual: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     activation: str | None = None,
     pointwise_activation: str | None = None,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
-    """Depthwise, then pointwise, each with bias and activation."""
+    """Depthwise, squeeze-and-excitation if any, pointwise; each with bias and activation."""
     hidden = depthwise_conv2d(
         input, depthwise_weight, depthwise_bias, stride, padding, dilation, activation
     )
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    gated = squeeze_excitation(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return pointwise_conv2d(
-        hidden, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
+        gated, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
     )
 
 
@@ -249,13 +292,23 @@ def inverted_residual(
     depthwise_bias: Tensor | None,
     project_weight: Tensor,
     project_bias: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
-    """Expand and depthwise, each with bias and activation, then project (+ input)."""
+    """Expand and the block of separable_conv2d behind it, without activation at the end."""
     hidden = pointwise_conv2d(input, expand_weight, expand_bias, None, (1, 1), activation)
     weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    window = (stride, padding, (1, 1), activation, None)
     added = input if residual else None
-    return separable_conv2d(hidden, *weights, added, stride, padding, (1, 1), activation)
+    block = (*weights, added, *squeeze, *excite, *window)
+    return separable_conv2d(hidden, *block, squeeze_activation, squeeze_gate)

@@ -37,13 +37,16 @@ def pointwise(layout, pack=lambda weight: weight):
     ops.pointwise_conv2d(x, pack(weight)).sum().backward()
 
 
-def block(expands, size, layout=channels_last):
+def block(expands, size, layout=channels_last, squeeze=None):
     x, filters = layout(torch.randn(1, 8, size, size)), torch.randn(8, 1, 3, 3)
     matrix = torch.randn(8, 8, 1, 1)
+    if squeeze:
+        squeeze = ops.SqueezeExcitation(matrix, None, matrix, None)
     if expands:
-        ops.inverted_residual(x, matrix, None, filters, None, matrix, None, padding=1)
+        weights = (matrix, None, filters, None, matrix, None)
+        ops.inverted_residual(x, *weights, padding=1, squeeze=squeeze)
     else:
-        ops.separable_conv2d(x, filters, None, matrix, None, padding=1)
+        ops.separable_conv2d(x, filters, None, matrix, None, padding=1, squeeze=squeeze)
 
 
 CALLS = {
@@ -59,6 +62,7 @@ for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items(
     CALLS |= {
         f"{op}.rows": partial(block, expands, 15),
         f"{op}.channels": partial(block, expands, 7),
+        f"{op}.squeeze": partial(block, expands, 7, squeeze=True),
         f"{op}.parts": partial(block, expands, 7, contiguous),
     }
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
@@ -85,7 +89,7 @@ def test_the_table_holds_every_variant():
 
 @pytest.mark.parametrize("variant", CALLS)
 def test_variant_is_reached(variant):
-    if fastconv._C.isa() == "scalar" and re.search(r"_k\d|\.rows|\.channels", variant):
+    if fastconv._C.isa() == "scalar" and re.search(r"_k\d|\.rows|\.channels|\.squeeze", variant):
         pytest.skip("register tiles need vectors")
     with reaches(variant):
         CALLS[variant]()

@@ -31,13 +31,17 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   def_with_out(m,
                "inverted_residual(Tensor input, Tensor expand_weight, Tensor? expand_bias, "
                "Tensor depthwise_weight, Tensor? depthwise_bias, Tensor project_weight, "
-               "Tensor? project_bias, SymInt[2] stride, SymInt[4] padding, str? activation=None, "
-               "bool residual=False) -> Tensor");
-  def_with_out(
-      m,
-      "separable_conv2d(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, "
-      "Tensor pointwise_weight, Tensor? pointwise_bias, Tensor? residual, SymInt[2] stride, "
-      "SymInt[4] padding, SymInt[2] dilation, str? activation=None, "
-      "str? pointwise_activation=None) -> Tensor");
+               "Tensor? project_bias, Tensor? squeeze_reduce_weight, Tensor? squeeze_reduce_bias, "
+               "Tensor? squeeze_expand_weight, Tensor? squeeze_expand_bias, SymInt[2] stride, "
+               "SymInt[4] padding, str? activation=None, bool residual=False, "
+               "str? squeeze_activation=None, str squeeze_gate='sigmoid') -> Tensor");
+  def_with_out(m,
+               "separable_conv2d(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, "
+               "Tensor pointwise_weight, Tensor? pointwise_bias, Tensor? residual, "
+               "Tensor? squeeze_reduce_weight, Tensor? squeeze_reduce_bias, "
+               "Tensor? squeeze_expand_weight, Tensor? squeeze_expand_bias, SymInt[2] stride, "
+               "SymInt[4] padding, SymInt[2] dilation, str? activation=None, "
+               "str? pointwise_activation=None, str? squeeze_activation=None, "
+               "str squeeze_gate='sigmoid') -> Tensor");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
 }

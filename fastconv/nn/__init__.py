@@ -7,6 +7,7 @@ from fastconv.nn.local_response_norm import LocalResponseNorm
 from fastconv.nn.pointwise_conv2d import PointwiseConv2d
 from fastconv.nn.residual_add import ResidualAdd
 from fastconv.nn.separable_conv2d import SeparableConv2d
+from fastconv.nn.squeeze_excitation import SqueezeExcitation
 
 __all__ = [
     "Conv2d",
@@ -16,4 +17,5 @@ __all__ = [
     "PointwiseConv2d",
     "ResidualAdd",
     "SeparableConv2d",
+    "SqueezeExcitation",
 ]

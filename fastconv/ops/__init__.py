@@ -7,8 +7,10 @@ from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.pointwise_conv2d import pack_pointwise_weight, pointwise_conv2d
 from fastconv.ops.residual_add import residual_add
 from fastconv.ops.separable_conv2d import separable_conv2d
+from fastconv.ops.squeeze_excitation import SqueezeExcitation, squeeze_excitation
 
 __all__ = [
+    "SqueezeExcitation",
     "conv2d",
     "depthwise_conv2d",
     "inverted_residual",
@@ -18,4 +20,5 @@ __all__ = [
     "pointwise_conv2d",
     "residual_add",
     "separable_conv2d",
+    "squeeze_excitation",
 ]

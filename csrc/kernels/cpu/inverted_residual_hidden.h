@@ -27,6 +27,10 @@ FASTCONV_INLINE bool is_clamp(Activation act) {
   });
 }
 
+FASTCONV_INLINE int64_t align_floats(int64_t count) {
+  return div_up<int64_t>(count, 16) * 16;
+}
+
 FASTCONV_INLINE int64_t hidden_panels(const InvertedResidualShape& s) {
   return div_up(s.hidden, kHiddenPanel);
 }
@@ -45,13 +49,37 @@ struct RowSpan {
   int64_t image, first, count;
 };
 
-// Rows [from, to) of the image into the ring.
-void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, int64_t from,
-                 int64_t to, const HiddenRing& ring);
+// Where the hidden channels of a span go: [panel][pixel][kHiddenPanel], and their sums over the
+// pixels to [panel][kHiddenPanel] unless null.
+struct HiddenOutput {
+  float* pixels;
+  int64_t panel;  // elements from a panel to the next
+  float* sums;
+};
 
-// The depthwise convolution of the ring, or of the input, at the rows of span into
-// out[pixel][kHiddenPanel]. The rows it reads are in the ring.
-void depthwise_rows(const InvertedResidualParams& p, int64_t panel, const RowSpan& span,
-                    const HiddenRing& ring, float* out);
+// How an image is cut into strips, and the ring that keeps what consecutive strips share.
+struct Strips {
+  int64_t rows, count;   // output rows of a strip, strips an image
+  int64_t slots, shift;  // of the ring of each panel
+  int64_t ring, buffer;  // elements: the ring of a panel, a panel of a strip
+};
+
+Strips strips_of(const InvertedResidualShape& s);
+
+FASTCONV_INLINE RowSpan strip_at(const InvertedResidualShape& s, const Strips& g, int64_t image,
+                                 int64_t strip) {
+  const int64_t first = strip * g.rows;
+  return {image, first, min_of(g.rows, s.out_height - first)};
+}
+
+// The rows of the input below those that a span reads.
+FASTCONV_INLINE int64_t rows_read(const InvertedResidualShape& s, const RowSpan& span) {
+  const int64_t last = span.first + span.count - 1;
+  return min_of(last * s.stride_h - s.pad_top + s.kernel_h, s.height);
+}
+
+// Panels [begin, end) of a strip, the first rings[0]; rows below `done` are in the rings already.
+void hide_strip(const InvertedResidualParams& p, const Strips& g, const RowSpan& span, int64_t done,
+                int64_t begin, int64_t end, float* rings, const HiddenOutput& out);
 
 }  // namespace fastconv::FASTCONV_ISA

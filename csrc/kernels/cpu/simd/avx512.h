@@ -22,6 +22,11 @@ struct VecF {
   }
 };
 
+// whole + fraction is a number, whole integral and 0 <= fraction < 1.
+struct Split {
+  VecF whole, fraction;
+};
+
 struct VecD {
   static constexpr int kLanes = 8;
   using scalar = double;
@@ -217,7 +222,13 @@ FASTCONV_INLINE void stream_fence() {
   _mm_sfence();
 }
 
-// a * 2^n for integral n; the exponent of a; the mantissa of a in [1, 2).
+// scale2 takes any number and its whole part alone, so that nothing is left to do for it here.
+FASTCONV_INLINE Split split(VecF a) {
+  constexpr int kFloor = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  return {a, {_mm512_reduce_ps(a.v, kFloor)}};
+}
+
+// a * 2^floor(n); the exponent of a; the mantissa of a in [1, 2).
 FASTCONV_INLINE VecF scale2(VecF a, VecF n) {
   return {_mm512_scalef_ps(a.v, n.v)};
 }
