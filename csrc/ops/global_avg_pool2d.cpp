@@ -34,7 +34,7 @@ void run(const GlobalAvgPool2dParams& p, const F& kernel) {
 Tensor global_avg_pool2d(const Tensor& input) {
   GlobalAvgPool2dParams p = params_of(input);
   const Tensor x = dense(input, p.layout);
-  Tensor output = empty_like(x, {p.batch, p.channels, 1, 1}, p.layout);
+  Tensor output = empty_like(x, {p.batch, p.channels, 1, 1}, Layout::kNCHW);
   p.input = x.const_data_ptr();
   p.output = output.mutable_data_ptr();
   count(global_avg_pool2d_variant(p));

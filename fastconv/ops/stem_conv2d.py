@@ -1,4 +1,4 @@
-"""stem_conv2d: the first convolution of a network, from an image to channels_last, for inference."""
+"""stem_conv2d: the first convolution of a network, from image to channels_last; for inference."""
 
 from collections.abc import Sequence
 

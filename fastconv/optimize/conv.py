@@ -14,6 +14,9 @@ from fastconv.reference import activate
 
 aten = torch.ops.aten
 
+# Of an image: grey, red-green-blue, with depth or alpha.
+MOST_STEM_CHANNELS = 4
+
 
 def conv2d(
     input: Tensor,
@@ -44,6 +47,13 @@ def is_depthwise_node(node: fx.Node) -> bool:
 def is_pointwise_node(node: fx.Node) -> bool:
     weight, groups, padding = (node.kwargs[name] for name in ("weight", "groups", "padding"))
     return is_pointwise(shape_of(weight), groups, padding)  # type: ignore[arg-type]
+
+
+def is_stem_node(node: fx.Node) -> bool:
+    """Whether stem_conv2d serves it: few channels in, which oneDNN reads from a copied layout."""
+    plain = node.kwargs["groups"] == 1 and node.kwargs["dilation"] == [1, 1]
+    channels = shape_of(node.kwargs["weight"])[1]
+    return plain and node.kwargs["residual"] is None and channels <= MOST_STEM_CHANNELS
 
 
 def shape_of(node: object) -> torch.Size:

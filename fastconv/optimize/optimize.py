@@ -19,11 +19,13 @@ from fastconv.optimize.passes import (
     drop_identities,
     fold_batch_norm,
     fuse_residual_and_activation,
+    pool_globally,
 )
 from fastconv.optimize.swap import swap_
 
 PASSES = (
     drop_identities,
+    pool_globally,
     canonicalize,
     fold_batch_norm,
     absorb_padding,

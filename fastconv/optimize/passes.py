@@ -18,14 +18,28 @@ aten = torch.ops.aten
 
 
 def drop_identities(module: fx.GraphModule) -> None:
-    """Removes what does nothing at inference: dropout's clones and unused batch-norm outputs."""
+    """Removes what does nothing at inference: dropout's clones, unused batch-norm outputs, pooling
+    to the size that is there."""
     graph = module.graph
     for node in list(graph.nodes):
         copies = node.target in (aten.clone.default, aten.alias.default, aten.detach.default)
+        if node.target is aten.adaptive_avg_pool2d.default:
+            copies = list(shape_of(node.args[0])[-2:]) == list(node.args[1])
         if node.op == "call_function" and copies and not node.kwargs:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     graph.eliminate_dead_code()
+
+
+def pool_globally(module: fx.GraphModule) -> None:
+    """The mean over all pixels, in either way to write it, becomes one global_avg_pool2d."""
+    for node in list(module.graph.nodes):
+        pools = node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]
+        if node.target is aten.mean.dim and len(node.args) > 2 and not node.kwargs:
+            pools = sorted(d % 4 for d in node.args[1]) == [2, 3] and node.args[2]
+        if pools and len(shape_of(node.args[0])) == 4:
+            node.target = torch.ops.fastconv.global_avg_pool2d.default
+            node.args = node.args[:1]
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:
