@@ -12,6 +12,9 @@ from fastconv.ops._layout import channels_fastest
 from fastconv.ops._op import FusedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
 
+# Of an image: grey, red-green-blue, with depth or alpha. The op takes any number.
+MOST_STEM_CHANNELS = 4
+
 
 def stem_conv2d(
     input: Tensor,

@@ -4,18 +4,18 @@ A convolution node calls `conv2d` below with all arguments by name, so a pass re
 node.kwargs; the graph runs at every stage, which is how the passes are tested.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fastconv.ops._window import edges, pair
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
+from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 from fastconv.reference import activate
 
 aten = torch.ops.aten
-
-# Of an image: grey, red-green-blue, with depth or alpha.
-MOST_STEM_CHANNELS = 4
 
 
 def conv2d(
@@ -52,8 +52,8 @@ def is_pointwise_node(node: fx.Node) -> bool:
 def is_stem_node(node: fx.Node) -> bool:
     """Whether stem_conv2d serves it: few channels in, which oneDNN reads from a copied layout."""
     plain = node.kwargs["groups"] == 1 and node.kwargs["dilation"] == [1, 1]
-    channels = shape_of(node.kwargs["weight"])[1]
-    return plain and node.kwargs["residual"] is None and channels <= MOST_STEM_CHANNELS
+    few = shape_of(node.kwargs["weight"])[1] <= MOST_STEM_CHANNELS
+    return bool(plain and few and node.kwargs["residual"] is None)
 
 
 def shape_of(node: object) -> torch.Size:
@@ -65,6 +65,26 @@ def shape_of(node: object) -> torch.Size:
 def only_user(node: fx.Node) -> fx.Node | None:
     """The single user of a node, None where there are several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def activation_of(node: Any) -> str | None:
+    """The name of the activation a node computes, None for any other node."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return None
+    simple = {
+        aten.relu.default: "relu",
+        aten.relu6.default: "relu6",
+        aten.silu.default: "silu",
+        aten.hardswish.default: "hardswish",
+    }
+    if node.target in simple:
+        return simple[node.target]
+    if node.target in (aten.hardtanh.default, aten.clamp.default):
+        bounds: Any = (*node.args[1:], *node.kwargs.values())
+        return {(0, 6): "relu6", (0,): "relu", (0, None): "relu"}.get(bounds)
+    if node.target is aten.clamp_min.default and node.args[1] == 0:
+        return "relu"
+    return None
 
 
 def _arguments(node: fx.Node) -> dict:

@@ -81,8 +81,6 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
 
 
 def _channels_last(weight: Tensor) -> Tensor:
-    # oneDNN's own packed tensors were no faster on the stems of the networks here, and can be
-    # neither copied nor pickled.
     return weight.contiguous(memory_format=torch.channels_last)
 
 

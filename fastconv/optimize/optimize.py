@@ -13,6 +13,7 @@ from fastconv.optimize.arena import Arenas
 from fastconv.optimize.capture import Captured, capture
 from fastconv.optimize.conv import canonicalize
 from fastconv.optimize.fuse_blocks import fuse_blocks
+from fastconv.optimize.linear import lower_linear
 from fastconv.optimize.lower import lower
 from fastconv.optimize.passes import (
     absorb_padding,
@@ -204,6 +205,7 @@ def optimize(
     for transform in PASSES:
         transform(captured.graph)
     fuse_blocks(captured.graph, dtype)
+    lower_linear(captured.graph)
     return OptimizedModule(captured, example_inputs, lower(captured.graph, dtype))
 
 

@@ -1,13 +1,13 @@
 """The passes over a captured graph, in the order they run: fold, absorb, fuse."""
 
 import operator
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fastconv.optimize.capture import constant, read_buffer
 from fastconv.optimize.conv import (
+    activation_of,
     is_conv,
     is_pointwise_node,
     only_user,
@@ -108,29 +108,9 @@ def absorb_padding(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
-def _activation_of(node: Any) -> str | None:
-    """The name of the activation a node computes, None for any other node."""
-    if not isinstance(node, fx.Node) or node.op != "call_function":
-        return None
-    simple = {
-        aten.relu.default: "relu",
-        aten.relu6.default: "relu6",
-        aten.silu.default: "silu",
-        aten.hardswish.default: "hardswish",
-    }
-    if node.target in simple:
-        return simple[node.target]
-    if node.target in (aten.hardtanh.default, aten.clamp.default):
-        bounds: Any = (*node.args[1:], *node.kwargs.values())
-        return {(0, 6): "relu6", (0,): "relu", (0, None): "relu"}.get(bounds)
-    if node.target is aten.clamp_min.default and node.args[1] == 0:
-        return "relu"
-    return None
-
-
 def _fuse_following_activation(node: fx.Node) -> None:
     user = only_user(node)
-    name = _activation_of(user)
+    name = activation_of(user)
     if user is not None and name is not None and node.kwargs["activation"] is None:
         node.kwargs = {**node.kwargs, "activation": name}
         user.replace_all_uses_with(node)
