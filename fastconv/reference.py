@@ -103,6 +103,18 @@ def stem_conv2d(
     return activate(z, activation).contiguous(memory_format=torch.channels_last)
 
 
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool = False,
+) -> Tensor:
+    """The largest value of each window of pixels."""
+    window = (tuple(kernel_size), tuple(stride), tuple(padding))
+    return F.max_pool2d(input, *window, ceil_mode=ceil_mode)
+
+
 def global_avg_pool2d(input: Tensor) -> Tensor:
     """The mean over all pixels of each channel, (N, C, 1, 1)."""
     return input.mean((2, 3), keepdim=True).contiguous()

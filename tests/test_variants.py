@@ -29,6 +29,10 @@ def pool(layout):
     gradient(ops.global_avg_pool2d, (1, 9, 4, 4), layout=layout)
 
 
+def pool_windows(layout):
+    ops.max_pool2d(layout(torch.randn(1, 9, 4, 4)), 2)
+
+
 def depthwise(layout, kernel, stride=1):
     def convolve(x, weight):
         return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
@@ -76,6 +80,7 @@ for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
         f"global_avg_pool2d.{name}": partial(pool, layout),
         f"global_avg_pool2d.backward_{name}": partial(pool, layout),
+        f"max_pool2d.{name}": partial(pool_windows, layout),
         f"local_response_norm.{name}": partial(normalise, layout),
         f"local_response_norm_backward.{name}": partial(normalise, layout),
         f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),

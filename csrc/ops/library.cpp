@@ -30,6 +30,9 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "stem_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
       "SymInt[4] padding, str? activation=None) -> Tensor");
+  m.def(
+      "max_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, "
+      "bool ceil_mode=False) -> Tensor");
   m.def("global_avg_pool2d(Tensor input) -> Tensor");
   m.def("global_avg_pool2d_backward(Tensor grad_output, Tensor input) -> Tensor");
   // The blocks are for inference: their gradients are those of their reference.

@@ -5,6 +5,7 @@ from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.global_avg_pool2d import GlobalAvgPool2d
 from fastconv.nn.inverted_residual import InvertedResidual
 from fastconv.nn.local_response_norm import LocalResponseNorm
+from fastconv.nn.max_pool2d import MaxPool2d
 from fastconv.nn.pointwise_conv2d import PointwiseConv2d
 from fastconv.nn.residual_add import ResidualAdd
 from fastconv.nn.separable_conv2d import SeparableConv2d
@@ -16,6 +17,7 @@ __all__ = [
     "GlobalAvgPool2d",
     "InvertedResidual",
     "LocalResponseNorm",
+    "MaxPool2d",
     "PointwiseConv2d",
     "ResidualAdd",
     "SeparableConv2d",

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 from fastconv import reference
 from fastconv.ops._check import check_like_input, check_tensors
 from fastconv.ops._layout import channels_fastest
-from fastconv.ops._op import FusedOp
+from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
 
 # Of an image: grey, red-green-blue, with depth or alpha. The op takes any number.
@@ -90,7 +90,14 @@ def fake(
     return input.new_empty(shape).permute(0, 3, 1, 2)
 
 
-_op = FusedOp("stem_conv2d", tensors=3, reference=reference.stem_conv2d, fake=fake)
+_op = DerivedOp(
+    "stem_conv2d",
+    tensors=3,
+    reference=reference.stem_conv2d,
+    fake=fake,
+    batched=(0,),
+    autocast=True,
+)
 
 
 @register_flop_formula(torch.ops.fastconv.stem_conv2d)

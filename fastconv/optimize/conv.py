@@ -87,7 +87,7 @@ def activation_of(node: Any) -> str | None:
     return None
 
 
-def _arguments(node: fx.Node) -> dict:
+def arguments_of(node: fx.Node) -> dict:
     """A node's arguments by the names of its schema, defaults filled in."""
     assert isinstance(node.target, torch._ops.OpOverload)
     schema = node.target._schema.arguments
@@ -107,7 +107,7 @@ def _canonical(node: fx.Node) -> dict | None:
     )
     if node.op != "call_function" or node.target not in kinds:
         return None
-    given = _arguments(node)
+    given = arguments_of(node)
     kernel = shape_of(given["weight"])[2:]
     stride = pair("conv2d", "stride", given["stride"])
     dilation = pair("conv2d", "dilation", given.get("dilation", 1))

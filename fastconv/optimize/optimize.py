@@ -20,13 +20,12 @@ from fastconv.optimize.passes import (
     drop_identities,
     fold_batch_norm,
     fuse_residual_and_activation,
-    pool_globally,
+    pool,
 )
 from fastconv.optimize.swap import swap_
 
 PASSES = (
     drop_identities,
-    pool_globally,
     canonicalize,
     fold_batch_norm,
     absorb_padding,
@@ -205,6 +204,7 @@ def optimize(
     for transform in PASSES:
         transform(captured.graph)
     fuse_blocks(captured.graph, dtype)
+    pool(captured.graph)
     lower_linear(captured.graph)
     return OptimizedModule(captured, example_inputs, lower(captured.graph, dtype))
 

@@ -5,9 +5,11 @@ import operator
 import torch
 from torch import Tensor, fx
 
+from fastconv.ops._window import pair
 from fastconv.optimize.capture import constant, read_buffer
 from fastconv.optimize.conv import (
     activation_of,
+    arguments_of,
     is_conv,
     is_pointwise_node,
     only_user,
@@ -31,8 +33,8 @@ def drop_identities(module: fx.GraphModule) -> None:
     graph.eliminate_dead_code()
 
 
-def pool_globally(module: fx.GraphModule) -> None:
-    """The mean over all pixels, in either way to write it, becomes one global_avg_pool2d."""
+def pool(module: fx.GraphModule) -> None:
+    """Max pooling, and the mean over all pixels in either way to write it, become ops of ours."""
     for node in list(module.graph.nodes):
         pools = node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]
         if node.target is aten.mean.dim and len(node.args) > 2 and not node.kwargs:
@@ -40,6 +42,14 @@ def pool_globally(module: fx.GraphModule) -> None:
         if pools and len(shape_of(node.args[0])) == 4:
             node.target = torch.ops.fastconv.global_avg_pool2d.default
             node.args = node.args[:1]
+        if node.target is aten.max_pool2d.default and len(shape_of(node.args[0])) == 4:
+            given = arguments_of(node)
+            if pair("max_pool2d", "dilation", given["dilation"]) == (1, 1):
+                names = ("kernel_size", "stride", "padding")
+                given["stride"] = given["stride"] or given["kernel_size"]
+                window = [list(pair("max_pool2d", name, given[name])) for name in names]
+                node.target = torch.ops.fastconv.max_pool2d.default
+                node.args, node.kwargs = (given["self"], *window, given["ceil_mode"]), {}
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:

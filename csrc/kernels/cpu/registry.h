@@ -7,6 +7,7 @@
 #include "../global_avg_pool2d.h"
 #include "../inverted_residual.h"
 #include "../local_response_norm.h"
+#include "../max_pool2d.h"
 #include "../pointwise_conv2d.h"
 #include "../probe.h"
 #include "../residual_add.h"
@@ -30,6 +31,7 @@ bool set_isa(Isa isa);
   X(inverted_residual, InvertedResidualKernels)                \
   X(local_response_norm, LocalResponseNormKernels)             \
   X(local_response_norm_backward, LocalResponseNormKernels)    \
+  X(max_pool2d, MaxPool2dKernels)                              \
   X(residual_add, ResidualAddKernels)                          \
   X(pointwise_conv2d, PointwiseConv2dKernels)                  \
   X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
