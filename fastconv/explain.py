@@ -41,7 +41,7 @@ def _why_torch(op: str, arguments: dict[str, Any]) -> str:
     if window == "1x1":
         return "dense 1x1 with padding: our 1x1 has none"
     if shape[1] <= MOST_STEM_CHANNELS:
-        return f"dense {window} over an image: fastconv.optimize or ops.stem_conv2d calls ours"
+        return f"dense {window}: of an image, fastconv.optimize or ops.stem_conv2d calls ours"
     return f"dense {window}: our kernels are depthwise or 1x1"
 
 

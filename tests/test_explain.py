@@ -138,7 +138,7 @@ def test_a_wrong_instruction_set_in_the_environment_is_named():
 def test_a_convolution_over_an_image_is_told_where_its_kernel_is_called():
     layer, x = nn.Conv2d(3, 8, 3).eval(), torch.randn(1, 3, 9, 9)
     (row,) = fastconv.explain(layer, x)
-    reason = "dense 3x3 over an image: fastconv.optimize or ops.stem_conv2d calls ours"
+    reason = "dense 3x3: of an image, fastconv.optimize or ops.stem_conv2d calls ours"
     assert (row["backend"], row["reason"]) == ("torch", reason)
     (row,) = fastconv.explain(fastconv.optimize(layer, (x,)), x)
     assert (row["op"], row["variant"]) == ("stem_conv2d", "nchw")
