@@ -97,6 +97,42 @@ def depthwise_conv2d_backward_weight(
     return torch.func.vjp(of_weight, weight)[1](grad_output)[0], grad_output.sum((0, 2, 3))
 
 
+def stem_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    activation: str | None = None,
+) -> Tensor:
+    """activation(conv2d), padding (top, left, bottom, right); the result is channels_last."""
+    top, left, bottom, right = padding
+    z = F.conv2d(F.pad(input, (left, right, top, bottom)), weight, bias, tuple(stride))
+    return activate(z, activation).contiguous(memory_format=torch.channels_last)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool = False,
+) -> Tensor:
+    """The largest value of each window of pixels."""
+    window = (tuple(kernel_size), tuple(stride), tuple(padding))
+    return F.max_pool2d(input, *window, ceil_mode=ceil_mode)
+
+
+def global_avg_pool2d(input: Tensor) -> Tensor:
+    """The mean over all pixels of each channel, (N, C, 1, 1)."""
+    return input.mean((2, 3), keepdim=True).contiguous()
+
+
+def global_avg_pool2d_backward(grad_output: Tensor, input: Tensor) -> Tensor:
+    """The gradient of global_avg_pool2d for its input."""
+    return grad_output.expand_as(input) / (input.shape[2] * input.shape[3])
+
+
 def shortcut_stride(size: Sequence[int], wanted: Sequence[int]) -> int:
     """The smallest stride that takes (height, width) to the wanted one, 0 where none does."""
     pairs = list(zip(size, wanted, strict=True))

@@ -25,6 +25,14 @@ def normalise(layout):
     gradient(lambda x: ops.local_response_norm(x, 5), (1, 9, 4, 4), layout=layout)
 
 
+def pool(layout):
+    gradient(ops.global_avg_pool2d, (1, 9, 4, 4), layout=layout)
+
+
+def pool_windows(layout):
+    ops.max_pool2d(layout(torch.randn(1, 9, 4, 4)), 2)
+
+
 def depthwise(layout, kernel, stride=1):
     def convolve(x, weight):
         return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
@@ -49,6 +57,10 @@ def block(expands, size, layout=channels_last, squeeze=None):
         ops.separable_conv2d(x, filters, None, matrix, None, padding=1, squeeze=squeeze)
 
 
+def stem(layout, pack=ops.pack_stem_weight):
+    ops.stem_conv2d(layout(torch.randn(1, 3, 8, 8)), pack(torch.randn(4, 3, 3, 3)))
+
+
 CALLS = {
     "activation_backward.elementwise": lambda: gradient(ops.residual_add, (5,), (5,)),
     "residual_add.same_size": lambda: add((1, 4, 4, 4)),
@@ -57,6 +69,9 @@ CALLS = {
     "pointwise_conv2d.nchw": partial(pointwise, contiguous),
     "pointwise_conv2d.nhwc_packing": partial(pointwise, channels_last),
     "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
+    "stem_conv2d.nchw": partial(stem, contiguous),
+    "stem_conv2d.nhwc": partial(stem, channels_last),
+    "stem_conv2d.packing": partial(stem, contiguous, contiguous),
 }
 for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items():
     CALLS |= {
@@ -67,6 +82,9 @@ for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items(
     }
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
+        f"global_avg_pool2d.{name}": partial(pool, layout),
+        f"global_avg_pool2d.backward_{name}": partial(pool, layout),
+        f"max_pool2d.{name}": partial(pool_windows, layout),
         f"local_response_norm.{name}": partial(normalise, layout),
         f"local_response_norm_backward.{name}": partial(normalise, layout),
         f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),

@@ -27,6 +27,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "pointwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
+  def_with_out(m,
+               "stem_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
+               "SymInt[4] padding, str? activation=None) -> Tensor");
+  def_with_out(
+      m,
+      "max_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, "
+      "bool ceil_mode=False) -> Tensor");
+  def_with_out(m, "global_avg_pool2d(Tensor input) -> Tensor");
+  m.def("global_avg_pool2d_backward(Tensor grad_output, Tensor input) -> Tensor");
   // The blocks are for inference: their gradients are those of their reference.
   def_with_out(m,
                "inverted_residual(Tensor input, Tensor expand_weight, Tensor? expand_bias, "

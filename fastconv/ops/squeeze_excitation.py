@@ -49,9 +49,8 @@ def check_squeeze(op: str, squeeze: SqueezeExcitation) -> None:
     """Raises TypeError for what is no tensor, RuntimeError for an unknown gate."""
     weights = {"reduce_weight": squeeze[0], "expand_weight": squeeze[2]}
     biases = {"reduce_bias": squeeze[1], "expand_bias": squeeze[3]}
-    given = {name: bias for name, bias in biases.items() if bias is not None}
-    named = {f"squeeze.{name}": value for name, value in {**weights, **given}.items()}
-    check_tensors(op, **named)
+    named = {f"squeeze.{name}": value for name, value in {**weights, **biases}.items()}
+    check_tensors(op, [f"squeeze.{name}" for name in biases], **named)
     reference.check_gate(squeeze.gate)
 
 

@@ -5,12 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight
+from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight, pack_stem_weight
 from fastconv.optimize.capture import constant
-from fastconv.optimize.conv import is_conv, is_depthwise_node, is_pointwise_node, shape_of
+from fastconv.optimize.conv import (
+    is_conv,
+    is_depthwise_node,
+    is_pointwise_node,
+    is_stem_node,
+    shape_of,
+)
 from fastconv.optimize.dense import DenseConv2d
 
 aten = torch.ops.aten
+
+_ANY_LAYOUT = (torch.ops.fastconv.stem_conv2d.default, aten.sym_size.int)
 
 
 def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, Any]]:
@@ -37,6 +45,9 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
     elif is_pointwise_node(node):
         kernel, pack = "pointwise_conv2d", pack_pointwise_weight
         names = ["input", "weight", "bias", "residual", "stride", "activation"]
+    elif is_stem_node(node):
+        kernel, pack = "stem_conv2d", pack_stem_weight
+        names = ["input", "weight", "bias", "stride", "padding", "activation"]
     else:
         kernel, pack = "torch", _channels_last
         names = ["input", "weight", "bias"]
@@ -70,13 +81,14 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
 
 
 def _channels_last(weight: Tensor) -> Tensor:
-    # oneDNN's own packed tensors were no faster on the stems of the networks here, and can be
-    # neither copied nor pickled.
     return weight.contiguous(memory_format=torch.channels_last)
 
 
 def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
-    """channels_last from the inputs on, in dtype; the outputs are contiguous as the model's own."""
+    """channels_last from the inputs on, in dtype; the outputs are contiguous as the model's own.
+
+    What reads an image in any layout, or only its shape, takes it as it comes.
+    """
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node in placeholders:
         value = node.meta["val"]
@@ -86,12 +98,14 @@ def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
         if dtype is not None:
             with graph.inserting_after(last):
                 last = entered = graph.call_function(aten.to.dtype, (entered, dtype))
-        if value.dim() == 4:
+        in_layout = entered
+        if value.dim() == 4 and not all(user.target in _ANY_LAYOUT for user in users):
             with graph.inserting_after(last):
                 kwargs: dict[str, Any] = {"memory_format": torch.channels_last}
-                entered = graph.call_function(aten.contiguous.default, (entered,), kwargs)
+                in_layout = graph.call_function(aten.contiguous.default, (entered,), kwargs)
         for user in users:
-            user.replace_input_with(node, entered)
+            any_layout = user.target in _ANY_LAYOUT
+            user.replace_input_with(node, entered if any_layout else in_layout)
 
     def leave(node: fx.Node) -> fx.Node:
         value = node.meta.get("val")
