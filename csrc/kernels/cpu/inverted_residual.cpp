@@ -25,6 +25,9 @@ constexpr int64_t kStreamedBytes = 16 << 20;
 // Weights of the projection that stay in the L2 cache are passed over for each tile of pixels.
 constexpr int64_t kWeightBytesInCache = 256 << 10;
 
+// Register tiles of pixels to a call of the matrix product.
+constexpr int64_t kGroupTiles = 4;
+
 FASTCONV_INLINE int64_t align_floats(int64_t count) {
   return div_up<int64_t>(count, 16) * 16;
 }
@@ -70,8 +73,13 @@ struct Projection {
   int64_t ahead_bytes;
 };
 
+// Groups of pixels that one call of the matrix product takes.
+FASTCONV_INLINE int64_t pixel_groups(int64_t pixels) {
+  return div_up<int64_t>(pixels, kGroupTiles * kTileRows);
+}
+
 FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {
-  return row_tile_count(pixels) * panel_count<float>(s.out_channels);
+  return pixel_groups(pixels) * panel_count<float>(s.out_channels);
 }
 
 FASTCONV_INLINE bool streams(const InvertedResidualParams& p) {
@@ -92,7 +100,7 @@ void project(const InvertedResidualParams& p, const Projection& from, int64_t be
   t.low = clamps && act != Activation::kNone ? 0 : -kInfinity;
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
   t.streams = clamps && streams(p);
-  const int64_t tiles = row_tile_count(from.count);
+  const int64_t tiles = pixel_groups(from.count);
   const int64_t panels = panel_count<float>(p.out_channels);
   const bool pixels_outside = p.hidden * p.out_channels * 4 <= kWeightBytesInCache;
   for (int64_t i = begin; i < end; ++i) {
