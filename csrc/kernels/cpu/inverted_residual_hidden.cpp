@@ -174,16 +174,12 @@ void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, 
   t.high = p.activation == Activation::kReLU6 ? 6 : kInfinity;
   while (from < to) {
     const int64_t slot = ring.slot(from), rows = min_of(to - from, ring.slots - slot);
-    const int64_t pixels = rows * p.width, tiles = row_tile_count(pixels);
-    const float* input = p.input + (image * p.height + from) * p.width * p.in_channels;
+    const int64_t pixels = rows * p.width;
     float* hidden = ring.rows + slot * p.width * kHiddenPanel;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const Range part = part_of(pixels, tiles, i);
-      t.a = input + part.first * p.in_channels;
-      t.c = hidden + part.first * kHiddenPanel;
-      t.rows = part.count;
-      gemm_tile(t);
-    }
+    t.a = p.input + (image * p.height + from) * p.width * p.in_channels;
+    t.c = hidden;
+    t.rows = pixels;
+    gemm_tile(t);
     if (!clamps) activate_in_place(p.activation, hidden, pixels * kHiddenPanel);
     from += rows;
   }

@@ -31,7 +31,7 @@ void project(const InvertedResidualParams& p, const Projection& from, int64_t be
   t.low = clamps && act != Activation::kNone ? 0 : -kInfinity;
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
   t.streams = clamps && streams(p);
-  const int64_t tiles = row_tile_count(from.count);
+  const int64_t tiles = pixel_groups(from.count);
   const int64_t panels = panel_count<float>(p.out_channels);
   const bool pixels_outside = p.hidden * p.out_channels * 4 <= kWeightBytesInCache;
   for (int64_t i = begin; i < end; ++i) {

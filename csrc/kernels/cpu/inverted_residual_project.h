@@ -13,8 +13,16 @@ struct Projection {
   int64_t first, count;  // pixels, over all images
 };
 
+// Register tiles of pixels to a call of the matrix product.
+constexpr int64_t kGroupTiles = 4;
+
+// Groups of pixels that one call of the matrix product takes.
+FASTCONV_INLINE int64_t pixel_groups(int64_t pixels) {
+  return div_up<int64_t>(pixels, kGroupTiles * kTileRows);
+}
+
 FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {
-  return row_tile_count(pixels) * panel_count<float>(s.out_channels);
+  return pixel_groups(pixels) * panel_count<float>(s.out_channels);
 }
 
 // Tiles [begin, end) of projection_tiles(p, from.count).

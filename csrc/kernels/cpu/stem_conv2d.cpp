@@ -150,7 +150,7 @@ void run_row(const StemConv2dParams& p, StemTile<S> t, S* to) {
     const Range columns = panel_at<S>(panel, p.out_channels);
     t.columns = columns.count, t.weight = row.weight + columns.first;
     if (row.bias != nullptr) t.bias = row.bias + columns.first;
-    const int64_t most = columns.count > 2 * kLanes<S> ? kWideTileRows : kTileRows;
+    const int64_t most = columns.count > 2 * kLanes<S> ? kWideStemRows : kStemRows;
     const int64_t tiles = div_up(p.out_width, most);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const Range pixels = part_of(p.out_width, tiles, tile);
