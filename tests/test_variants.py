@@ -33,11 +33,11 @@ def pool_windows(layout):
     ops.max_pool2d(layout(torch.randn(1, 9, 4, 4)), 2)
 
 
-def depthwise(layout, kernel, stride=1):
+def depthwise(layout, kernel, stride=1, channels=4):
     def convolve(x, weight):
         return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
 
-    gradient(convolve, (1, 4, 9, 9), (4, 1, kernel, kernel), layout=layout)
+    gradient(convolve, (1, channels, 9, 9), (channels, 1, kernel, kernel), layout=layout)
 
 
 def pointwise(layout, pack=lambda weight: weight):
@@ -80,6 +80,12 @@ for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items(
         f"{op}.squeeze": partial(block, expands, 7, squeeze=True),
         f"{op}.parts": partial(block, expands, 7, contiguous),
     }
+CALLS |= {
+    "depthwise_conv2d.nchw_planes": partial(depthwise, contiguous, 3, channels=9),
+    "depthwise_conv2d.backward_input_nchw_planes": partial(depthwise, contiguous, 4, 3, 9),
+    "depthwise_conv2d.backward_weight_nchw_planes": partial(depthwise, contiguous, 4, 3, 9),
+    "depthwise_conv2d.backward_input_nhwc_k357s2": partial(depthwise, channels_last, 5, 2),
+}
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
         f"global_avg_pool2d.{name}": partial(pool, layout),
@@ -89,7 +95,7 @@ for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
         f"local_response_norm_backward.{name}": partial(normalise, layout),
         f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),
         f"depthwise_conv2d.{name}_any": partial(depthwise, layout, kernel=4),
-        f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=3, stride=2),
+        f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=4, stride=2),
         f"depthwise_conv2d.backward_weight_{name}_k357": partial(depthwise, layout, kernel=3),
         f"depthwise_conv2d.backward_weight_{name}_any": partial(depthwise, layout, kernel=4),
     }
@@ -107,7 +113,9 @@ def test_the_table_holds_every_variant():
 
 @pytest.mark.parametrize("variant", CALLS)
 def test_variant_is_reached(variant):
-    if fastconv._C.isa() == "scalar" and re.search(r"_k\d|\.rows|\.channels|\.squeeze", variant):
+    if fastconv._C.isa() == "scalar" and re.search(
+        r"_k\d|planes|\.rows|\.channels|\.squeeze", variant
+    ):
         pytest.skip("register tiles need vectors")
     with reaches(variant):
         CALLS[variant]()
