@@ -1,5 +1,6 @@
 """The ops as layers: torch's constructors, state_dict keys and repr, our kernels."""
 
+from fastconv.nn.batch_norm import BatchNorm2d
 from fastconv.nn.conv2d import Conv2d
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.inverted_residual import InvertedResidual
@@ -9,6 +10,7 @@ from fastconv.nn.residual_add import ResidualAdd
 from fastconv.nn.separable_conv2d import SeparableConv2d
 
 __all__ = [
+    "BatchNorm2d",
     "Conv2d",
     "DepthwiseConv2d",
     "InvertedResidual",

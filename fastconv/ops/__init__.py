@@ -1,5 +1,6 @@
 """The ops as functions, arguments named as in torch.nn.functional."""
 
+from fastconv.ops.batch_norm import batch_norm
 from fastconv.ops.conv2d import conv2d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.inverted_residual import inverted_residual
@@ -9,6 +10,7 @@ from fastconv.ops.residual_add import residual_add
 from fastconv.ops.separable_conv2d import separable_conv2d
 
 __all__ = [
+    "batch_norm",
     "conv2d",
     "depthwise_conv2d",
     "inverted_residual",
