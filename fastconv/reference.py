@@ -198,6 +198,69 @@ def local_response_norm_backward(
     return torch.func.vjp(forward, input)[1](grad_output)[0]
 
 
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    activation: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """activation(batch norm) by mean and var; without them by the batch's own, which follow."""
+    check_batch_norm(input, weight, bias, mean, var)
+    training = mean is None
+    wide = input.detach().to(torch.promote_types(input.dtype, torch.float32))
+    others = [d for d in range(input.dim()) if d != 1]
+    batch_var, batch_mean = torch.var_mean(wide, others, correction=0)
+    z = F.batch_norm(input, mean, var, weight, bias, training, 0.0, eps)
+    if not training:
+        batch_mean, batch_var = batch_mean[:0].clone(), batch_var[:0].clone()
+    return activate(z, activation), batch_mean, batch_var
+
+
+def check_batch_norm(input: Tensor, *of_channels: Tensor | None) -> None:
+    """Raises RuntimeError unless each tensor has a number for each channel of input."""
+    if input.dim() < 2:
+        raise RuntimeError(
+            "batch_norm: expected input with 2 dimensions or more, got "
+            f"{input.dim()} in shape {tuple(input.shape)}"
+        )
+    for name, tensor in zip(("weight", "bias", "mean", "var"), of_channels, strict=True):
+        if tensor is not None and tensor.shape != input.shape[1:2]:
+            raise RuntimeError(
+                f"batch_norm: expected {name} of shape ({input.shape[1]}), "
+                f"got {tuple(tensor.shape)}"
+            )
+
+
+def batch_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of batch_norm for input, weight and bias; the latter two always of numbers.
+
+    In training mean and var are functions of input, which its derivative takes into account.
+    """
+    statistics = (None, None) if training else (mean, var)
+    one = torch.ones_like(mean) if weight is None else weight
+    zero = torch.zeros_like(mean) if bias is None else bias
+
+    def of_parameters(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return batch_norm(input, weight, bias, *statistics, eps, activation)[0]
+
+    gradients = torch.func.vjp(of_parameters, input, one, zero)[1](grad_output)
+    return gradients if output_mask[0] else (input.new_empty(0), *gradients[1:])
+
+
 def pointwise_conv2d(
     input: Tensor,
     weight: Tensor,

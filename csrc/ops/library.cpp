@@ -14,6 +14,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "depthwise_conv2d_backward_weight(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
+  // With mean and var over those, which two empty tensors then stand for in the result; without
+  // them over the batch's own, which are then the second result and the third (biased).
+  m.def(
+      "batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, "
+      "float eps, str? activation=None) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, "
+      "Tensor mean, Tensor var, bool training, float eps, str? activation, bool[3] output_mask) "
+      "-> (Tensor, Tensor, Tensor)");
   def_with_out(m, "residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
   def_with_out(m,
                "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, "

@@ -1,5 +1,6 @@
 """The ops as layers: torch's constructors, state_dict keys and repr, our kernels."""
 
+from fastconv.nn.batch_norm import BatchNorm2d
 from fastconv.nn.conv2d import Conv2d
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.global_avg_pool2d import GlobalAvgPool2d
@@ -13,6 +14,7 @@ from fastconv.nn.squeeze_excitation import SqueezeExcitation
 from fastconv.nn.stem_conv2d import StemConv2d
 
 __all__ = [
+    "BatchNorm2d",
     "Conv2d",
     "DepthwiseConv2d",
     "GlobalAvgPool2d",

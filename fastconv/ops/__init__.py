@@ -1,5 +1,6 @@
 """The ops as functions, arguments named as in torch.nn.functional."""
 
+from fastconv.ops.batch_norm import batch_norm
 from fastconv.ops.conv2d import conv2d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.global_avg_pool2d import global_avg_pool2d
@@ -14,6 +15,7 @@ from fastconv.ops.stem_conv2d import pack_stem_weight, stem_conv2d
 
 __all__ = [
     "SqueezeExcitation",
+    "batch_norm",
     "conv2d",
     "depthwise_conv2d",
     "global_avg_pool2d",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../activation_backward.h"
+#include "../batch_norm.h"
 #include "../common/types.h"
 #include "../depthwise_conv2d.h"
 #include "../global_avg_pool2d.h"
@@ -26,6 +27,8 @@ Isa current_isa();
 bool set_isa(Isa isa);
 
 #define FASTCONV_FOR_EACH_OP(X)                                \
+  X(batch_norm, BatchNormKernels)                              \
+  X(batch_norm_backward, BatchNormKernels)                     \
   X(depthwise_conv2d, DepthwiseConv2dKernels)                  \
   X(global_avg_pool2d, GlobalAvgPool2dKernels)                 \
   X(inverted_residual, InvertedResidualKernels)                \
