@@ -8,7 +8,9 @@
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-// Maps up to this size are hidden a panel at a time, which expands no row twice.
+// Maps up to this size are hidden a panel at a time, which expands no row twice: by rows the blocks
+// of EfficientNet-B0 took 4 to 9 % longer on 14x14 and 38 to 61 % longer on 7x7 (batch 1, 2 threads
+// of a Zen 5, in turn, medians of ratios).
 constexpr int64_t kPanelPixels = 14 * 14;
 // Channels that one unit of the squeeze stage reduces.
 constexpr int64_t kReduced = 128;
