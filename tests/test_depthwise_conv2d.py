@@ -31,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 # channels, 28 rows).
 CHANNELS_LAST = [(1, 5, 6), (3, 7, 7), (8, 8, 15), (17, 3, 8), (33, 9, 7), (257, 2, 3)]
 CONTIGUOUS = [(2, 1, 1), (2, 7, 8), (1, 8, 16), (3, 6, 17), (1, 29, 33), (2, 15, 40)]
+CONTIGUOUS += [(8, 4, 5), (17, 9, 18), (33, 31, 7)]  # planes by the vector, rows by the strip
 SIZES = [(s, channels_last) for s in CHANNELS_LAST] + [(s, contiguous) for s in CONTIGUOUS]
 # kernel, stride, padding, dilation, multiplier
 WINDOWS = [
@@ -251,7 +252,7 @@ def reference_arguments(w, window):
 
 
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
-@pytest.mark.parametrize("window", [WINDOWS[4], WINDOWS[13], WINDOWS[18], WINDOWS[20]])
+@pytest.mark.parametrize("window", [WINDOWS[4], WINDOWS[13], WINDOWS[15], WINDOWS[18], WINDOWS[20]])
 def test_same_bits_on_any_threads(window, layout):
     x, w, b = tensors((40, 33, 35), window, layout)
     arguments = reference_arguments(w, window)

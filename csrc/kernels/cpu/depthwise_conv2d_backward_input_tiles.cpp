@@ -16,6 +16,7 @@ struct Row {
   const T* weight;       // of that tap
   int64_t taps;  // kernel rows: each next one is 2 below in the weights, 1 up in grad_output
   T* grad_input;
+  bool streams;
 };
 
 // Columns 2 m, 2 m + 1 for the pairs m from `pair` on. PadOdd: pad_left is. Edge: columns outside
@@ -54,7 +55,11 @@ FASTCONV_INLINE void tile(const Row<T>& row, int64_t pair, int64_t c, int64_t n)
 #pragma GCC unroll 16
   for (int i = 0; i < 2 * kPairs; ++i) {
     if (Edge && 2 * pair + i >= row.s.width) continue;
-    store_lanes<Full>(out + i * C, acc[i / 2][i % 2], n);
+    if (Full && row.streams) {
+      stream(out + i * C, acc[i / 2][i % 2]);
+    } else {
+      store_lanes<Full>(out + i * C, acc[i / 2][i % 2], n);
+    }
   }
 }
 
@@ -68,6 +73,7 @@ void channel_vectors(const Row<T>& row, int64_t pair, int64_t c, int64_t last) {
 template <int K, bool PadOdd, class T>
 void run(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
+  const bool streams = wants_stream<T>(p.grad_input, s.batch * s.height * s.width, s.channels);
   const int64_t row_of_output = s.out_width * s.channels;
   for (int64_t unit = begin; unit < end; ++unit) {
     const RowsUnit u = rows_unit(unit, s.channels, s.height);
@@ -83,6 +89,7 @@ void run(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end
           static_cast<const T*>(p.weight) + (odd + 2 * skip) * K * s.channels,
           taps - skip,
           static_cast<T*>(p.grad_input) + (u.image * s.height + ih) * s.width * s.channels,
+          streams,
       };
       for (int64_t pair = 0; 2 * pair < s.width; pair += kPairs) {
         const int64_t first = pair + s.pad_left / 2;
@@ -94,6 +101,7 @@ void run(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end
       }
     }
   }
+  if (streams) stream_fence();
 }
 
 }  // namespace

@@ -146,8 +146,8 @@ void run(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t en
   rows.partial_step = channels;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t chunk = unit / blocks;
-    rows.channel = unit % blocks * kDepthwiseUnitChannels;
-    rows.last_channel = min_of(rows.channel + kDepthwiseUnitChannels, channels);
+    const ChannelBlock block = depthwise_channel_block(channels, unit % blocks);
+    rows.channel = block.first, rows.last_channel = block.first + block.count;
     rows.partial = static_cast<A*>(p.partial) + chunk * (s.taps() + 1) * channels;
     for (int64_t t = 0; t <= s.taps(); ++t) {
       for (int64_t c = rows.channel; c < rows.last_channel; ++c) rows.partial[t * channels + c] = 0;

@@ -12,19 +12,6 @@ constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
 template <int S>
 constexpr int kRows = kLanes<float> == 16 && S == 1 ? 2 : 1;
 
-// Outputs that cannot stay in the caches are stored past them, which saves reading the lines first.
-constexpr int64_t kStreamBytes = 8 << 20;
-
-template <class T>
-bool wants_stream(const DepthwiseConv2dParams& p) {
-  constexpr int64_t kVectorBytes = kLanes<T> * sizeof(T);
-  const DepthwiseConv2dShape& s = p.shape;
-  const int64_t pixel_bytes = s.channels * sizeof(T);
-  return s.batch * s.out_height * s.out_width * pixel_bytes >= kStreamBytes &&
-         pixel_bytes % kVectorBytes == 0 &&
-         reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
-}
-
 // Edge: columns outside the image are skipped, columns outside the output are not stored.
 template <int K, int S, bool Edge, bool Full, class T>
 FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, int64_t image, int64_t oh, int64_t rows,
@@ -104,7 +91,7 @@ void channel_vectors(const DepthwiseConv2dParams& p, const RowsUnit& u, int64_t 
 template <int K, int S, class T>
 void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
-  const bool streams = wants_stream<T>(p);
+  const bool streams = wants_stream<T>(p.output, s.batch * s.out_height * s.out_width, s.channels);
   for (int64_t unit = begin; unit < end; ++unit) {
     const RowsUnit u = rows_unit(unit, s.channels, s.out_height);
     for (int64_t r = 0; r < u.rows; r += kRows<S>) {

@@ -80,6 +80,18 @@ FASTCONV_INLINE void store_lanes(T* p, vec_t<T> v, int64_t n) {
   }
 }
 
+// Outputs that cannot stay in the caches are stored past them, which saves reading the lines first.
+constexpr int64_t kStreamBytes = 8 << 20;
+
+// Whether every vector of channels_last pixels is stored so; they must be whole and aligned.
+template <class T>
+FASTCONV_INLINE bool wants_stream(const void* output, int64_t pixels, int64_t channels) {
+  constexpr int64_t kVectorBytes = kLanes<T> * sizeof(T);
+  const int64_t pixel_bytes = channels * sizeof(T);
+  return pixels * pixel_bytes >= kStreamBytes && pixel_bytes % kVectorBytes == 0 &&
+         reinterpret_cast<uintptr_t>(output) % kVectorBytes == 0;
+}
+
 // n output channels from c on as lanes; with Repeat, lane i reads input channel (c + i) /
 // multiplier.
 template <bool Repeat, class T>
@@ -153,15 +165,12 @@ struct RowsUnit {
 };
 
 FASTCONV_INLINE RowsUnit rows_unit(int64_t unit, int64_t channels, int64_t height) {
-  const int64_t blocks = div_up(channels, kDepthwiseUnitChannels);
+  const int64_t blocks = depthwise_channel_blocks(channels);
   const int64_t row_units = div_up(height, kDepthwiseUnitRows);
-  RowsUnit u;
-  u.channel = unit % blocks * kDepthwiseUnitChannels;
-  u.channels = min_of(kDepthwiseUnitChannels, channels - u.channel);
-  u.row = unit / blocks % row_units * kDepthwiseUnitRows;
-  u.rows = min_of(kDepthwiseUnitRows, height - u.row);
-  u.image = unit / blocks / row_units;
-  return u;
+  const ChannelBlock block = depthwise_channel_block(channels, unit % blocks);
+  const int64_t row = unit / blocks % row_units * kDepthwiseUnitRows;
+  const int64_t rows = min_of(kDepthwiseUnitRows, height - row);
+  return {unit / blocks / row_units, row, rows, block.first, block.count};
 }
 
 // One NCHW unit: up to kDepthwisePlaneRows rows of one plane, planes counted over the batch.

@@ -1,0 +1,64 @@
+"""depthwise_conv2d where the kernels split: strips, blocks of channels, strides past 32 bits."""
+
+import pytest
+import torch
+
+from fastconv.ops import depthwise_conv2d
+from tests.helpers import DTYPES, ISAS, assert_close, channels_last, contiguous, isa
+from tests.test_depthwise_conv2d import WINDOWS, double, expected, tensors
+
+
+def assert_values_and_gradients(x, w, b, window, name):
+    wide = double(x, w, b)
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+    with isa(name):
+        y = depthwise_conv2d(x, w, b, *window[1:4])
+        g = torch.randn_like(y)
+        y.backward(g)
+    z = expected(*wide, *window[1:4])
+    z.backward(g.double())
+    assert_close(y.detach(), z.detach(), terms=w[0].numel(), scale=10)
+    for leaf, leaf64 in zip(leaves, wide, strict=True):
+        assert_close(leaf.grad, leaf64.grad, terms=y[:, 0].numel(), scale=10)
+
+
+# Contiguous planes go through strips of rows: several an image, the last one short.
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("window", [w for w in WINDOWS if w[0] in (3, 4, 5, 7, 31)])
+def test_strips(window, name):
+    assert_values_and_gradients(*tensors((18, 61, 45), window, contiguous), window, name)
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [WINDOWS[4], WINDOWS[10], WINDOWS[14], WINDOWS[17]])
+def test_strips_of_any_dtype(window, dtype, name):
+    assert_values_and_gradients(*tensors((9, 33, 40), window, contiguous, dtype), window, name)
+
+
+# Below, at and above the channels of a unit (128), in blocks of whole vectors.
+@pytest.mark.parametrize("channels", [127, 128, 129, 272, 400])
+@pytest.mark.parametrize("window", [WINDOWS[2], WINDOWS[4], WINDOWS[11], WINDOWS[13]])
+def test_blocks_of_channels(window, channels):
+    x, w, b = tensors((channels, 11, 9), window, channels_last)
+    assert_values_and_gradients(x, w, b, window, ISAS[-1])
+
+
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("large", [2**31, 2**40, 2**63 - 1])
+def test_strides_and_dilations_past_32_bits(large, layout):
+    x, w, b = tensors((17, 5, 6), WINDOWS[2], layout)
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+    y = depthwise_conv2d(x, w, b, (1, large), 1)
+    wide = double(x, w, b)
+    z = expected(*wide, 1, 1)[..., :1]
+    y.sum().backward()
+    z.sum().backward()
+    assert_close(y.detach(), z.detach(), terms=9, scale=10)
+    for leaf, leaf64 in zip(leaves, wide, strict=True):
+        assert_close(leaf.grad, leaf64.grad, terms=30, scale=10)
+    column = w.detach()[..., :1]
+    z = expected(x.double(), column.double(), None, 1, 0)
+    assert_close(depthwise_conv2d(x, column, None, 1, 0, (1, large)).detach(), z.detach(), 3, 10)
+    with pytest.raises(RuntimeError, match="kernel no larger"):
+        depthwise_conv2d(x, w, b, 1, 1, large)
