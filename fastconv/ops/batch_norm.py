@@ -59,7 +59,8 @@ def batch_norm(
     _check_parameters(input, wide, running_mean, running_var, weight, bias)
     weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
     if not training:
-        assert running_mean is not None and running_var is not None
+        assert running_mean is not None
+        assert running_var is not None
         given = running_mean.to(wide), running_var.to(wide)
         return _op(input, weight, bias, *given, eps, activation)[0]
     count = prod(input.shape) // input.shape[1] if input.shape[1] else 0
