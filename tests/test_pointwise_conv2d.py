@@ -24,8 +24,9 @@ from tests.helpers import (
     reaches,
 )
 
-# batch, in, out, height, width: about one tile (14 rows, 2 or 3 vectors of 16) in each direction,
-# one channel, one pixel, several groups of tiles, a row of weights as long as a page.
+# batch, in, out, height, width: about one tile (8 rows, 1 to 4 vectors of 16, the last one whole,
+# in part, or half and shared by two rows), one channel, one pixel with few and many images, several
+# groups of tiles, a row of weights as long as a page.
 SHAPES = [
     (2, 3, 5, 4, 7),
     (1, 1, 1, 1, 1),
@@ -35,6 +36,12 @@ SHAPES = [
     (3, 33, 65, 1, 1),
     (1, 130, 600, 6, 5),
     (1, 40, 1024, 3, 3),
+    (1, 19, 24, 5, 9),
+    (2, 6, 40, 3, 7),
+    (1, 12, 8, 1, 33),
+    (2, 20, 130, 1, 1),
+    (16, 37, 23, 1, 1),
+    (17, 9, 20, 1, 1),
 ]
 STRIDES = [(1, 1), (2, 2), (1, 3)]
 
@@ -97,6 +104,20 @@ def test_variants():
     for layout, row in [(contiguous, "nchw"), (channels_last, "nhwc")]:
         with reaches(f"pointwise_conv2d.weight_gradient_{row}"):
             pointwise_conv2d(layout(x), weight.clone().requires_grad_()).sum().backward()
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("images", [1, 2, 3, 4, 7, 16])
+def test_classifier(images, name):
+    x, weight, bias, residual = make((images, 83, 77, 1, 1))
+    rows = torch.zeros(77, 90, 1, 1)  # a row longer than what is read of it
+    rows[:, :83] = weight
+    with isa(name):
+        for arguments in ((x, weight), (x, rows[:, :83], bias), (x, weight, bias, residual)):
+            with reaches("pointwise_conv2d.nhwc_dots"):
+                y = pointwise_conv2d(*arguments, activation="silu")
+            expected = expectation(*arguments, activation="silu")
+            assert_close(y, expected, terms=85, scale=4)
 
 
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
@@ -223,7 +244,7 @@ def test_opcheck(layout, requires_grad):
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_same_bits_on_any_threads(dtype, layout):
-    for shape in [(2, 40, 80, 40, 40), (1, 300, 500, 7, 7)]:
+    for shape in [(2, 40, 80, 40, 40), (1, 300, 500, 7, 7), (2, 500, 300, 1, 1)]:
         x, weight, bias, residual = make(shape, dtype, layout)
         forward = partial(pointwise_conv2d, x, weight, bias, residual, activation="relu6")
         backward = torch.ops.fastconv.pointwise_conv2d_backward

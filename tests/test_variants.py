@@ -68,6 +68,9 @@ CALLS = {
     "residual_add.shortcut_nchw": lambda: add((1, 2, 8, 8)),
     "pointwise_conv2d.nchw": partial(pointwise, contiguous),
     "pointwise_conv2d.nhwc_packing": partial(pointwise, channels_last),
+    "pointwise_conv2d.nhwc_dots": lambda: ops.pointwise_conv2d(
+        torch.randn(3, 4, 1, 1), torch.randn(6, 4, 1, 1)
+    ),
     "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
     "stem_conv2d.nchw": partial(stem, contiguous),
     "stem_conv2d.nhwc": partial(stem, channels_last),

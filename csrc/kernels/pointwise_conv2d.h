@@ -60,8 +60,22 @@ FASTCONV_INLINE bool rows_share_cache_sets(int64_t row_elements, DType dtype) {
   return row_elements * element_size(dtype) % kPage == 0;
 }
 
+FASTCONV_INLINE int64_t pixels_of(const PointwiseConv2dShape& p) {
+  return p.batch * p.height * p.width;
+}
+
+// Weights in (out, in) order, as torch.nn.Linear has them, are not packed for so few pixels.
+constexpr int64_t kDotPixels = 16;
+
+FASTCONV_INLINE bool is_dots(const PointwiseConv2dParams& p) {
+  return p.layout == Layout::kNHWC && pixels_of(p) <= kDotPixels && !is_subsampled(p) &&
+         p.weight_in_stride == 1 && p.weight_out_stride != 1 &&
+         (p.dtype == DType::kFloat32 || p.dtype == DType::kFloat64);
+}
+
 FASTCONV_INLINE Variant pointwise_conv2d_variant(const PointwiseConv2dParams& p) {
   if (p.layout == Layout::kNCHW) return Variant::pointwise_conv2d_nchw;
+  if (is_dots(p)) return Variant::pointwise_conv2d_nhwc_dots;
   const bool narrow = p.dtype == DType::kBFloat16 || p.dtype == DType::kFloat16;
   const bool as_it_is =
       !narrow && p.weight_out_stride == 1 && !rows_share_cache_sets(p.weight_in_stride, p.dtype);

@@ -54,7 +54,14 @@ void check_shape(const char* name, const Tensor& t, const Tensor& input, const S
                  kOp, ": expected ", name, " of shape ", to_string(wanted), ", got ", to_string(t));
 }
 
-void run(const PointwiseConv2dParams& p) {
+// One pixel an image: both orders are the same memory, and the kernels of channels_last have
+// vectors of channels.
+Layout kernel_layout(const PointwiseConv2dShape& s) {
+  return s.in_height * s.in_width == 1 ? Layout::kNHWC : s.layout;
+}
+
+void run(PointwiseConv2dParams p) {
+  p.layout = kernel_layout(p);
   const PointwiseConv2dKernels& kernels = pointwise_conv2d_kernels();
   const PointwiseConv2dPlan plan = kernels.plan(p);
   const double weights = double(p.in_channels) * p.out_channels;
@@ -130,7 +137,8 @@ Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
   return result;
 }
 
-void run_weight_gradient(const PointwiseConv2dWeightGradientParams& p) {
+void run_weight_gradient(PointwiseConv2dWeightGradientParams p) {
+  p.layout = kernel_layout(p);
   const PointwiseConv2dBackwardKernels& kernels = pointwise_conv2d_backward_kernels();
   const PointwiseConv2dWeightGradientPlan plan = kernels.plan(p);
   const double pixels = double(p.batch) * p.height * p.width;

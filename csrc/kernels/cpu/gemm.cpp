@@ -1,6 +1,7 @@
 // Register tiles down a panel, one instance for each number of rows and vectors.
 #include "gemm.h"
 
+#include <type_traits>
 #include <utility>
 
 namespace fastconv::FASTCONV_ISA {
@@ -10,26 +11,33 @@ namespace {
 // of an x86 address (base, base + stride, base + 2 * stride): a pointer a row would spill.
 constexpr int kRowsAPointer = 3;
 
-// Half a vector of columns left over (24 or 40 columns) is a vector that two rows share.
+// What the columns leave for the last vector of a row: all lanes; some, under a mask; at most half
+// of them (24 or 40 columns), so that two rows share a vector.
+enum class Last { kWhole, kPart, kShared };
+
 template <class S>
 constexpr bool kCanShare = kLanes<S> == 16;
 
-// Rows of a tile of NV vectors. Sixteen accumulators, not as many as there are registers: a store of
-// 64 bytes takes the place of up to two fma, and a tile's stores come in one burst, which hides
+// Rows of a tile of NV vectors. Sixteen accumulators, not as many as there are registers: a store
+// of 64 bytes takes the place of up to two fma, and a tile's stores come in one burst, which hides
 // behind the fma of the next tile the better the shorter it is. 16 -> 96, 784 pixels, fraction of
 // the fma peak: 14 rows of two vectors 0.85, 12: 0.83, 10: 0.93, 8: 0.95, 6: 0.95; 384 -> 64, 196
 // pixels: 0.98, 1.00, 1.00, 1.00, 1.00 (one core of a Zen 5).
-template <class S, int NV, bool kShared>
+template <class S, int NV, Last kLast>
 constexpr int kRows = [] {
   if (kLanes<S> == 1) return NV <= 2 ? 4 : 2;
 #if defined(__AVX512F__)
-  if (kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
+  if (kLast == Last::kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
   return NV == 1 ? 12 : NV == 2 ? 8 : NV == 3 ? 5 : 4;
 #else
   return NV == 1 ? 8 : NV == 2 ? 6 : NV == 3 ? 4 : 3;
 #endif
 }();
-static_assert(kRows<float, 2, false> == kTileRows);
+static_assert(kRows<float, 2, Last::kWhole> == kTileRows);
+
+// With 16 registers g++ spills accumulators for what it loads ahead of a second step.
+template <class S>
+constexpr bool kStepsInTwos = kLanes<S> * sizeof(S) != 32;
 
 // Keeps a pointer in its own register: g++ would rebuild it from its neighbours at every use.
 template <class S>
@@ -44,23 +52,25 @@ FASTCONV_INLINE void put(S* to, vec_t<S> value, int64_t lanes, bool streams) {
   streams ? stream(to, value) : store(to, value);
 }
 
-// `count` tiles of MR rows, one below the other. Where kShared, the last vector of an even row
+// `count` tiles of MR rows, one below the other. Where it is shared, the last vector of an even row
 // carries the last columns of that row in its low half, those of the next row in its high half.
-template <class S, int MR, int NV, bool kShared, bool kDepthIsContiguous>
+template <class S, int MR, int NV, Last kLast, bool kDepthIsContiguous>
 void tiles(GemmTile<S> t, int64_t count) {
   using V = vec_t<S>;
   constexpr int L = V::kLanes;
   constexpr int kPointers = (MR + kRowsAPointer - 1) / kRowsAPointer;
-  const int64_t last = t.columns - (NV - 1) * L;  // lanes of the last vector in use
+  constexpr bool kShared = kLast == Last::kShared;
+  // Lanes of the last vector in use.
+  const int64_t last = kLast == Last::kWhole ? L : t.columns - (NV - 1) * L;
   const auto load_last = [&](const S* p) __attribute__((always_inline)) {
     if constexpr (kShared) {
       return load_twice(p, last);
-    } else {
+    } else if constexpr (kLast == Last::kPart) {
       return load_partial(p, last);
+    } else {
+      return load(p);
     }
   };
-  // Whether the tile holds a vector j of row i.
-  const auto holds = [](int i, int j) { return !kShared || j + 1 < NV || i % 2 == 0; };
   const int64_t a_row = kDepthIsContiguous ? t.a_row : 1;
   const int64_t a_depth = kDepthIsContiguous ? 1 : t.a_depth;
   const int64_t block = t.depth_block > 0 ? t.depth_block : t.depth;
@@ -123,18 +133,18 @@ void tiles(GemmTile<S> t, int64_t count) {
     };
     for (int64_t left = t.depth; left > 0; left -= block) {
       int64_t k = min_of(left, block);
-      for (; k >= 2; k -= 2) {
+      for (; kStepsInTwos<S> && k >= 2; k -= 2) {
         step(0), step(1);
         advance(2 * a_depth);
       }
-      if (k > 0) {
+      for (; k > 0; --k) {
         step(0);
         advance(a_depth);
       }
       advance(t.a_block - block * a_depth);
     }
 
-    if (!kShared && last == L && t.residual == nullptr && !t.streams) {  // most tiles
+    if (kLast == Last::kWhole && t.residual == nullptr && !t.streams) {  // most tiles
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 4
@@ -167,10 +177,10 @@ void tiles(GemmTile<S> t, int64_t count) {
   }
 }
 
-template <class S, int NV, bool kShared, bool kDepthIsContiguous, int... i>
+template <class S, int NV, Last kLast, bool kDepthIsContiguous, int... i>
 void choose_rows(const GemmTile<S>& t, std::integer_sequence<int, i...>) {
   using Function = void (*)(GemmTile<S>, int64_t);
-  static constexpr Function kInstances[] = {tiles<S, i + 1, NV, kShared, kDepthIsContiguous>...};
+  static constexpr Function kInstances[] = {tiles<S, i + 1, NV, kLast, kDepthIsContiguous>...};
   // Tiles that differ by one row at most, the taller ones first.
   const int64_t count = div_up<int64_t>(t.rows, sizeof...(i)), rows = t.rows / count;
   const int64_t taller = t.rows % count;
@@ -186,24 +196,26 @@ void choose_rows(const GemmTile<S>& t, std::integer_sequence<int, i...>) {
 }
 
 template <class S, int NV, bool kDepthIsContiguous>
-void choose_sharing(const GemmTile<S>& t) {
+void choose_last(const GemmTile<S>& t) {
+  const auto with = [&](auto last) {
+    constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, last>>{};
+    choose_rows<S, NV, last, kDepthIsContiguous>(t, kIndices);
+  };
+  const int64_t lanes = t.columns - (NV - 1) * kLanes<S>;
+  if (lanes == kLanes<S>) return with(std::integral_constant<Last, Last::kWhole>{});
   if constexpr (kCanShare<S> && NV <= 3) {
-    if (t.columns - (NV - 1) * kLanes<S> <= kLanes<S> / 2) {
-      constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, true>>{};
-      return choose_rows<S, NV, true, kDepthIsContiguous>(t, kIndices);
-    }
+    if (lanes <= kLanes<S> / 2) return with(std::integral_constant<Last, Last::kShared>{});
   }
-  constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, false>>{};
-  choose_rows<S, NV, false, kDepthIsContiguous>(t, kIndices);
+  if constexpr (kLanes<S> > 1) with(std::integral_constant<Last, Last::kPart>{});
 }
 
 template <class S, bool kDepthIsContiguous>
 void choose_columns(const GemmTile<S>& t) {
   const int64_t vectors = div_up<int64_t>(t.columns, kLanes<S>);
-  if (vectors <= 1) return choose_sharing<S, 1, kDepthIsContiguous>(t);
-  if (vectors == 2) return choose_sharing<S, 2, kDepthIsContiguous>(t);
-  if (vectors == 3) return choose_sharing<S, 3, kDepthIsContiguous>(t);
-  choose_sharing<S, 4, kDepthIsContiguous>(t);
+  if (vectors <= 1) return choose_last<S, 1, kDepthIsContiguous>(t);
+  if (vectors == 2) return choose_last<S, 2, kDepthIsContiguous>(t);
+  if (vectors == 3) return choose_last<S, 3, kDepthIsContiguous>(t);
+  choose_last<S, 4, kDepthIsContiguous>(t);
 }
 
 template <class S>

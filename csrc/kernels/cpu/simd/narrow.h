@@ -41,8 +41,9 @@ FASTCONV_INLINE float widen(float16 x) {
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
   const uint32_t magnitude = x.bits & 0x7fff;
   if (magnitude >= 0x7c00) return float_of(sign | 0x7f800000 | (magnitude << 13));
-  // The product with 2^112 moves the exponent's bias from 15 to 127 and normalises subnormals.
-  return float_of(sign | bits_of(float_of(magnitude << 13) * float_of(0x77800000)));
+  // By integers: a float of these bits would be subnormal, which kernels read as zero.
+  if (magnitude < 0x400) return float_of(sign | bits_of(float(magnitude) * 0x1p-24f));
+  return float_of(sign | ((magnitude << 13) + 0x38000000));
 }
 
 FASTCONV_INLINE void narrow(float x, float* out) {
