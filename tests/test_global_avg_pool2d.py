@@ -61,6 +61,13 @@ def test_any_strides_and_opcheck(layout):
     opcheck(torch.ops.fastconv.global_avg_pool2d_backward.default, (grad, x.detach()))
 
 
+def test_out():
+    for x in (torch.randn(2, 5, 6, 7), torch.randn(5, 6, 7)):
+        out = torch.full((*x.shape[:-2], 1, 1), float("nan"))
+        assert global_avg_pool2d(x, out=out) is out
+        assert torch.equal(out, global_avg_pool2d(x))
+
+
 def test_first_and_second_derivatives():
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     assert gradcheck(global_avg_pool2d, (x,))

@@ -18,6 +18,7 @@ CALLS = {
     "pointwise_conv2d": lambda x, **out: ops.pointwise_conv2d(
         x, POINTWISE, BIAS, x, activation="silu", **out
     ),
+    "max_pool2d": lambda x, **out: ops.max_pool2d(x, 3, 1, 1, **out),
     "local_response_norm": lambda x, **out: ops.local_response_norm(x, 5, **out),
     "residual_add": lambda x, **out: ops.residual_add(x, x, **out),
     "inverted_residual": lambda x, **out: ops.inverted_residual(

@@ -130,6 +130,16 @@ def test_padding_words_unbatched_and_no_images():
     assert stem_conv2d(x[None][:0], weight).shape == (0, 8, 6, 6)
 
 
+def test_out_is_channels_last():
+    x, weight = torch.randn(2, 3, 9, 9), torch.randn(8, 3, 3, 3)
+    wanted = stem_conv2d(x, weight, None, 2, 1)
+    out = torch.full_like(wanted, float("nan"))
+    assert stem_conv2d(x, weight, None, 2, 1, out=out) is out
+    assert torch.equal(out, wanted)
+    with pytest.raises(RuntimeError, match="out"):
+        stem_conv2d(x, weight, None, 2, 1, out=out.contiguous())
+
+
 def test_nan_and_infinity_pass():
     x, weight = torch.randn(1, 3, 20, 20), torch.randn(32, 3, 3, 3)
     x[0, 1, 7, 11], x[0, 2, 3, 3] = float("nan"), float("inf")

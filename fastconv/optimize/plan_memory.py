@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fastconv.optimize.dense import DenseConv2d
+from fastconv.optimize.linear import Linear
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
@@ -72,5 +73,5 @@ def may_be_view(node: fx.Node) -> bool:
     if node.op == "call_module":
         owner = node.graph.owning_module
         assert owner is not None
-        return not isinstance(owner.get_submodule(str(node.target)), DenseConv2d)
+        return not isinstance(owner.get_submodule(str(node.target)), DenseConv2d | Linear)
     return node.op in ("call_function", "call_method")

@@ -146,11 +146,11 @@ void stage_image_row(const StemConv2dParams& p, const Buffers<accumulate_t<T>>& 
 template <class S>
 void run_row(const StemConv2dParams& p, StemTile<S> t, S* to) {
   const StemTile<S> row = t;
-  for (int64_t panel = 0; panel < panel_count<S>(p.out_channels); ++panel) {
-    const Range columns = panel_at<S>(panel, p.out_channels);
+  for (Range columns{}; columns.first < p.out_channels; columns.first += columns.count) {
+    columns = stem_panel_at<S>(columns.first, p.out_channels);
     t.columns = columns.count, t.weight = row.weight + columns.first;
     if (row.bias != nullptr) t.bias = row.bias + columns.first;
-    const int64_t most = columns.count > 2 * kLanes<S> ? kWideStemRows : kStemRows;
+    const int64_t most = columns.count > 2 * kLanes<S> ? kWideStemPixels : kStemPixels;
     const int64_t tiles = div_up(p.out_width, most);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const Range pixels = part_of(p.out_width, tiles, tile);

@@ -7,15 +7,23 @@
 
 namespace fastconv::FASTCONV_ISA {
 
-// Accumulators, a row of weights and a broadcast fill the registers: 14 * 2 + 2 + 1 of AVX-512's 32,
-// 6 * 2 + 2 + 1 of AVX2's 16; wide tiles have three vectors of columns.
+// Pixels of a tile of one or two vectors of channels, and of one of three: accumulators, a row of
+// weights and a broadcast fill the registers, 14 * 2 + 2 + 1 of AVX-512's 32, 6 * 2 + 2 + 1 of
+// AVX2's 16.
 #if defined(__AVX512F__)
-constexpr int kStemRows = 14, kWideStemRows = 9;
+constexpr int kStemPixels = 14, kWideStemPixels = 9;
 #elif defined(__AVX2__)
-constexpr int kStemRows = 6, kWideStemRows = 4;
+constexpr int kStemPixels = 6, kWideStemPixels = 4;
 #else
-constexpr int kStemRows = 4, kWideStemRows = 2;
+constexpr int kStemPixels = 4, kWideStemPixels = 2;
 #endif
+
+// Channels of a panel: two vectors, but three at the end where their number is odd.
+template <class S>
+FASTCONV_INLINE Range stem_panel_at(int64_t first, int64_t channels) {
+  const int64_t left = channels - first;
+  return {first, left <= 3 * kLanes<S> ? left : 2 * kLanes<S>};
+}
 
 // c[i][j] = min(high, max(low, bias[j] + sum over the taps of image[offset + i] * weight[j])).
 template <class S>
@@ -28,7 +36,7 @@ struct StemTile {
   const S* bias;          // (columns) or null
   S* c;                   // (rows, columns)
   int64_t c_row;          // elements from a row of c to the next
-  int64_t rows, columns;  // rows <= kStemRows, columns <= kTileColumns<S>
+  int64_t rows, columns;  // rows <= kStemPixels, columns <= 3 * kLanes<S>
   S low, high;
   bool streams;  // past the caches: then c and c_row are whole vectors from address 0
 };
@@ -103,8 +111,8 @@ static void choose_stem_rows(const StemTile<S>& t, std::integer_sequence<int, i.
 template <class S>
 static void stem_tile(const StemTile<S>& t) {
   constexpr int L = kLanes<S>;
-  constexpr auto kRows = std::make_integer_sequence<int, kStemRows>{};
-  constexpr auto kWideRows = std::make_integer_sequence<int, kWideStemRows>{};
+  constexpr auto kRows = std::make_integer_sequence<int, kStemPixels>{};
+  constexpr auto kWideRows = std::make_integer_sequence<int, kWideStemPixels>{};
   if (t.columns <= L) return choose_stem_rows<S, 1>(t, kRows);
   if (t.columns <= 2 * L) return choose_stem_rows<S, 2>(t, kRows);
   choose_stem_rows<S, 3>(t, kWideRows);
