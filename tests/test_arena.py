@@ -246,6 +246,7 @@ def test_networks(name):
         assert_same_bits((fast(x), fast(x)), unplanned(fast, x) * 2)
 
 
+@pytest.mark.skipif(fastconv._C.isa() == "scalar", reason="blocks run by parts")
 def test_peak_memory_of_mobilenet_v2():
     model = fastconv.models.mobilenet_v2().eval()
     x = torch.randn(4, 3, 224, 224)
@@ -253,5 +254,5 @@ def test_peak_memory_of_mobilenet_v2():
     eager, planned = fastconv.peak_memory(model, x), fastconv.peak_memory(fast, x)
     expanded = 4 * 96 * 112 * 112 * 4  # the largest activation; it is read and written at once
     assert eager >= 2 * expanded
-    assert planned <= 0.3 * eager  # 0.24 at batch 16, fastconv/memory.py says what is counted
+    assert planned <= 0.3 * eager
     assert fastconv.peak_memory(torch.clone, x) == x.numel() * 4

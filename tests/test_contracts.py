@@ -1,10 +1,15 @@
 """What all ops owe alike: torch's numbers in, torch's errors out, on real and on meta tensors."""
 
+import io
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import fastconv
 from fastconv import ops
 
 X = torch.randn(1, 4, 5, 5)
@@ -99,6 +104,31 @@ def test_what_does_not_fit_in_memory_says_so_and_no_file_name(capfd):
             call()
         assert "/" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_traced_layer_can_be_saved_and_loaded():
+    layer = fastconv.nn.PointwiseConv2d(4, 8, activation="relu")
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(layer, X), file)
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(X), layer(X))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_calls_leave_no_memory_behind():
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def calls(count: int) -> None:
+        for _ in range(count):
+            ops.residual_add(X, X, "hardswish")
+            ops.pointwise_conv2d(X, POINTWISE, activation="relu6")
+
+    calls(2000)
+    before = resident()
+    calls(20_000)
+    assert resident() - before < 2**20  # torch's unboxing of a string would have left 10 MB
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])

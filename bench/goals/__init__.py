@@ -6,7 +6,7 @@ against torch before it is timed, and every ratio is the median over rounds take
 
 import torch
 
-from bench.goals import depthwise, elementwise, networks, overhead, pointwise, training
+from bench.goals import depthwise, elementwise, memory, networks, overhead, pointwise, training
 from bench.goals.figures import Figure, Row
 
 ROWS: list[Row] = [
@@ -16,6 +16,7 @@ ROWS: list[Row] = [
     *elementwise.ROWS,
     *training.ROWS,
     *overhead.ROWS,
+    *memory.ROWS,
 ]
 
 

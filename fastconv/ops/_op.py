@@ -77,7 +77,7 @@ class Op:
             return self._into(out, arguments)
         if needs_reference(arguments[0]):
             return self._fall_back(*arguments)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
             return self.raw(*arguments)
         if torch._C._are_functorch_transforms_active():
             return self.under_transforms.apply(*self._cast(arguments))
