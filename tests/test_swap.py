@@ -17,6 +17,8 @@ def network() -> nn.Sequential:
         nn.Conv2d(8, 16, 1, 2),
         nn.Conv2d(16, 16, 3, padding=1, groups=16, padding_mode="reflect"),
         nn.Conv2d(16, 4, 1, padding=1),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
         nn.Flatten(),
         nn.LazyLinear(10),
     )
@@ -29,7 +31,7 @@ def ours(model: nn.Module) -> list[int]:
 def test_swaps_what_has_a_kernel_and_nothing_else():
     model = network()
     assert fastconv.swap_(model) is model
-    assert ours(model) == [1, 2, 4]
+    assert ours(model) == [1, 2, 4, 7, 8]
 
 
 def test_training_goes_the_same_way():
@@ -82,8 +84,8 @@ def test_filter_fn_sees_names_and_decides():
     model = network()
     seen = []
     fastconv.swap_(model, filter_fn=lambda name, module: seen.append(name) or name != "2")
-    assert seen == ["1", "2", "4"]
-    assert ours(model) == [1, 4]
+    assert seen == ["1", "2", "4", "7"]
+    assert ours(model) == [1, 4, 7, 8]
 
 
 def test_a_swapped_model_copies_pickles_and_compiles():

@@ -25,6 +25,10 @@ def normalise(layout):
     gradient(lambda x: ops.local_response_norm(x, 5), (1, 9, 4, 4), layout=layout)
 
 
+def batch_norm(layout):
+    gradient(lambda x: ops.batch_norm(x, None, None, training=True), (2, 3, 4, 4), layout=layout)
+
+
 def depthwise(layout, kernel, stride=1):
     def convolve(x, weight):
         return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
@@ -63,6 +67,8 @@ for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items(
     }
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
+        f"batch_norm.{name}": partial(batch_norm, layout),
+        f"batch_norm_backward.{name}": partial(batch_norm, layout),
         f"local_response_norm.{name}": partial(normalise, layout),
         f"local_response_norm_backward.{name}": partial(normalise, layout),
         f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),
