@@ -213,7 +213,9 @@ def batch_norm(
     wide = input.detach().to(torch.promote_types(input.dtype, torch.float32))
     others = [d for d in range(input.dim()) if d != 1]
     batch_var, batch_mean = torch.var_mean(wide, others, correction=0)
-    z = F.batch_norm(input, mean, var, weight, bias, training, 0.0, eps)
+    # As in torch, given statistics have no gradient.
+    given = (None, None) if mean is None or var is None else (mean.detach(), var.detach())
+    z = F.batch_norm(input, *given, weight, bias, training, 0.0, eps)
     if not training:
         batch_mean, batch_var = batch_mean[:0].clone(), batch_var[:0].clone()
     return activate(z, activation), batch_mean, batch_var
@@ -250,12 +252,12 @@ def batch_norm_backward(
 
     In training mean and var are functions of input, which its derivative takes into account.
     """
-    statistics = (None, None) if training else (mean, var)
     one = torch.ones_like(mean) if weight is None else weight
     zero = torch.zeros_like(mean) if bias is None else bias
 
     def of_parameters(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return batch_norm(input, weight, bias, *statistics, eps, activation)[0]
+        given = (None, None) if training else (mean, var)
+        return batch_norm(input, weight, bias, given[0], given[1], eps, activation)[0]
 
     gradients = torch.func.vjp(of_parameters, input, one, zero)[1](grad_output)
     return gradients if output_mask[0] else (input.new_empty(0), *gradients[1:])

@@ -68,7 +68,7 @@ def is_ours(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         depthwise = module.groups == module.in_channels > 1
         return depthwise or (module.kernel_size == (1, 1) and module.groups == 1)
-    return isinstance(module, nn.LocalResponseNorm | reference.ResidualAdd)
+    return isinstance(module, nn.BatchNorm2d | nn.LocalResponseNorm | reference.ResidualAdd)
 
 
 def results(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -178,4 +178,5 @@ def test_built_of_our_layers(name):
     assert list(modules) == [module_name for module_name, _ in plain.named_modules()]
     for module_name, module in plain.named_modules():
         mine = type(modules[module_name]).__module__.startswith("fastconv.nn")
-        assert mine == isinstance(module, nn.Conv2d | nn.LocalResponseNorm | reference.ResidualAdd)
+        kinds = nn.Conv2d | nn.BatchNorm2d | nn.LocalResponseNorm | reference.ResidualAdd
+        assert mine == isinstance(module, kinds)

@@ -17,6 +17,8 @@ def network() -> nn.Sequential:
         nn.Conv2d(8, 16, 1, 2),
         nn.Conv2d(16, 16, 3, padding=1, groups=16, padding_mode="reflect"),
         nn.Conv2d(16, 4, 1, padding=1),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
         nn.Flatten(),
         nn.LazyLinear(10),
     )
@@ -29,7 +31,7 @@ def ours(model: nn.Module) -> list[int]:
 def test_swaps_what_has_a_kernel_and_nothing_else():
     model = network()
     assert fastconv.swap_(model) is model
-    assert ours(model) == [1, 2, 4]
+    assert ours(model) == [1, 2, 4, 7, 8]
 
 
 def test_training_goes_the_same_way():
@@ -82,8 +84,8 @@ def test_filter_fn_sees_names_and_decides():
     model = network()
     seen = []
     fastconv.swap_(model, filter_fn=lambda name, module: seen.append(name) or name != "2")
-    assert seen == ["1", "2", "4"]
-    assert ours(model) == [1, 4]
+    assert seen == ["1", "2", "4", "7"]
+    assert ours(model) == [1, 4, 7, 8]
 
 
 def test_a_swapped_model_copies_pickles_and_compiles():
@@ -96,3 +98,49 @@ def test_a_swapped_model_copies_pickles_and_compiles():
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), expected)
     compiled(x).sum().backward()
+
+
+def chain() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(inplace=True))
+
+
+def kinds(model: nn.Module) -> list[str]:
+    return [type(module).__name__ for module in model]
+
+
+def test_a_batch_norm_computes_the_activation_that_follows_it():
+    plain = chain()
+    swapped = fastconv.swap_(copy.deepcopy(plain))
+    assert kinds(swapped) == ["Conv2d", "BatchNorm2d", "Absorbed"]
+    assert swapped[1].activation == "relu6"
+    x = torch.randn(2, 3, 9, 9)
+    for training in (True, False):
+        torch.testing.assert_close(swapped.train(training)(x), plain.train(training)(x))
+    torch.testing.assert_close(swapped.state_dict(), plain.state_dict())
+    fastconv.restore_(swapped)
+    assert kinds(swapped) == kinds(plain)
+    assert repr(swapped) == repr(plain)
+
+
+def test_an_activation_that_others_may_see_is_left_alone():
+    hooked, before, shared = chain(), chain(), chain()
+    hooked[1].register_forward_hook(lambda *_: None)
+    before[2].register_forward_pre_hook(lambda *_: None)
+    shared.append(shared[2])
+    called = nn.ModuleList(chain())  # in an order that its owner decides
+    for model in (hooked, before, shared, called):
+        fastconv.swap_(model)
+        assert kinds(model)[1:3] == ["BatchNorm2d", "ReLU6"]
+        assert model[1].activation is None
+    chosen = fastconv.swap_(chain(), filter_fn=lambda _, module: type(module) is nn.Conv2d)
+    assert type(chosen[1]) is nn.BatchNorm2d
+    assert kinds(chosen)[2] == "ReLU6"
+
+
+def test_a_swapped_batch_norm_is_still_folded():
+    model = fastconv.swap_(chain().eval())
+    fast = fastconv.optimize(model, torch.randn(1, 3, 9, 9))
+    assert [row["activation"] for row in fast.receipt] == ["relu6"]
+    assert not any("batch_norm" in str(node.target) for node in fast.graph.graph.nodes)
+    x = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(fast(x), model(x))

@@ -131,13 +131,14 @@ def test_the_same_losses_in_float64(photos):
     """A gradient off by 1e-4 anywhere shows: rounding is all but gone.
 
     By SGD, because Adam goes the same way whatever a gradient's scale. Rounding grows with every
-    step; over these, two layouts of plain torch part by about 1e-11.
+    step; over these, two layouts of plain torch part by about 1e-11, ours from it by up to 1.4e-9,
+    though a batch norm of ours alone is as near to extended precision as torch's.
     """
     images, labels = photos
     plain, *others = curves(images.double(), labels, sgd, steps=12)
     assert plain[-1] < plain[0] - 0.1
     for losses in others:
-        torch.testing.assert_close(losses, plain, rtol=0, atol=1e-9)
+        torch.testing.assert_close(losses, plain, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(("half", "limit"), [(False, 0.05), (True, 0.5)], ids=["float32", "bf16"])

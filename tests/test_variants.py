@@ -33,6 +33,10 @@ def pool_windows(layout):
     ops.max_pool2d(layout(torch.randn(1, 9, 4, 4)), 2)
 
 
+def batch_norm(layout):
+    gradient(lambda x: ops.batch_norm(x, None, None, training=True), (2, 3, 4, 4), layout=layout)
+
+
 def depthwise(layout, kernel, stride=1, channels=4):
     def convolve(x, weight):
         return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
@@ -94,6 +98,8 @@ for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
         f"global_avg_pool2d.{name}": partial(pool, layout),
         f"global_avg_pool2d.backward_{name}": partial(pool, layout),
         f"max_pool2d.{name}": partial(pool_windows, layout),
+        f"batch_norm.{name}": partial(batch_norm, layout),
+        f"batch_norm_backward.{name}": partial(batch_norm, layout),
         f"local_response_norm.{name}": partial(normalise, layout),
         f"local_response_norm_backward.{name}": partial(normalise, layout),
         f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),

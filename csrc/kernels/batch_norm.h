@@ -4,8 +4,11 @@
 // Bytes, in passes over an activation: forward reads it for the statistics, reads it again and
 // writes the result (3); with given statistics 2. Backward reads input and gradient for the two
 // sums, reads both again and writes the gradient of the input (5). The activation and its
-// derivative cost no pass: backward computes what it needs of them again from the input. The second
-// reading goes backwards, so that it finds in the caches what the first left there.
+// derivative cost no pass: backward computes what it needs of them again from the input.
+//
+// Stores past the caches gained nothing, nor did reading backwards what the sums read last
+// (1.0 to 1.2 times slower forward, 1.0 to 1.1 backward, 10 to 77 MB of float32, one Zen 5 core,
+// turns in one process): the results are fresh memory, which the kernel has just zeroed.
 #pragma once
 
 #include "common/activation.h"
@@ -93,12 +96,6 @@ FASTCONV_INLINE int64_t batch_norm_partials(const BatchNormParams& p) {
 // Per column of a row, or channel: mean, scale, shift; backward two more.
 FASTCONV_INLINE int64_t batch_norm_coefficients(const BatchNormParams& p) {
   return 5 * batch_norm_pixels_a_row(p) * p.channels;
-}
-
-// Whether the result goes past the caches.
-FASTCONV_INLINE bool batch_norm_streams(const BatchNormParams& p) {
-  const int64_t bytes = p.batch * p.channels * p.pixels * size_of(p.dtype);
-  return bytes >= (int64_t{16} << 20);
 }
 
 // Forward in training: sums over all units, finish; then, and with given statistics alone, fold and

@@ -1,20 +1,25 @@
 """Convolution, batch norm, activation: what mobile networks are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import sqrt
+from types import MappingProxyType
 
 from torch import nn
 
-from fastconv.models.layers import Layers
+from fastconv.models.layers import Layers, batch_norm
 from fastconv.models.same_padding import SamePad2d
+
+# Arguments of a batch norm: none leave eps and momentum as torch has them.
+DEFAULTS: Mapping[str, float] = MappingProxyType({})
 
 
 class ConvNormActivation(nn.Sequential):
     """activation(norm(conv(input))), with kernel_size // 2 zeros on every side.
 
     same_padding=True: TensorFlow's "same" padding, which differs where the stride is above 1.
-    activation=None leaves the output linear. The children are named as in torchvision: "0" the
-    convolution, "1" the norm, "2" the activation; "pad", where there is one, holds no parameters.
+    norm: arguments of the batch norm. activation=None leaves the output linear. The children are
+    named as in torchvision: "0" the convolution, "1" the norm, "2" the activation; "pad", where
+    there is one, holds no parameters.
     """
 
     def __init__(
@@ -27,7 +32,7 @@ class ConvNormActivation(nn.Sequential):
         *,
         layers: Layers,
         activation: Callable[[], nn.Module] | None,
-        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        norm: Mapping[str, float] = DEFAULTS,
         same_padding: bool = False,
     ) -> None:
         super().__init__()
@@ -44,7 +49,7 @@ class ConvNormActivation(nn.Sequential):
             bias=False,
         )
         self.add_module("0", conv)
-        self.add_module("1", norm(out_channels))
+        self.add_module("1", batch_norm(layers, out_channels, **norm))
         if activation is not None:
             self.add_module("2", activation())
 

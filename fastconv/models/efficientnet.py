@@ -8,8 +8,9 @@ EfficientNets do, so one key scheme serves the family. EfficientNet pads as torc
 kernel_size // 2 on every side; Lite as its authors' TensorFlow weights need it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ RESOLUTION = 224
 SQUEEZE = 4  # squeeze-and-excitation's inner channels: those of the block's input over this
 
 # TensorFlow's moving average 0.99 is torch's momentum 0.01.
-authors_norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+AUTHORS_NORM: Mapping[str, float] = MappingProxyType({"eps": 1e-3, "momentum": 0.01})
 
 
 class MBConv(nn.Module):
@@ -156,7 +157,7 @@ def efficientnet(
     num_classes: int = 1000,
     *,
     lite: bool = False,
-    norm: Callable[[int], nn.Module] = authors_norm,
+    norm: Mapping[str, float] = AUTHORS_NORM,
     dropout: float = 0.2,
     stochastic_depth: float = 0.2,
     layers: Layers = torch.nn,
@@ -165,7 +166,7 @@ def efficientnet(
 
     scaling: multipliers of depth, width and resolution; `models.scale(phi)` gives those of the
         paper. Resolution changes the size that the network is made for, `input_size`, alone.
-    norm: builds the batch norm for a number of channels.
+    norm: arguments of the batch norms.
     dropout: probability before the classifier.
     stochastic_depth: block i of n is left out in training with this probability times i / n.
     layers: the module that gives Conv2d, torch.nn or fastconv.nn; keys and weights are the same.

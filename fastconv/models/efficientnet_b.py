@@ -5,10 +5,10 @@ The multipliers are those of the authors' code. They are near `scale(phi)` at th
 """
 
 import torch
-from torch import nn
 
 from fastconv.models.compound_scaling import Scaling
-from fastconv.models.efficientnet import EfficientNet, authors_norm, efficientnet
+from fastconv.models.conv_norm_activation import DEFAULTS
+from fastconv.models.efficientnet import AUTHORS_NORM, EfficientNet, efficientnet
 from fastconv.models.layers import Layers
 
 PUBLISHED = (
@@ -31,7 +31,7 @@ def published(
         PUBLISHED[variant],
         num_classes,
         # torchvision's weights of B0 to B4 were trained with torch's eps and momentum.
-        norm=nn.BatchNorm2d if variant < 5 else authors_norm,
+        norm=DEFAULTS if variant < 5 else AUTHORS_NORM,
         dropout=dropout,
         stochastic_depth=stochastic_depth,
         layers=layers,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models.layers import Layers
+from fastconv.models.layers import batch_norm as norm_of
 from fastconv.models.network import Network
 
 
@@ -102,7 +103,7 @@ def conv_relu(
     )
     modules = OrderedDict[str, nn.Module](conv=conv)
     if batch_norm:
-        modules["bn"] = nn.BatchNorm2d(out_channels, eps=1e-3)
+        modules["bn"] = norm_of(layers, out_channels, eps=1e-3)
     modules["relu"] = nn.ReLU()
     return nn.Sequential(modules)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastconv.models.compound_scaling import Scaling, round_channels
 from fastconv.models.conv_norm_activation import ConvNormActivation, initialise
-from fastconv.models.layers import Layers
+from fastconv.models.layers import Layers, batch_norm
 from fastconv.models.mobilenet_v2_weights import mobilenet_v2_features
 from fastconv.models.network import Network
 from fastconv.models.weights import load_weights
@@ -57,7 +57,10 @@ class InvertedResidual(nn.Module):
                 width, width, 3, stride, groups=width, layers=layers, activation=nn.ReLU6
             )
         )
-        conv += [layers.Conv2d(width, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
+        conv += [
+            layers.Conv2d(width, out_channels, 1, bias=False),
+            batch_norm(layers, out_channels),
+        ]
         self.conv = nn.Sequential(*conv)
         self.residual = stride == 1 and in_channels == out_channels
 

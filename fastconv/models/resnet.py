@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastconv.models.layers import Layers, residual_add
+from fastconv.models.layers import Layers, batch_norm, residual_add
 from fastconv.models.network import Network
 
 # Channels of a stage's 3x3 convolutions and stride of its first block: conv2_x to conv5_x.
@@ -48,7 +48,7 @@ def projection(
     """What the shortcut does before the add: W_s of the paper's equation 2, or nothing."""
     change = f"{in_channels} to {out_channels} channels at stride {stride}"
     if shortcut == "projection":
-        norm = nn.BatchNorm2d(out_channels)
+        norm = batch_norm(layers, out_channels)
         return nn.Sequential(conv(in_channels, out_channels, 1, stride, layers), norm)
     if shortcut not in ("identity", "zero_padding"):
         raise ValueError(
@@ -81,9 +81,9 @@ class BasicBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = conv(in_channels, channels, 3, stride, layers)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = batch_norm(layers, channels)
         self.conv2 = conv(channels, channels, 3, 1, layers)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = batch_norm(layers, channels)
         self.relu = nn.ReLU()
         self.downsample = projection(shortcut, in_channels, channels, stride, layers)
         self.add = residual_add(layers, "relu")
@@ -119,11 +119,11 @@ class Bottleneck(nn.Module):
         out_channels = channels * self.expansion
         first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
         self.conv1 = conv(in_channels, channels, 1, first, layers)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = batch_norm(layers, channels)
         self.conv2 = conv(channels, channels, 3, second, layers)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = batch_norm(layers, channels)
         self.conv3 = conv(channels, out_channels, 1, 1, layers)
-        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.bn3 = batch_norm(layers, out_channels)
         self.relu = nn.ReLU()
         self.downsample = projection(shortcut, in_channels, out_channels, stride, layers)
         self.add = residual_add(layers, "relu")
@@ -160,7 +160,7 @@ class ResNet(Network):
         if shortcut not in SHORTCUTS:
             raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
         self.conv1 = layers.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = batch_norm(layers, 64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         in_channels, stages = 64, []

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fastconv.models.layers import Layers, local_response_norm
+from fastconv.models.layers import batch_norm as norm_of
 from fastconv.models.network import Network
 from fastconv.models.vgg_weights import vgg16_features_weights
 from fastconv.models.weights import load_weights
@@ -70,7 +71,7 @@ class VGG(Network):
                 )
                 features.append(conv)
                 if batch_norm:
-                    features.append(nn.BatchNorm2d(stage.channels))
+                    features.append(norm_of(layers, stage.channels))
                 features.append(nn.ReLU(inplace=True))
                 channels = stage.channels
             if stage.lrn:

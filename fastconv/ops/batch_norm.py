@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -53,14 +54,12 @@ def batch_norm(
             "batch_norm: expected input with 2 dimensions or more, got "
             f"{input.dim()} in shape {tuple(input.shape)}"
         )
-    if not training and (running_mean is None or running_var is None):
-        raise RuntimeError("batch_norm: expected running_mean and running_var without training")
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     _check_parameters(input, wide, running_mean, running_var, weight, bias)
     weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
     if not training:
-        assert running_mean is not None
-        assert running_var is not None
+        if running_mean is None or running_var is None:
+            raise RuntimeError("batch_norm: expected running_mean and running_var without training")
         given = running_mean.to(wide), running_var.to(wide)
         return _op(input, weight, bias, *given, eps, activation)[0]
     count = prod(input.shape) // input.shape[1] if input.shape[1] else 0
@@ -68,6 +67,9 @@ def batch_norm(
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.size()}"
         )
+    if count == 0:
+        z = F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
+        return reference.activate(z, activation)
     output, mean, var = _op(input, weight, bias, None, None, eps, activation)
     with torch.no_grad():
         if running_mean is not None:
@@ -103,7 +105,7 @@ def fake(
     reference.check_batch_norm(input, weight, bias, mean, var)
     size = input.shape[1] if mean is None else 0
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
-    statistics = (input.new_empty(size, dtype=wide) for _ in range(2))
+    statistics = input.new_empty(size, dtype=wide), input.new_empty(size, dtype=wide)
     return empty_as(input, input.shape), *statistics
 
 

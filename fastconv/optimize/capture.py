@@ -8,6 +8,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from fastconv import reference
 from fastconv.ops import local_response_norm
 
 
@@ -20,6 +21,26 @@ class _OurFunctions(TorchFunctionMode):
         if function is torch.nn.functional.local_response_norm:
             function = local_response_norm
         return function(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    activation: str | None = None,
+) -> Any:
+    if mean is None or var is None:
+        return NotImplemented  # of the batch's own statistics: nothing to fold
+    of_torch = torch.ops.aten._native_batch_norm_legit_no_training.default
+    z, _, _ = of_torch(input, weight, bias, mean, var, 0.0, eps)
+    return reference.activate(z, activation), mean.new_empty(0), mean.new_empty(0)
+
+
+# Ours in torch's own ops, which the passes know.
+_TORCHS = {torch.ops.fastconv.batch_norm.default: _batch_norm}
 
 
 class Captured(NamedTuple):
@@ -52,7 +73,7 @@ def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> Captured:
         any_batch = program is not None
         if program is None:
             program = torch.export.export(model, example_inputs)
-        program = program.run_decompositions({})  # functional: no op writes to its inputs
+        program = program.run_decompositions(_TORCHS)  # functional: no op writes to its inputs
     assert program.call_spec.out_spec is not None
     return Captured(_with_weights(program), program.call_spec.out_spec, any_batch)
 

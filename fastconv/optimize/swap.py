@@ -1,9 +1,11 @@
 """swap_ and restore_: our layers in place of torch's by class replacement, nothing else touched."""
 
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 import fastconv.nn as fast
 from fastconv import reference
@@ -11,7 +13,24 @@ from fastconv.ops.conv2d import is_depthwise, is_pointwise
 
 M = TypeVar("M", bound=nn.Module)
 
+_CHAIN = nn.Sequential.forward
 _ORIGINAL = "_fastconv_original_class"
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+}
+
+
+class Absorbed(nn.Module):
+    """An activation that the batch norm before it computes: gives its input back.
+
+    It keeps its place, so that names, keys and indices stay what they were.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
 
 
 def _replacement(module: nn.Module) -> type[nn.Module] | None:
@@ -21,6 +40,8 @@ def _replacement(module: nn.Module) -> type[nn.Module] | None:
             weight, module.groups, module.padding
         ):
             return fast.Conv2d
+    if type(module) is nn.BatchNorm2d and "activation" not in module.__dict__:
+        return fast.BatchNorm2d
     if type(module) is nn.LocalResponseNorm:
         return fast.LocalResponseNorm
     if type(module) is reference.ResidualAdd:
@@ -33,27 +54,62 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
 
     Only the class of a layer changes: parameters, buffers, hooks, names and state_dict keys stay
     the very same objects, so optimizers and checkpoints go on working. restore_ undoes it.
+    An activation that follows a batch norm in an nn.Sequential is computed by the batch norm, where
+    neither is called from elsewhere or has hooks; the batch norm's own output is then not seen.
 
     Args:
-        model: any module; depthwise and 1x1 nn.Conv2d, nn.LocalResponseNorm and the residual
-            adds of fastconv.models are swapped.
+        model: any module; depthwise and 1x1 nn.Conv2d, nn.BatchNorm2d, nn.LocalResponseNorm and the
+            residual adds of fastconv.models are swapped.
         filter_fn: called with each candidate's qualified name and module; False leaves it alone.
 
     Returns:
         model itself.
     """
+    swapped = set()
     for name, module in model.named_modules():
         replacement = _replacement(module)
         if replacement is None or (filter_fn is not None and not filter_fn(name, module)):
             continue
-        setattr(module, _ORIGINAL, type(module))
-        module.__class__ = replacement
+        _replace(module, replacement)
+        swapped.add(module)
+    for norm, activation in _activated_norms(model):
+        if norm in swapped:
+            norm.activation = _ACTIVATIONS[type(activation)]
+            _replace(activation, Absorbed)
     return model
+
+
+def _replace(module: nn.Module, replacement: type[nn.Module]) -> None:
+    setattr(module, _ORIGINAL, type(module))
+    module.__class__ = replacement
+
+
+def _activated_norms(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """The batch norms of ours whose output an activation of the same chain is sure to take."""
+    modules = [module for _, module in model.named_modules(remove_duplicate=False)]
+    places = Counter(modules)
+
+    def private(module: nn.Module) -> bool:
+        hooks = (name for name in module.__dict__ if name.endswith("_hooks"))
+        of_calls = (name for name in hooks if "state_dict" not in name)
+        return places[module] == 1 and not any(module.__dict__[name] for name in of_calls)
+
+    pairs = []
+    for chain in places:
+        if not isinstance(chain, nn.Sequential) or type(chain).forward is not _CHAIN:
+            continue
+        for norm, activation in pairwise(chain):
+            fits = type(norm) is fast.BatchNorm2d and type(activation) in _ACTIVATIONS
+            if fits and private(norm) and private(activation):
+                pairs.append((norm, activation))
+    return pairs
 
 
 def restore_(model: M) -> M:
     """Undoes swap_ in place: every swapped layer gets its own class back. Returns model."""
     for module in model.modules():
         if _ORIGINAL in module.__dict__:
+            if type(module) is fast.BatchNorm2d:
+                module.__dict__.pop("activation", None)
             module.__class__ = module.__dict__.pop(_ORIGINAL)
     return model

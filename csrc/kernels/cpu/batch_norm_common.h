@@ -99,29 +99,20 @@ FASTCONV_INLINE void fold_forward(const BatchNormParams& p) {
   repeat(to.shift, p.channels, to.width);
 }
 
-// Calls apply(unit's tile, body of a row from the row's start) for units from the last to the
-// first: what the sums read last is still in the caches.
+// Calls row(tile, start) for the row of units that begins at element start; what it returns is the
+// body of for_each_vector.
 template <class T, class F>
 FASTCONV_INLINE void walk_rows(const BatchNormParams& p, int64_t begin, int64_t end, F&& row) {
   const BatchNormUnits u(p);
-  const bool streams = batch_norm_streams(p);
-  T* out = static_cast<T*>(p.output);
-  for (int64_t unit = end; unit-- > begin;) {
+  for (int64_t unit = begin; unit < end; ++unit) {
     const BatchNormTile tile(p, u, unit);
     for (int64_t r = 0; r < tile.rows; ++r) {
-      const int64_t start = tile.start + r * tile.columns;
-      const auto body = row(tile, start);
-      if (streams) {
-        for_each_vector_streamed<T>(out + start, tile.columns, body);
-      } else {
-        for_each_vector<T>(tile.columns, body);
-      }
+      for_each_vector<T>(tile.columns, row(tile, tile.start + r * tile.columns));
     }
   }
-  if (streams) stream_fence();
 }
 
-// Calls f(element, activation, coefficients' type).
+// Calls f(element, activation).
 template <class F>
 FASTCONV_INLINE void dispatch_batch_norm(const BatchNormParams& p, F&& f) {
   dispatch_dtype(p.dtype, [&](auto element) {
