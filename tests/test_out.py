@@ -25,7 +25,6 @@ CALLS = {
         x, *BLOCK, 1, 1, residual=True, **out
     ),
     "stem_conv2d": lambda x, **out: ops.stem_conv2d(x, STEM, None, 1, 1, **out),
-    "max_pool2d": lambda x, **out: ops.max_pool2d(x, 3, **out),
     "global_avg_pool2d": ops.global_avg_pool2d,
     "separable_conv2d": lambda x, **out: ops.separable_conv2d(x, *BLOCK[2:], x, 1, 1, **out),
 }
