@@ -156,7 +156,7 @@ def test_optimized(network):
 @pytest.mark.parametrize("network", ONE_OF_EACH_KIND, indirect=True, scope="module")
 def test_optimized_in_bfloat16(network):
     images = images_of(network, 3)
-    fast = fastconv.optimize(network, (images[:1],), dtype=torch.bfloat16)
+    fast = fastconv.optimize(network, (images[:1].bfloat16(),), dtype=torch.bfloat16)
     with torch.no_grad():
         exact = {"output": copy.deepcopy(network).double()(images.double())}
         if any(isinstance(module, nn.LocalResponseNorm) for module in network.modules()):

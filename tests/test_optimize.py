@@ -119,10 +119,11 @@ def test_the_model_passed_in_is_not_changed_and_not_shared():
     assert torch.equal(fast(x), expected)
 
 
-def test_bfloat16_takes_either_dtype():
+@pytest.mark.parametrize("example_dtype", [torch.float32, torch.bfloat16])
+def test_bfloat16_takes_either_dtype(example_dtype):
     model = randomize(Everything())
     x = torch.randn(2, 3, 32, 32)
-    fast = fastconv.optimize(model, (x,), dtype=torch.bfloat16)
+    fast = fastconv.optimize(model, (x.to(example_dtype),), dtype=torch.bfloat16)
     y = fast(x)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, fast(x.bfloat16()))
@@ -186,7 +187,7 @@ def test_a_model_that_cannot_be_captured_is_swapped_and_says_so():
     assert "torch.export" in fast.receipt[0]["reason"]
     torch.testing.assert_close(fast(x), model(x))
     torch.testing.assert_close(fast(-x), -x)
-    half = fastconv.optimize(model, (x,), dtype=torch.bfloat16)
+    half = fastconv.optimize(model, (x.bfloat16(),), dtype=torch.bfloat16)
     assert half(x).dtype == torch.bfloat16
 
 

@@ -193,6 +193,8 @@ def optimize(
         return _OnFirstCall(model, dtype)
     if isinstance(example_inputs, Tensor):
         example_inputs = (example_inputs,)
+    if dtype is not None:
+        example_inputs = _cast_inputs(_dtype_of(model), model, example_inputs)
     with torch.no_grad():
         model(*example_inputs)  # an error of the model's own is raised as the model raises it
     try:
@@ -214,8 +216,16 @@ def _swapped(model: nn.Module, dtype: torch.dtype | None, error: Exception) -> n
     return body
 
 
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The dtype of the model's first floating-point parameter, None where it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
 def _cast_inputs(
-    dtype: torch.dtype, _module: nn.Module, inputs: tuple[Any, ...]
+    dtype: torch.dtype | None, _module: nn.Module, inputs: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    floats = (isinstance(v, Tensor) and v.is_floating_point() for v in inputs)
-    return tuple(v.to(dtype) if cast else v for v, cast in zip(inputs, floats, strict=True))
+    def cast(value: Any) -> Any:
+        floats = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(dtype) if floats and dtype is not None else value
+
+    return pytree.tree_map(cast, inputs)
