@@ -37,6 +37,11 @@ def pointwise(layout, pack=lambda weight: weight):
     ops.pointwise_conv2d(x, pack(weight)).sum().backward()
 
 
+def pointwise_bfloat16(pack):
+    x, weight = torch.randn(1, 4, 5, 5).bfloat16(), torch.randn(6, 4, 1, 1).bfloat16()
+    ops.pointwise_conv2d(channels_last(x), pack(weight))
+
+
 def block(expands, size, layout=channels_last):
     x, filters = layout(torch.randn(1, 8, size, size)), torch.randn(8, 1, 3, 3)
     matrix = torch.randn(8, 8, 1, 1)
@@ -54,6 +59,8 @@ CALLS = {
     "pointwise_conv2d.nchw": partial(pointwise, contiguous),
     "pointwise_conv2d.nhwc_packing": partial(pointwise, channels_last),
     "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
+    "pointwise_conv2d.nhwc_pairs_packing": partial(pointwise_bfloat16, lambda weight: weight),
+    "pointwise_conv2d.nhwc_pairs": partial(pointwise_bfloat16, ops.pack_pointwise_pairs),
 }
 for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items():
     CALLS |= {

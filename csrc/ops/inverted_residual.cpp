@@ -5,6 +5,7 @@
 
 #include "../kernels/cpu/registry.h"
 #include "convolutions.h"
+#include "inverted_residual_bfloat16.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -50,11 +51,14 @@ bool sizes_fit(const Block& b) {
   if (b.input.dim() != 4 || b.depthwise_weight.dim() != 4 || b.project_weight.dim() != 4) {
     return false;
   }
+  const auto is_matrix = [&](const Tensor& t, int64_t out, int64_t in) {
+    return is(t, {out, is_pairs(t, b.input) ? (in + 1) / 2 : in, 1, 1});
+  };
   const int64_t hidden = b.depthwise_weight.size(0), out = b.project_weight.size(0);
-  const bool hidden_fits = b.expand_weight ? is(*b.expand_weight, {hidden, b.input.size(1), 1, 1})
+  const bool hidden_fits = b.expand_weight ? is_matrix(*b.expand_weight, hidden, b.input.size(1))
                                            : hidden == b.input.size(1);
   return hidden_fits && hidden > 0 && out > 0 && b.input.size(1) > 0 &&
-         b.depthwise_weight.size(1) == 1 && is(b.project_weight, {out, hidden, 1, 1}) &&
+         b.depthwise_weight.size(1) == 1 && is_matrix(b.project_weight, out, hidden) &&
          (!b.expand_bias || is(*b.expand_bias, {hidden})) &&
          (!b.depthwise_bias || is(*b.depthwise_bias, {hidden})) &&
          (!b.project_bias || is(*b.project_bias, {out})) && in_range(b.stride, 2, 1) &&
@@ -66,8 +70,9 @@ bool dtypes_fit(const Block& b) {
     return t == nullptr || (t->is_cpu() && t->scalar_type() == b.input.scalar_type());
   };
   const auto given = [&](const Optional& t) { return fits(t ? &*t : nullptr); };
-  return fits(&b.input) && fits(b.expand_weight) && given(b.expand_bias) &&
-         fits(&b.depthwise_weight) && given(b.depthwise_bias) && fits(&b.project_weight) &&
+  const auto matrix = [&](const Tensor* t) { return fits(t) || is_pairs(*t, b.input); };
+  return fits(&b.input) && matrix(b.expand_weight) && given(b.expand_bias) &&
+         fits(&b.depthwise_weight) && given(b.depthwise_bias) && matrix(&b.project_weight) &&
          given(b.project_bias) && fits(b.residual);
 }
 
@@ -168,6 +173,13 @@ Tensor run(Out out, const Block& b) {
     Tensor output = by_parts(out, b);  // which may raise
     count(variant);
     return output;
+  }
+  if (p.dtype == DType::kBFloat16) {
+    count(variant);
+    const InvertedResidualTensors tensors{
+        b.input,          b.expand_weight,  b.expand_bias,  b.depthwise_weight,
+        b.depthwise_bias, b.project_weight, b.project_bias, b.residual};
+    return inverted_residual_bfloat16(out, b.op, p, tensors, p.activation, p.project_activation);
   }
   const Tensor x = dense(b.input, p.layout);
   const Optional residual = b.residual ? Optional(dense(*b.residual, p.layout)) : std::nullopt;

@@ -4,7 +4,11 @@ from fastconv.ops.conv2d import conv2d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.inverted_residual import inverted_residual
 from fastconv.ops.local_response_norm import local_response_norm
-from fastconv.ops.pointwise_conv2d import pack_pointwise_weight, pointwise_conv2d
+from fastconv.ops.pointwise_conv2d import (
+    pack_pointwise_pairs,
+    pack_pointwise_weight,
+    pointwise_conv2d,
+)
 from fastconv.ops.residual_add import residual_add
 from fastconv.ops.separable_conv2d import separable_conv2d
 
@@ -14,6 +18,7 @@ __all__ = [
     "inverted_residual",
     "local_response_norm",
     "pack_depthwise_weight",
+    "pack_pointwise_pairs",
     "pack_pointwise_weight",
     "pointwise_conv2d",
     "residual_add",

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight
 from fastconv.optimize.capture import constant
 from fastconv.optimize.conv import (
     is_conv,
@@ -14,6 +13,9 @@ from fastconv.optimize.conv import (
     only_user,
     shape_of,
 )
+from fastconv.optimize.pack import pack_weight
+
+FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def fuse_blocks(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
@@ -32,9 +34,9 @@ def fuse_blocks(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
             continue
         expand = _only_reader(depthwise, is_pointwise_node)
         if expand is not None and _is_expansion(module, expand, depthwise, node, dtype):
-            _replace(module, "inverted_residual", [expand, depthwise, node])
+            _replace(module, "inverted_residual", [expand, depthwise, node], dtype)
         else:
-            _replace(module, "separable_conv2d", [depthwise, node])
+            _replace(module, "separable_conv2d", [depthwise, node], dtype)
     module.graph.eliminate_dead_code()
 
 
@@ -57,7 +59,7 @@ def _has_kernel(module: fx.GraphModule, convs: list[fx.Node], dtype: torch.dtype
     out_channels, _, height, width = shape_of(depthwise["weight"])
     (rows, columns), dilation = depthwise["stride"], depthwise["dilation"]
     return (
-        all(_is_float32(module, conv, dtype) for conv in convs)
+        all(_dtype_of(module, conv, dtype) in FUSED_DTYPES for conv in convs)
         and out_channels == shape_of(depthwise["input"])[1]
         and height == width
         and height in (3, 5, 7)
@@ -68,9 +70,12 @@ def _has_kernel(module: fx.GraphModule, convs: list[fx.Node], dtype: torch.dtype
     )
 
 
-def _is_float32(module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None) -> bool:
+def _dtype_of(
+    module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None
+) -> torch.dtype | None:
+    """What a convolution computes in, None where its weight is no constant."""
     weight = constant(module, conv.kwargs["weight"])
-    return weight is not None and (dtype or weight.dtype) == torch.float32
+    return None if weight is None else dtype or weight.dtype
 
 
 def _is_expansion(
@@ -80,9 +85,11 @@ def _is_expansion(
     project: fx.Node,
     dtype: torch.dtype | None,
 ) -> bool:
+    computes_in = _dtype_of(module, expand, dtype)
+    pairs = shape_of(expand.kwargs["weight"])[1] % 2 == 0  # of channels, as bfloat16 wants them
     return (
         _is_plain_pointwise(expand)
-        and _is_float32(module, expand, dtype)
+        and (computes_in == torch.float32 or (computes_in == torch.bfloat16 and pairs))
         and expand.kwargs["residual"] is None
         and expand.kwargs["activation"] == depthwise.kwargs["activation"]
         and project.kwargs["activation"] is None
@@ -90,13 +97,14 @@ def _is_expansion(
     )
 
 
-def _replace(module: fx.GraphModule, op: str, convs: list[fx.Node]) -> None:
+def _replace(
+    module: fx.GraphModule, op: str, convs: list[fx.Node], dtype: torch.dtype | None
+) -> None:
     *_, depthwise, project = convs
     arguments: list[Any] = [convs[0].kwargs["input"]]
+    names = [str(conv.kwargs["weight"].target) for conv in convs]  # type: ignore[union-attr]
     for conv in convs:
-        name = str(conv.kwargs["weight"].target)  # type: ignore[union-attr]
-        pack = pack_depthwise_weight if conv is depthwise else pack_pointwise_weight
-        setattr(module, name, pack(getattr(module, name)))
+        pack_weight(module, conv, dtype)
         arguments += [conv.kwargs["weight"], conv.kwargs["bias"]]
     residual, activation = project.kwargs["residual"], depthwise.kwargs["activation"]
     window = [depthwise.kwargs[name] for name in ("stride", "padding")]
@@ -109,11 +117,11 @@ def _replace(module: fx.GraphModule, op: str, convs: list[fx.Node]) -> None:
         block = module.graph.call_function(target, tuple(arguments))
     block.meta = dict(project.meta)
     block.meta["receipt"] = {
-        "layer": str(project.kwargs["weight"].target),  # type: ignore[union-attr]
+        "layer": names[-1],
         "weight": list(shape_of(project.kwargs["weight"])),
         "kernel": op,
         "activation": activation,
         "residual": residual is not None,
-        "parts": [str(conv.kwargs["weight"].target) for conv in convs],  # type: ignore[union-attr]
+        "parts": names,
     }
     project.replace_all_uses_with(block)

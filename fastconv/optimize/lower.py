@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight
 from fastconv.optimize.capture import constant
 from fastconv.optimize.conv import is_conv, is_depthwise_node, is_pointwise_node, shape_of
 from fastconv.optimize.dense import DenseConv2d
+from fastconv.optimize.pack import pack_weight
 
 aten = torch.ops.aten
 
@@ -18,7 +18,7 @@ def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, A
     receipt = []
     for node in list(module.graph.nodes):
         if is_conv(node):
-            receipt.append(_lower_conv(module, node))
+            receipt.append(_lower_conv(module, node, dtype))
         elif "receipt" in node.meta:
             receipt.append(node.meta["receipt"])
         elif node.target is aten.view.default:
@@ -30,22 +30,21 @@ def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, A
     return receipt
 
 
-def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
+def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None) -> dict[str, Any]:
     if is_depthwise_node(node):
-        kernel, pack = "depthwise_conv2d", pack_depthwise_weight
+        kernel = "depthwise_conv2d"
         names = ["input", "weight", "bias", "stride", "padding", "dilation", "activation"]
     elif is_pointwise_node(node):
-        kernel, pack = "pointwise_conv2d", pack_pointwise_weight
+        kernel = "pointwise_conv2d"
         names = ["input", "weight", "bias", "residual", "stride", "activation"]
     else:
-        kernel, pack = "torch", _channels_last
+        kernel = "torch"
         names = ["input", "weight", "bias"]
 
+    weight: Any = node.kwargs["weight"]
+    layer = str(weight if constant(module, weight) is None else weight.target)
+    pack_weight(module, node, dtype)
     given = node.kwargs
-    weight = constant(module, given["weight"])
-    layer = str(given["weight"]) if weight is None else str(given["weight"].target)  # type: ignore
-    if weight is not None:
-        setattr(module, layer, pack(weight))
     with module.graph.inserting_before(node):
         arguments = tuple(given[name] for name in names)
         if kernel == "torch":
@@ -67,12 +66,6 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
         "activation": given["activation"],
         "residual": given["residual"] is not None,
     }
-
-
-def _channels_last(weight: Tensor) -> Tensor:
-    # oneDNN's own packed tensors were no faster on the stems of the networks here, and can be
-    # neither copied nor pickled.
-    return weight.contiguous(memory_format=torch.channels_last)
 
 
 def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:

@@ -10,9 +10,6 @@
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-// Pixels of a strip; 28 and 112 were within 2 % on all blocks of MobileNetV2 and EfficientNet-Lite0
-// (one core of a Zen 5).
-constexpr int64_t kStripPixels = 56;
 // An input larger than the L2 cache is fetched a strip ahead, which the strided walk of the
 // depthwise tile does not provoke. Batch 8, one core of a Zen 5: separable 32 -> 64, 112x112: 1.22
 // times as fast, 128 -> 128, 56x56: 1.29, inverted 144 -> 24, 56x56: 1.05; 1 to 4 % slower where
@@ -24,41 +21,6 @@ constexpr int64_t kFetchedBytes = 2 << 20;
 constexpr int64_t kStreamedBytes = 16 << 20;
 // Weights of the projection that stay in the L2 cache are passed over for each tile of pixels.
 constexpr int64_t kWeightBytesInCache = 256 << 10;
-
-FASTCONV_INLINE int64_t align_floats(int64_t count) {
-  return div_up<int64_t>(count, 16) * 16;
-}
-
-// How an image is cut into strips, and the ring that keeps what consecutive strips share.
-struct Strips {
-  int64_t rows, count;   // output rows of a strip, strips an image
-  int64_t slots, shift;  // of the ring of each panel
-  int64_t ring, buffer;  // elements: the ring of a panel, a panel of a strip
-};
-
-Strips strips_of(const InvertedResidualShape& s) {
-  Strips g;
-  const int64_t least = s.stride_h == 1 ? 2 : 1;  // the depthwise tile takes two rows
-  g.rows = max_of(least, kStripPixels / s.out_width);
-  for (int64_t rows = g.rows; rows < 2 * g.rows; ++rows) {  // an even number of equal strips
-    if (s.out_height % (2 * rows) == 0) {
-      g.rows = rows;
-      break;
-    }
-  }
-  g.rows = min_of(g.rows, s.out_height);
-  g.count = div_up(s.out_height, g.rows);
-  // Each strip adds `fresh` rows, which lie together where slots is a multiple of them and the
-  // first of them lies in such a slot.
-  const int64_t fresh = g.rows * s.stride_h;
-  const int64_t reach = (g.rows - 1) * s.stride_h + s.kernel_h;
-  g.slots = div_up(reach, fresh) * fresh;
-  g.shift = ((s.pad_top + s.stride_h - s.kernel_h) % fresh + fresh) % fresh;
-  if (g.slots >= s.height) g.slots = s.height, g.shift = 0;
-  g.ring = s.expands ? align_floats(g.slots * s.width * kHiddenPanel) : 0;
-  g.buffer = g.rows * s.out_width * kHiddenPanel;
-  return g;
-}
 
 // Pixels of one image from panels into the output: tiles [begin, end) of the grid below.
 struct Projection {

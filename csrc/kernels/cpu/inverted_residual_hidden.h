@@ -27,6 +27,10 @@ FASTCONV_INLINE bool is_clamp(Activation act) {
   });
 }
 
+FASTCONV_INLINE int64_t align_floats(int64_t count) {
+  return div_up<int64_t>(count, 16) * 16;
+}
+
 FASTCONV_INLINE int64_t hidden_panels(const InvertedResidualShape& s) {
   return div_up(s.hidden, kHiddenPanel);
 }
@@ -44,6 +48,15 @@ struct HiddenRing {
 struct RowSpan {
   int64_t image, first, count;
 };
+
+// How an image is cut into strips, and the ring that keeps what consecutive strips share.
+struct Strips {
+  int64_t rows, count;   // output rows of a strip, strips an image
+  int64_t slots, shift;  // of the ring of each panel
+  int64_t ring, buffer;  // elements: the ring of a panel, a panel of a strip
+};
+
+Strips strips_of(const InvertedResidualShape& s);
 
 // Rows [from, to) of the image into the ring.
 void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, int64_t from,

@@ -5,6 +5,7 @@
 #include "../common/types.h"
 #include "../depthwise_conv2d.h"
 #include "../inverted_residual.h"
+#include "../inverted_residual_bfloat16.h"
 #include "../local_response_norm.h"
 #include "../pointwise_conv2d.h"
 #include "../probe.h"
@@ -12,7 +13,7 @@
 
 namespace fastconv {
 
-enum class Isa : int8_t { kScalar, kAVX2, kAVX512 };
+enum class Isa : int8_t { kScalar, kAVX2, kAVX512, kAVX512BF16 };
 
 // The best instruction set of this processor and operating system.
 Isa detect_isa();
@@ -22,15 +23,17 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)                                \
-  X(depthwise_conv2d, DepthwiseConv2dKernels)                  \
-  X(inverted_residual, InvertedResidualKernels)                \
-  X(local_response_norm, LocalResponseNormKernels)             \
-  X(local_response_norm_backward, LocalResponseNormKernels)    \
-  X(residual_add, ResidualAddKernels)                          \
-  X(pointwise_conv2d, PointwiseConv2dKernels)                  \
-  X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
-  X(activation_backward, ActivationBackwardKernels)            \
+#define FASTCONV_FOR_EACH_OP(X)                                  \
+  X(depthwise_conv2d, DepthwiseConv2dKernels)                    \
+  X(inverted_residual, InvertedResidualKernels)                  \
+  X(inverted_residual_bfloat16, InvertedResidualBfloat16Kernels) \
+  X(local_response_norm, LocalResponseNormKernels)               \
+  X(local_response_norm_backward, LocalResponseNormKernels)      \
+  X(residual_add, ResidualAddKernels)                            \
+  X(pointwise_conv2d, PointwiseConv2dKernels)                    \
+  X(pointwise_conv2d_bfloat16, PointwiseConv2dKernels)           \
+  X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels)   \
+  X(activation_backward, ActivationBackwardKernels)              \
   X(probe, ProbeKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
@@ -42,6 +45,9 @@ bool set_isa(Isa isa);
   extern const Kernels op##_kernels;  \
   }                                   \
   namespace avx512 {                  \
+  extern const Kernels op##_kernels;  \
+  }                                   \
+  namespace avx512_bf16 {             \
   extern const Kernels op##_kernels;  \
   }                                   \
   const Kernels& op##_kernels();

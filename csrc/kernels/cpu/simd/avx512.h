@@ -75,6 +75,12 @@ FASTCONV_INLINE __m512 widen_bfloat16(__m256i x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
+#if defined(__AVX512BF16__)
+// A subnormal counts as zero.
+FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
+  return __m256i(_mm512_cvtneps_pbh(x));
+}
+#else
 FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
   const __m512i u = _mm512_castps_si512(x);
   const __m512i high = _mm512_srli_epi32(u, 16);
@@ -85,6 +91,7 @@ FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
   const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, quiet));
 }
+#endif
 
 FASTCONV_INLINE __m256i narrow_float16(__m512 x) {
   return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
