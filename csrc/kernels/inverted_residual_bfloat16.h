@@ -1,6 +1,5 @@
-// The blocks of inverted_residual.h in bfloat16: the products take pairs of channels, what expand
-// gives stays in float32 until the depthwise convolution has read it, and what that gives is
-// rounded for the projection.
+// The blocks of inverted_residual.h in bfloat16: the products take pairs of channels, and what each
+// part gives is rounded for the next.
 #pragma once
 
 #include "inverted_residual.h"
@@ -33,9 +32,9 @@ struct InvertedResidualBfloat16Kernels {
   void (*widen)(const bfloat16* from, int64_t rows, int64_t columns, int64_t row_stride,
                 int64_t column_stride, float* wide);
   InvertedResidualPlan (*plan)(const InvertedResidualShape&);
-  void (*hide)(const InvertedResidualBfloat16Params&, bfloat16* hidden, float* scratch,
+  void (*hide)(const InvertedResidualBfloat16Params&, bfloat16* hidden, bfloat16* scratch,
                int64_t begin, int64_t end);
-  void (*run)(const InvertedResidualBfloat16Params&, const bfloat16* hidden, float* scratch,
+  void (*run)(const InvertedResidualBfloat16Params&, const bfloat16* hidden, bfloat16* scratch,
               int64_t begin, int64_t end);
 };
 

@@ -100,7 +100,9 @@ Tensor inverted_residual_bfloat16(Out out, const char* op, const InvertedResidua
   const double hide =
       2 * images * (double(p.expands) * p.height * p.width * p.in_channels + p.pixels() * taps);
   const double projection = 2 * images * p.pixels() * p.out_channels;
-  const auto own = [&] { return static_cast<float*>(scratch(Purpose::kOwn, plan.scratch_bytes)); };
+  const auto own = [&] {
+    return static_cast<bfloat16*>(scratch(Purpose::kOwn, plan.scratch_bytes));
+  };
   if (plan.hide_units > 0) {
     parallel(plan.hide_units, hide / kFlopsANanosecond / plan.hide_units,
              [&](int64_t begin, int64_t end) { kernels().hide(p, hidden, own(), begin, end); });

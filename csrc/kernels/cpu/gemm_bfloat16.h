@@ -1,4 +1,4 @@
-// One tile of a matrix product of bfloat16, two steps of the depth at a time.
+// A panel of a matrix product of bfloat16, two steps of the depth at a time.
 #pragma once
 
 #include "../common/activation.h"
@@ -23,22 +23,23 @@ struct PairTile {
   const C* residual;  // (rows, columns) or null; may be c itself
   int64_t residual_row;
   const float* bias;             // one value a column, or null
-  int64_t rows, columns, pairs;  // rows <= kPairRows, columns <= kTileColumns<float>
+  int64_t rows, columns, pairs;  // columns <= kTileColumns<float>
   float low, high;
   bool streams;  // past the caches: then c and c_row are whole vectors from address 0
 };
 
-// As kTileRows of gemm.h; without the instruction for pairs an element of b takes two registers.
-#if defined(__AVX512BF16__)
-constexpr int kPairRows = 14, kWidePairRows = 9;
-#elif defined(__AVX512F__)
-constexpr int kPairRows = 12, kWidePairRows = 7;
+// Rows of a register tile with two vectors of columns; gemm_bfloat16.cpp tells why.
+#if defined(__AVX512F__)
+constexpr int kPairRows = 8;
 #else
-constexpr int kPairRows = 4, kWidePairRows = 2;
+constexpr int kPairRows = 4;
 #endif
 
-FASTCONV_INLINE int64_t pair_tile_count(int64_t rows) {
-  return div_up<int64_t>(rows, kPairRows);
+// Groups of rows that one call takes: several register tiles, yet work for several threads.
+constexpr int64_t kGroupRows = 4 * kPairRows;
+
+FASTCONV_INLINE int64_t row_groups(int64_t rows) {
+  return div_up<int64_t>(rows, kGroupRows);
 }
 
 // Whether a tile can do the activation itself, as a clamp between low and high.

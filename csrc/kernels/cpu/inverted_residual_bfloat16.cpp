@@ -26,7 +26,7 @@ struct Projection {
 };
 
 FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {
-  return pair_tile_count(pixels) * panel_count<float>(s.out_channels);
+  return row_groups(pixels) * panel_count<float>(s.out_channels);
 }
 
 FASTCONV_INLINE bool streams(const Params& p) {
@@ -44,7 +44,7 @@ void project(const Params& p, const Projection& from, int64_t begin, int64_t end
   t.b_row = 2 * p.project_row, t.c_row = t.residual_row = p.out_channels;
   t.streams = streams(p);
   set_clamp(t, p.project_activation);
-  const int64_t tiles = pair_tile_count(from.count);
+  const int64_t tiles = row_groups(from.count);
   const int64_t panels = panel_count<float>(p.out_channels);
   const bool pixels_outside = p.hidden * p.out_channels * 2 <= kWeightBytesInCache;
   for (int64_t i = begin; i < end; ++i) {
@@ -66,10 +66,10 @@ void project(const Params& p, const Projection& from, int64_t begin, int64_t end
 }
 
 // Strips that follow one another in [begin, end) share their rows of hidden channels.
-void run_rows(const Params& p, float* scratch, int64_t begin, int64_t end) {
+void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
   const Strips g = strips_of(p);
   const int64_t panels = hidden_panels(p);
-  bfloat16* buffer = reinterpret_cast<bfloat16*>(scratch + panels * g.ring);
+  bfloat16* buffer = scratch + panels * g.ring;
   const int64_t row = p.width * p.in_channels;
   const bool fetches = p.batch * p.height * row * int64_t(sizeof(bfloat16)) >= kFetchedBytes;
   int64_t done = 0;  // rows of the image that are expanded already
@@ -81,7 +81,7 @@ void run_rows(const Params& p, float* scratch, int64_t begin, int64_t end) {
     if (unit == begin || first == 0) done = 0;
     const int64_t from = max_of(done, top), to = min_of(bottom, p.height);
     for (int64_t panel = 0; panel < panels; ++panel) {
-      const HiddenRing ring{scratch + panel * g.ring, g.slots, g.shift};
+      const Bfloat16Ring ring{scratch + panel * g.ring, g.slots, g.shift};
       if (p.expands) expand_rows(p, panel, image, from, to, ring);
       depthwise_rows(p, panel, span, ring, buffer + panel * g.buffer);
     }
@@ -105,18 +105,18 @@ InvertedResidualPlan plan(const InvertedResidualShape& s) {
   if (inverted_residual_by_channels(s)) {
     plan.hide_units = s.batch * panels;
     plan.hidden_bytes = plan.hide_units * s.pixels() * kHiddenPanel * sizeof(bfloat16);
-    plan.scratch_bytes = s.expands ? s.height * s.width * kHiddenPanel * sizeof(float) : 0;
+    plan.scratch_bytes = s.expands ? s.height * s.width * kHiddenPanel * sizeof(bfloat16) : 0;
     plan.units = s.batch * projection_tiles(s, s.pixels());
   } else {
     const Strips g = strips_of(s);
     plan.units = s.batch * g.count;
-    plan.scratch_bytes = panels * (g.ring * sizeof(float) + g.buffer * sizeof(bfloat16));
+    plan.scratch_bytes = panels * (g.ring + g.buffer) * sizeof(bfloat16);
   }
   return plan;
 }
 
-void hide(const Params& p, bfloat16* hidden, float* scratch, int64_t begin, int64_t end) {
-  const HiddenRing whole{scratch, p.height, 0};
+void hide(const Params& p, bfloat16* hidden, bfloat16* scratch, int64_t begin, int64_t end) {
+  const Bfloat16Ring whole{scratch, p.height, 0};
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t image = unit / hidden_panels(p), panel = unit % hidden_panels(p);
     if (p.expands) expand_rows(p, panel, image, 0, p.height, whole);
@@ -125,7 +125,7 @@ void hide(const Params& p, bfloat16* hidden, float* scratch, int64_t begin, int6
   }
 }
 
-void run(const Params& p, const bfloat16* hidden, float* scratch, int64_t begin, int64_t end) {
+void run(const Params& p, const bfloat16* hidden, bfloat16* scratch, int64_t begin, int64_t end) {
   if (!inverted_residual_by_channels(p)) {
     run_rows(p, scratch, begin, end);
     return stream_fence();

@@ -1,4 +1,4 @@
-// Expand and depthwise of a panel of hidden channels: float32 in L1, bfloat16 in and out.
+// Expand and depthwise of a panel of hidden channels: bfloat16 in memory, float32 in registers.
 #include "inverted_residual_bfloat16_hidden.h"
 
 #include "depthwise_conv2d_paths.h"
@@ -15,24 +15,23 @@ constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
 template <int S>
 constexpr int kRows = kLanes<float> == 16 && S == 1 ? 2 : 1;
 
-// A register tile: one channel vector x 7 columns x kRows rows; X is float in the ring.
-template <class X>
+// A register tile: one channel vector x 7 columns x kRows rows.
 struct Tile {
-  const X* row[8];      // input rows at the first column of the image, null outside it
-  int64_t pixel;        // elements from an input pixel to the next
-  int64_t left, width;  // first input column, columns of the image
-  const float* weight;  // at the first tap of this vector
-  int64_t tap;          // elements from a tap to the next
-  const float* bias;    // null or at this vector
-  bfloat16* out;        // at the first pixel
-  int64_t out_row;      // elements from an output row to the next
+  const bfloat16* row[8];  // input rows at the first column of the image, null outside it
+  int64_t pixel;           // elements from an input pixel to the next
+  int64_t left, width;     // first input column, columns of the image
+  const float* weight;     // at the first tap of this vector
+  int64_t tap;             // elements from a tap to the next
+  const float* bias;       // null or at this vector
+  bfloat16* out;           // at the first pixel
+  int64_t out_row;         // elements from an output row to the next
   int64_t rows, columns, lanes;
   Activation activation;
 };
 
 // Edge: columns outside the image are skipped, columns outside the output are not stored.
-template <class X, int K, int S, bool Edge, bool Full>
-FASTCONV_INLINE void tile(const Tile<X>& t) {
+template <int K, int S, bool Edge, bool Full>
+FASTCONV_INLINE void tile(const Tile& t) {
   using V = vec_t<float>;
   constexpr int R = kRows<S>;
   V acc[R * kColumns];
@@ -43,7 +42,7 @@ FASTCONV_INLINE void tile(const Tile<X>& t) {
 #pragma GCC unroll 16
   for (int i = 0; i < K + (R - 1) * S; ++i) {
     if (t.row[i] == nullptr) continue;
-    const X* row = t.row[i] + t.left * t.pixel;
+    const bfloat16* row = t.row[i] + t.left * t.pixel;
     V w[R][K];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -84,38 +83,46 @@ FASTCONV_INLINE void tile(const Tile<X>& t) {
   }
 }
 
-template <class X, int K, int S, bool Edge>
-FASTCONV_INLINE void channel_vectors(Tile<X> t, int64_t channels) {
+template <int K, int S, bool Edge>
+FASTCONV_INLINE void channel_vectors(Tile t, int64_t channels) {
   constexpr int64_t L = kLanes<float>;
   for (int64_t c = 0; c < channels; c += L) {
     t.lanes = min_of(L, channels - c);
-    t.lanes == L ? tile<X, K, S, Edge, true>(t) : tile<X, K, S, Edge, false>(t);
-    for (const X*& row : t.row) row = row ? row + L : nullptr;
+    t.lanes == L ? tile<K, S, Edge, true>(t) : tile<K, S, Edge, false>(t);
+    for (const bfloat16*& row : t.row) row = row ? row + L : nullptr;
     t.weight += L, t.out += L;
     if (t.bias != nullptr) t.bias += L;
   }
 }
 
-// image: row y of the image, at the first channel of the panel.
-template <class X, int K, int S, class Row>
-void depthwise(const Params& p, int64_t panel, const RowSpan& span, int64_t pixel, const Row& image,
+template <int K, int S>
+void depthwise(const Params& p, int64_t panel, const RowSpan& span, const Bfloat16Ring& ring,
                bfloat16* out) {
   constexpr int R = kRows<S>;
   const int64_t first = panel * kHiddenPanel;
   const int64_t channels = min_of(kHiddenPanel, p.hidden - first);
-  Tile<X> t{};
-  t.pixel = pixel, t.width = p.width;
+  Tile t{};
+  t.pixel = p.expands ? kHiddenPanel : p.hidden;
+  t.width = p.width;
   t.weight = p.depthwise_weight + first, t.tap = p.hidden;
   t.bias = p.depthwise_bias ? p.depthwise_bias + first : nullptr;
   t.activation = p.activation;
   t.out_row = p.out_width * kHiddenPanel;
+  const bfloat16* input = p.input + span.image * p.height * p.width * p.hidden + first;
   for (int64_t r = 0; r < span.count; r += R) {
     const int64_t top = (span.first + r) * S - p.pad_top;
     t.rows = span.count - r;
     for (int64_t i = 0; i < K + (R - 1) * S; ++i) {
+      const int64_t y = top + i;
       // Rows that only a missing second output row would read may not be in the ring.
-      const bool read = inside(top + i, p.height) && i < K + (t.rows - 1) * S;
-      t.row[i] = read ? image(top + i) : nullptr;
+      const bool read = inside(y, p.height) && i < K + (t.rows - 1) * S;
+      if (!read) {
+        t.row[i] = nullptr;
+      } else if (p.expands) {
+        t.row[i] = ring.rows + ring.slot(y) * p.width * kHiddenPanel;
+      } else {
+        t.row[i] = input + y * p.width * p.hidden;
+      }
     }
     for (int64_t ow = 0; ow < p.out_width; ow += kColumns) {
       t.left = ow * S - p.pad_left;
@@ -123,30 +130,17 @@ void depthwise(const Params& p, int64_t panel, const RowSpan& span, int64_t pixe
       t.out = out + (r * p.out_width + ow) * kHiddenPanel;
       const bool interior =
           t.left >= 0 && t.left + (kColumns - 1) * S + K <= p.width && kColumns <= t.columns;
-      interior ? channel_vectors<X, K, S, false>(t, channels)
-               : channel_vectors<X, K, S, true>(t, channels);
+      interior ? channel_vectors<K, S, false>(t, channels)
+               : channel_vectors<K, S, true>(t, channels);
     }
   }
-}
-
-template <class X, class Row>
-void choose(const Params& p, int64_t panel, const RowSpan& span, int64_t pixel, const Row& image,
-            bfloat16* out) {
-  const auto with_stride = [&](auto kernel) {
-    return p.stride_h == 1 ? depthwise<X, kernel, 1>(p, panel, span, pixel, image, out)
-                           : depthwise<X, kernel, 2>(p, panel, span, pixel, image, out);
-  };
-  if (p.kernel_h == 3) return with_stride(Constant<3>{});
-  if (p.kernel_h == 5) return with_stride(Constant<5>{});
-  return with_stride(Constant<7>{});
 }
 
 }  // namespace
 
 void expand_rows(const Params& p, int64_t panel, int64_t image, int64_t from, int64_t to,
-                 const HiddenRing& ring) {
-  const bool clamped = is_clamped(p.activation);
-  PairTile<float> t{};
+                 const Bfloat16Ring& ring) {
+  PairTile<bfloat16> t{};
   t.a_row = p.in_channels, t.a_pair = 2, t.pairs = p.in_channels / 2;
   t.b = p.expand_weight + 2 * panel * kHiddenPanel, t.b_row = 2 * p.expand_row;
   t.bias = p.expand_bias ? p.expand_bias + panel * kHiddenPanel : nullptr;
@@ -155,32 +149,24 @@ void expand_rows(const Params& p, int64_t panel, int64_t image, int64_t from, in
   set_clamp(t, p.activation);
   while (from < to) {
     const int64_t slot = ring.slot(from), rows = min_of(to - from, ring.slots - slot);
-    const int64_t pixels = rows * p.width, tiles = pair_tile_count(pixels);
-    const bfloat16* input = p.input + (image * p.height + from) * p.width * p.in_channels;
-    float* hidden = ring.rows + slot * p.width * kHiddenPanel;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const Range part = part_of(pixels, tiles, i);
-      t.a = input + part.first * p.in_channels;
-      t.c = hidden + part.first * kHiddenPanel;
-      t.rows = part.count;
-      pair_tile(t);
-    }
-    if (!clamped) activate_in_place(p.activation, hidden, pixels * kHiddenPanel);
+    t.a = p.input + (image * p.height + from) * p.width * p.in_channels;
+    t.c = ring.rows + slot * p.width * kHiddenPanel;
+    t.rows = rows * p.width;
+    pair_tile(t, p.activation);
     from += rows;
   }
 }
 
-void depthwise_rows(const Params& p, int64_t panel, const RowSpan& span, const HiddenRing& ring,
+void depthwise_rows(const Params& p, int64_t panel, const RowSpan& span, const Bfloat16Ring& ring,
                     bfloat16* out) {
   if constexpr (kLanes<float> > 1) {
-    if (p.expands) {
-      const auto row = [&](int64_t y) { return ring.rows + ring.slot(y) * p.width * kHiddenPanel; };
-      return choose<float>(p, panel, span, kHiddenPanel, row, out);
-    }
-    const bfloat16* input =
-        p.input + span.image * p.height * p.width * p.hidden + panel * kHiddenPanel;
-    const auto row = [&](int64_t y) { return input + y * p.width * p.hidden; };
-    choose<bfloat16>(p, panel, span, p.hidden, row, out);
+    const auto with_stride = [&](auto kernel) {
+      return p.stride_h == 1 ? depthwise<kernel, 1>(p, panel, span, ring, out)
+                             : depthwise<kernel, 2>(p, panel, span, ring, out);
+    };
+    if (p.kernel_h == 3) return with_stride(Constant<3>{});
+    if (p.kernel_h == 5) return with_stride(Constant<5>{});
+    return with_stride(Constant<7>{});
   }
 }
 

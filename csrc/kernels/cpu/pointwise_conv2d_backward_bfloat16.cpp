@@ -9,7 +9,7 @@ namespace {
 using Params = PointwiseConv2dWeightGradientParams;
 
 constexpr int64_t kRow = kTileColumns<float>;
-// A tile of output channels; where a vector holds more of them, a whole vector is laid together.
+// Output channels that are laid together at a time: a vector of AVX-512.
 constexpr int64_t kGradientRow = max_of<int64_t>(kPairRows, kLanes<float>);
 
 // Elements from the input to the first channel of a pixel of the output.
@@ -51,13 +51,10 @@ void multiply_pairs(const Params& p, Range pixels, Range panel, bool first, floa
   t.pairs = div_up<int64_t>(pixels.count, 2), t.columns = panel.count;
   t.low = -kInfinity, t.high = kInfinity;
   t.c_row = t.residual_row = p.in_channels;
-  const int64_t tiles = pair_tile_count(p.out_channels);
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    const Range rows = part_of(p.out_channels, tiles, tile);
-    const int64_t staged = min_of(kGradientRow, p.out_channels - rows.first);
-    stage_pairs(grad + rows.first, p.out_channels, 1, gradient, kGradientRow, pixels.count, staged);
-    t.rows = rows.count;
-    t.c = sums + rows.first * p.in_channels + panel.first;
+  for (int64_t channel = 0; channel < p.out_channels; channel += kGradientRow) {
+    t.rows = min_of(kGradientRow, p.out_channels - channel);
+    stage_pairs(grad + channel, p.out_channels, 1, gradient, kGradientRow, pixels.count, t.rows);
+    t.c = sums + channel * p.in_channels + panel.first;
     t.residual = first ? nullptr : t.c;
     pair_tile(t);
   }

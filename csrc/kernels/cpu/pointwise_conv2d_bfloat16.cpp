@@ -13,9 +13,13 @@ namespace {
 
 using Params = PointwiseConv2dParams;
 
-// As in pointwise_conv2d.cpp.
-constexpr int64_t kWeightBytesInCache = 256 << 10, kGroupBytes = 256 << 10;
-constexpr int64_t kStreamedBytes = 16 << 20;
+// A group of pixels passes over one panel of the weights after the other: as many pixels as stay in
+// the L1 cache, or in the L2 cache where the weights do not.
+constexpr int64_t kWeightBytesInCache = 256 << 10;
+constexpr int64_t kGroupBytes = 16 << 10, kLargeGroupBytes = 256 << 10, kGroupTiles = 3;
+// Pieces of the work, so that several threads get equal shares of a small one.
+constexpr int64_t kUnitsWanted = 16;
+constexpr int64_t kStreamedBytes = 16 << 20;  // as in pointwise_conv2d.cpp
 
 FASTCONV_INLINE int64_t pairs_of(const Params& p) {
   return div_up<int64_t>(p.in_channels, 2);
@@ -25,18 +29,28 @@ FASTCONV_INLINE bool gathers(const Params& p) {
   return is_subsampled(p) || p.in_channels % 2 != 0;
 }
 
-// Where the units lie: groups of row tiles, in them panels, in them tiles.
+// The units: groups of pixels, in them panels.
 struct Grid {
-  int64_t rows, tiles, panels, group;
+  int64_t rows, tiles, groups, panels;
+
+  FASTCONV_INLINE Range group(int64_t i) const {  // of whole tiles but the last
+    const Range part = part_of(tiles, groups, i);
+    const int64_t first = part.first * kPairRows;
+    return {first, min_of(rows, (part.first + part.count) * kPairRows) - first};
+  }
+  FASTCONV_INLINE int64_t most_rows() const { return div_up(tiles, groups) * kPairRows; }
 };
 
 Grid grid_of(const Params& p) {
-  const int64_t rows = p.batch * p.height * p.width, row_bytes = p.in_channels * 2;
-  const int64_t fit = max_of<int64_t>(kGroupBytes / (row_bytes * kPairRows), 1);
-  const int64_t tiles = pair_tile_count(rows);
-  const bool weights_stay = row_bytes * p.out_channels <= kWeightBytesInCache;
-  const bool one_at_a_time = gathers(p) || weights_stay;
-  return {rows, tiles, panel_count<float>(p.out_channels), one_at_a_time ? 1 : min_of(fit, tiles)};
+  const int64_t rows = p.batch * p.height * p.width, panels = panel_count<float>(p.out_channels);
+  const int64_t tile_bytes = p.in_channels * kPairRows * int64_t(sizeof(bfloat16));
+  const int64_t tiles = div_up<int64_t>(rows, kPairRows);
+  const bool weights_stay =
+      p.in_channels * p.out_channels * int64_t(sizeof(bfloat16)) <= kWeightBytesInCache;
+  const int64_t bytes = weights_stay || gathers(p) ? kGroupBytes : kLargeGroupBytes;
+  const int64_t fit = max_of<int64_t>(bytes / tile_bytes, kGroupTiles);
+  const int64_t groups = max_of(div_up(tiles, fit), div_up(kUnitsWanted, panels));
+  return {rows, tiles, min_of(groups, tiles), panels};
 }
 
 PointwiseConv2dPlan plan(const Params& p) {
@@ -46,8 +60,8 @@ PointwiseConv2dPlan plan(const Params& p) {
     plan.prepare_units = grid.panels;
     plan.prepared_bytes = pairs_of(p) * p.out_channels * sizeof(uint32_t);
   }
-  plan.units = grid.tiles * grid.panels;
-  plan.scratch_bytes = gathers(p) ? kPairRows * pairs_of(p) * sizeof(uint32_t) : 0;
+  plan.units = grid.groups * grid.panels;
+  plan.scratch_bytes = gathers(p) ? grid.most_rows() * pairs_of(p) * sizeof(uint32_t) : 0;
   return plan;
 }
 
@@ -61,7 +75,7 @@ void prepare(const Params& p, void* prepared, int64_t begin, int64_t end) {
   }
 }
 
-// Copies the pixels of a tile together, an odd number of channels with a zero behind it.
+// Copies the pixels of a group together, an odd number of channels with a zero behind it.
 void gather_pixels(const Params& p, Range rows, bfloat16* to) {
   const int64_t padded = 2 * pairs_of(p);
   for (int64_t i = 0; i < rows.count; ++i, to += padded) {
@@ -97,15 +111,12 @@ void run(const Params& p, const void* prepared, void* scratch, int64_t begin, in
   set_clamp(t, p.activation);
   int64_t gathered = -1;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t group = unit / (grid.group * grid.panels) * grid.group;
-    const int64_t tiles = min_of(grid.group, grid.tiles - group);
-    const int64_t within = unit - group * grid.panels;
-    const int64_t tile = group + within % tiles;
-    const Range rows = part_of(grid.rows, grid.tiles, tile);
-    const Range panel = panel_at<float>(within / tiles, p.out_channels);
+    const int64_t group = unit / grid.panels;
+    const Range rows = grid.group(group);
+    const Range panel = panel_at<float>(unit % grid.panels, p.out_channels);
     if (gathers(p)) {
-      if (tile != gathered) gather_pixels(p, rows, pixels);
-      gathered = tile;
+      if (group != gathered) gather_pixels(p, rows, pixels);
+      gathered = group;
       t.a = pixels, t.a_row = 2 * pairs_of(p);
     } else {
       t.a = static_cast<const bfloat16*>(p.input) + rows.first * p.in_channels;

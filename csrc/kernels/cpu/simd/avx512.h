@@ -204,6 +204,19 @@ FASTCONV_INLINE VecD permute(VecD a, const int32_t* lane) {
   return {_mm512_permutexvar_pd(_mm512_cvtepi32_epi64(words), a.v)};
 }
 
+FASTCONV_INLINE VecF load_twice(const float* p, int64_t n) {
+  const __m256 half = _mm256_maskz_loadu_ps(__mmask8(first_lanes(n)), p);
+  return {_mm512_broadcast_f32x8(half)};
+}
+
+FASTCONV_INLINE VecF halves(VecF a, VecF b) {
+  return {_mm512_mask_mov_ps(a.v, 0xff00, b.v)};
+}
+
+FASTCONV_INLINE VecF upper_half(VecF a) {
+  return {_mm512_shuffle_f32x4(a.v, a.v, _MM_SHUFFLE(3, 2, 3, 2))};
+}
+
 FASTCONV_INLINE void stream(float* p, VecF a) {
   _mm512_stream_ps(p, a.v);
 }

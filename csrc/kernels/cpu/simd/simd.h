@@ -7,6 +7,8 @@
 //   fma_range(a, b, c, mask)     a * b + c in the lanes of mask, c in the others
 //   even_lanes(a, b)             lanes 0, 2, 4, ... of a followed by b
 //   permute(a, lane)             lane i of the result is lane lane[i] of a
+//   load_twice(p, n)             the same n <= kLanes / 2 lanes in either half (AVX-512, float only,
+//   halves(a, b), upper_half(a)  as these): low half of a, high half of b; the high half moved down
 //   store, store_partial         vector -> memory, rounding to nearest even for 16-bit types
 //   stream                       store past the caches; p aligned to the vector's size
 //   + - * /, fma(a, b, c)        fma is a * b + c
