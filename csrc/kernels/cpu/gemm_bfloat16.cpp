@@ -11,6 +11,9 @@ namespace fastconv::FASTCONV_ISA {
 namespace {
 
 constexpr int kRowsAPointer = 3;
+// Rows of b fetched ahead, where there are many: a stride apart, the processor does not follow
+// them.
+constexpr int64_t kPrefetchRows = 16;
 
 #if defined(__AVX512F__)
 constexpr bool kCanShare = true;
@@ -20,7 +23,7 @@ constexpr bool kCanShare = false;
 
 // Rows of a tile of NV vectors: fourteen rows of two, a call each, expanded 16 -> 96 at 112x112 at
 // 346 GFLOP/s, eight in one call at 407; 24 -> 144 at 56x56: 371 and 409; 96 -> 576 at 14x14: 453
-// and 503 (in L1, one core of a Zen 5, 473 being what the processor was seen to sustain elsewhere).
+// and 503 (one core of a Zen 5).
 template <int NV, bool kShared>
 constexpr int kRows = [] {
   if (kLanes<float> == 1) return NV <= 2 ? 4 : 2;
@@ -52,6 +55,7 @@ void tiles(PairTile<C> t, int64_t count) {
   const int64_t a_row = kPairsTouch ? t.a_row : 2;
   const int64_t a_pair = kPairsTouch ? 2 : t.a_pair;
   const int64_t block = t.block_pairs > 0 ? t.block_pairs : t.pairs;
+  const bool fetches = t.pairs > 2 * kPrefetchRows;
   const VecF low = VecF::set1(t.low), high = VecF::set1(t.high);
 
   for (; count > 0; --count) {
@@ -85,6 +89,9 @@ void tiles(PairTile<C> t, int64_t count) {
     };
     const auto step = [&](int64_t u) __attribute__((always_inline)) {
       VecPairs row[NV];
+      for (int j = 0; fetches && j < NV; ++j) {
+        __builtin_prefetch(b + kPrefetchRows * t.b_row + 2 * j * L);
+      }
       for (int j = 0; j + 1 < NV; ++j) row[j] = load_pairs(b + 2 * j * L);
       if constexpr (kShared) {
         row[NV - 1] = load_pairs_twice(b + 2 * (NV - 1) * L, last);

@@ -36,7 +36,7 @@ constexpr int kPairRows = 4;
 #endif
 
 // Groups of rows that one call takes: several register tiles, yet work for several threads.
-constexpr int64_t kGroupRows = 4 * kPairRows;
+constexpr int64_t kGroupRows = 7 * kPairRows;
 
 FASTCONV_INLINE int64_t row_groups(int64_t rows) {
   return div_up<int64_t>(rows, kGroupRows);
