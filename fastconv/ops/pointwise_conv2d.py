@@ -34,7 +34,8 @@ def pointwise_conv2d(
     Args:
         input: (N, C, H, W) or (C, H, W), of float32, float64, bfloat16 or float16.
         weight: (O, C, 1, 1). In memory order (C, O), as :func:`pack_pointwise_weight` leaves it,
-            a channels_last input needs no packing at each call.
+            a channels_last input needs no packing at each call; in bfloat16 the int32 weight
+            that :func:`pack_pointwise_pairs` makes of it, for inference.
         bias: (O).
         residual: the shape of the output.
         stride: of the pixels read, an int or a pair.
