@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastconv import _C
 from fastconv.dispatch import listen
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
+from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 
 # torch's convolutions: the layers a user may expect to see served by a kernel of ours. In inference
 # mode, as within optimize, they come by their public names: conv2d, conv_transpose2d, ...
@@ -39,6 +40,8 @@ def _why_torch(op: str, arguments: dict[str, Any]) -> str:
         return f"{window} called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
     if window == "1x1":
         return "dense 1x1 with padding: our 1x1 has none"
+    if shape[1] <= MOST_STEM_CHANNELS:
+        return f"dense {window}: of an image, fastconv.optimize or ops.stem_conv2d calls ours"
     return f"dense {window}: our kernels are depthwise or 1x1"
 
 

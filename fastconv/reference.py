@@ -18,6 +18,8 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "hardswish": F.hardswish,
 }
 
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": F.sigmoid, "hardsigmoid": F.hardsigmoid}
+
 
 def activate(z: Tensor, activation: str | None) -> Tensor:
     """The named activation of z."""
@@ -32,6 +34,12 @@ def check_activation(activation: str | None) -> None:
             "expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', "
             f"got {activation!r}"
         )
+
+
+def check_gate(gate: str) -> None:
+    """Raises RuntimeError for a name that is not in GATES."""
+    if gate not in GATES:
+        raise RuntimeError(f"expected gate to be 'sigmoid' or 'hardsigmoid', got {gate!r}")
 
 
 def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None = None) -> Tensor:
@@ -87,6 +95,42 @@ def depthwise_conv2d_backward_weight(
         return depthwise_conv2d(input, weight, None, stride, padding, dilation)
 
     return torch.func.vjp(of_weight, weight)[1](grad_output)[0], grad_output.sum((0, 2, 3))
+
+
+def stem_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    activation: str | None = None,
+) -> Tensor:
+    """activation(conv2d), padding (top, left, bottom, right); the result is channels_last."""
+    top, left, bottom, right = padding
+    z = F.conv2d(F.pad(input, (left, right, top, bottom)), weight, bias, tuple(stride))
+    return activate(z, activation).contiguous(memory_format=torch.channels_last)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool = False,
+) -> Tensor:
+    """The largest value of each window of pixels."""
+    window = (tuple(kernel_size), tuple(stride), tuple(padding))
+    return F.max_pool2d(input, *window, ceil_mode=ceil_mode)
+
+
+def global_avg_pool2d(input: Tensor) -> Tensor:
+    """The mean over all pixels of each channel, (N, C, 1, 1)."""
+    return input.mean((2, 3), keepdim=True).contiguous()
+
+
+def global_avg_pool2d_backward(grad_output: Tensor, input: Tensor) -> Tensor:
+    """The gradient of global_avg_pool2d for its input."""
+    return grad_output.expand_as(input) / (input.shape[2] * input.shape[3])
 
 
 def shortcut_stride(size: Sequence[int], wanted: Sequence[int]) -> int:
@@ -152,6 +196,69 @@ def local_response_norm_backward(
     """The gradient of local_response_norm for its input."""
     forward = partial(local_response_norm, size=size, alpha=alpha, beta=beta, k=k)
     return torch.func.vjp(forward, input)[1](grad_output)[0]
+
+
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    activation: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """activation(batch norm) by mean and var; without them by the batch's own, which follow."""
+    check_batch_norm(input, weight, bias, mean, var)
+    training = mean is None
+    wide = input.detach().to(torch.promote_types(input.dtype, torch.float32))
+    others = [d for d in range(input.dim()) if d != 1]
+    batch_var, batch_mean = torch.var_mean(wide, others, correction=0)
+    z = F.batch_norm(input, mean, var, weight, bias, training, 0.0, eps)
+    if not training:
+        batch_mean, batch_var = batch_mean[:0].clone(), batch_var[:0].clone()
+    return activate(z, activation), batch_mean, batch_var
+
+
+def check_batch_norm(input: Tensor, *of_channels: Tensor | None) -> None:
+    """Raises RuntimeError unless each tensor has a number for each channel of input."""
+    if input.dim() < 2:
+        raise RuntimeError(
+            "batch_norm: expected input with 2 dimensions or more, got "
+            f"{input.dim()} in shape {tuple(input.shape)}"
+        )
+    for name, tensor in zip(("weight", "bias", "mean", "var"), of_channels, strict=True):
+        if tensor is not None and tensor.shape != input.shape[1:2]:
+            raise RuntimeError(
+                f"batch_norm: expected {name} of shape ({input.shape[1]}), "
+                f"got {tuple(tensor.shape)}"
+            )
+
+
+def batch_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of batch_norm for input, weight and bias; the latter two always of numbers.
+
+    In training mean and var are functions of input, which its derivative takes into account.
+    """
+    statistics = (None, None) if training else (mean, var)
+    one = torch.ones_like(mean) if weight is None else weight
+    zero = torch.zeros_like(mean) if bias is None else bias
+
+    def of_parameters(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return batch_norm(input, weight, bias, *statistics, eps, activation)[0]
+
+    gradients = torch.func.vjp(of_parameters, input, one, zero)[1](grad_output)
+    return gradients if output_mask[0] else (input.new_empty(0), *gradients[1:])
 
 
 def pointwise_conv2d(
@@ -230,6 +337,32 @@ def pointwise_conv2d_backward(
     return for_input, for_weight, for_bias
 
 
+def squeeze_excitation(
+    input: Tensor,
+    reduce_weight: Tensor | None,
+    reduce_bias: Tensor | None,
+    expand_weight: Tensor | None,
+    expand_bias: Tensor | None,
+    activation: str | None = None,
+    gate: str = "sigmoid",
+) -> Tensor:
+    """input * gate(expand(activation(reduce(mean)))); input itself where there are no weights."""
+    check_gate(gate)
+    if reduce_weight is None or expand_weight is None:
+        check_squeeze(reduce_weight, expand_weight)
+        return input
+    mean = input.mean((2, 3), keepdim=True)
+    squeezed = pointwise_conv2d(mean, reduce_weight, reduce_bias, None, (1, 1), activation)
+    excited = pointwise_conv2d(squeezed, expand_weight, expand_bias, None, (1, 1))
+    return input * GATES[gate](excited)
+
+
+def check_squeeze(reduce_weight: Tensor | None, expand_weight: Tensor | None) -> None:
+    """Raises RuntimeError where only one of the two is given."""
+    if (reduce_weight is None) != (expand_weight is None):
+        raise RuntimeError("expected squeeze_reduce_weight and squeeze_expand_weight together")
+
+
 def separable_conv2d(
     input: Tensor,
     depthwise_weight: Tensor,
@@ -237,18 +370,27 @@ def separable_conv2d(
     pointwise_weight: Tensor,
     pointwise_bias: Tensor | None,
     residual: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     activation: str | None = None,
     pointwise_activation: str | None = None,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
-    """Depthwise, then pointwise, each with bias and activation."""
+    """Depthwise, squeeze-and-excitation if any, pointwise; each with bias and activation."""
     hidden = depthwise_conv2d(
         input, depthwise_weight, depthwise_bias, stride, padding, dilation, activation
     )
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    gated = squeeze_excitation(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return pointwise_conv2d(
-        hidden, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
+        gated, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
     )
 
 
@@ -260,13 +402,23 @@ def inverted_residual(
     depthwise_bias: Tensor | None,
     project_weight: Tensor,
     project_bias: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
-    """Expand and depthwise, each with bias and activation, then project (+ input)."""
+    """Expand and the block of separable_conv2d behind it, without activation at the end."""
     hidden = pointwise_conv2d(input, expand_weight, expand_bias, None, (1, 1), activation)
     weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    window = (stride, padding, (1, 1), activation, None)
     added = input if residual else None
-    return separable_conv2d(hidden, *weights, added, stride, padding, (1, 1), activation)
+    block = (*weights, added, *squeeze, *excite, *window)
+    return separable_conv2d(hidden, *block, squeeze_activation, squeeze_gate)

@@ -38,23 +38,23 @@ CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
 @pytest.mark.parametrize(
     ("layer", "size", "reason"),
     [
-        (nn.Conv2d(4, 8, 7), (9, 9), "dense 7x7: our kernels are depthwise or 1x1"),
-        (nn.Conv2d(4, 8, (1, 3)), (9, 9), "dense 1x3: our kernels are depthwise or 1x1"),
-        (nn.Conv2d(4, 8, 3, padding="same"), (9, 9), "dense 3x3: our kernels are depthwise or 1x1"),
-        (nn.Conv2d(4, 8, 1, padding=1), (9, 9), "dense 1x1 with padding: our 1x1 has none"),
+        (nn.Conv2d(8, 8, 7), (9, 9), "dense 7x7: our kernels are depthwise or 1x1"),
+        (nn.Conv2d(8, 8, (1, 3)), (9, 9), "dense 1x3: our kernels are depthwise or 1x1"),
+        (nn.Conv2d(8, 8, 3, padding="same"), (9, 9), "dense 3x3: our kernels are depthwise or 1x1"),
+        (nn.Conv2d(8, 8, 1, padding=1), (9, 9), "dense 1x1 with padding: our 1x1 has none"),
         (
-            nn.Conv2d(4, 8, 3, groups=2),
+            nn.Conv2d(8, 8, 3, groups=2),
             (9, 9),
             "2 groups, 3x3: neither depthwise nor 1x1 over all channels",
         ),
         (
-            nn.Conv2d(4, 8, 1, groups=2),
+            nn.Conv2d(8, 8, 1, groups=2),
             (9, 9),
             "2 groups, 1x1: neither depthwise nor 1x1 over all channels",
         ),
-        (nn.ConvTranspose2d(4, 8, 3), (9, 9), "transposed 3x3: no kernel of ours"),
-        (nn.Conv1d(4, 8, 3), (9,), "1d: our kernels are 2d"),
-        (nn.Conv3d(4, 8, 3), (9, 9, 9), "3d: our kernels are 2d"),
+        (nn.ConvTranspose2d(8, 8, 3), (9, 9), "transposed 3x3: no kernel of ours"),
+        (nn.Conv1d(8, 8, 3), (9,), "1d: our kernels are 2d"),
+        (nn.Conv3d(8, 8, 3), (9, 9, 9), "3d: our kernels are 2d"),
     ],
     ids=repr,
 )
@@ -62,7 +62,7 @@ CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
 def test_torch_runs_what_has_no_kernel_and_the_shape_says_why(layer, size, reason, dtype):
     """The same words for a swapped and for an optimized layer, whatever op of torch they call."""
     layer = layer.to(dtype).eval()
-    x = torch.randn(1, 4, *size, dtype=dtype)
+    x = torch.randn(1, 8, *size, dtype=dtype)
     for model in (fastconv.swap_(nn.Sequential(layer)), fastconv.optimize(layer, (x,))):
         (row,) = fastconv.explain(model, x)
         assert (row["backend"], row["variant"], row["reason"]) == ("torch", "", reason)
@@ -134,3 +134,12 @@ def test_a_wrong_instruction_set_in_the_environment_is_named():
     wanted = "FASTCONV_ISA: expected instruction set 'scalar', 'avx2', 'avx512' or 'avx512_bf16', "
     wanted += "got 'sse9'"
     assert wanted in result.stderr
+
+
+def test_a_convolution_over_an_image_is_told_where_its_kernel_is_called():
+    layer, x = nn.Conv2d(3, 8, 3).eval(), torch.randn(1, 3, 9, 9)
+    (row,) = fastconv.explain(layer, x)
+    reason = "dense 3x3: of an image, fastconv.optimize or ops.stem_conv2d calls ours"
+    assert (row["backend"], row["reason"]) == ("torch", reason)
+    (row,) = fastconv.explain(fastconv.optimize(layer, (x,)), x)
+    assert (row["op"], row["variant"]) == ("stem_conv2d", "nchw")

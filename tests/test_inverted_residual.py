@@ -26,6 +26,7 @@ from tests.helpers import (
 )
 
 OP = torch.ops.fastconv.inverted_residual.default
+NO_SQUEEZE = (None,) * 4  # tests/test_squeeze_excitation.py has the blocks with one
 
 # batch, in, hidden, out, height, width: about a panel (32 channels), a depthwise tile (7 columns,
 # 2 rows), a strip (56 pixels); one channel, one row; small maps of one image go by channels.
@@ -79,7 +80,7 @@ def expectation(tensors, stride=1, padding=0, activation="relu6", residual=False
     if len(padding) == 2:
         padding = padding * 2
     tensors = (None if t is None else t.double() for t in tensors)
-    return reference.inverted_residual(*tensors, stride, padding, activation, residual)
+    return reference.inverted_residual(*tensors, *NO_SQUEEZE, stride, padding, activation, residual)
 
 
 def terms_of(tensors):
@@ -116,7 +117,8 @@ def test_dtypes_and_layouts(layout, dtype, name):
     with isa(name):
         y = inverted_residual(*tensors, 1, 1, residual=True)
     assert_right(y, tensors, 1, 1, "relu6", True)
-    assert y.stride() == OP(*tensors, (1, 1), (1, 1, 1, 1), "relu6", True).stride()
+    raw = OP(*tensors, *NO_SQUEEZE, (1, 1), (1, 1, 1, 1), "relu6", True)
+    assert y.stride() == raw.stride()
 
 
 @pytest.mark.parametrize("name", ISAS)
@@ -222,7 +224,10 @@ def test_gradients():
     tensors = [t.requires_grad_() for t in make((2, 3, 5, 3, 4, 4), dtype=torch.float64)]
     block = partial(inverted_residual, stride=1, padding=1, activation="silu", residual=True)
     assert gradcheck(block, tensors)
-    raw = partial(OP, stride=(1, 1), padding=(1, 1, 1, 1), activation="silu", residual=True)
+
+    def raw(*tensors):
+        return OP(*tensors, *NO_SQUEEZE, (1, 1), (1, 1, 1, 1), "silu", True)
+
     assert gradcheck(raw, tensors)
     floats = [t.detach().float().requires_grad_() for t in tensors]
     block(*floats).sum().backward()
@@ -234,11 +239,11 @@ def test_gradients():
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 def test_opcheck(layout):
     x, *weights = make((2, 4, 6, 4, 5, 5), layout=layout)
-    opcheck(OP, (x, *weights, (1, 1), (1, 1, 1, 1), "relu6", True))
+    opcheck(OP, (x, *weights, *NO_SQUEEZE, (1, 1), (1, 1, 1, 1), "relu6", True))
     without = [w if i % 2 == 0 else None for i, w in enumerate(weights)]
-    opcheck(OP, (x, *without, (2, 2), (0, 0, 1, 1), None, False))
+    opcheck(OP, (x, *without, *NO_SQUEEZE, (2, 2), (0, 0, 1, 1), None, False))
     weights = [w.requires_grad_() for w in weights]
-    opcheck(OP, (x, *weights, (1, 1), (1, 1, 1, 1), "silu", False))
+    opcheck(OP, (x, *weights, *NO_SQUEEZE, (1, 1), (1, 1, 1, 1), "silu", False))
 
 
 def test_transforms_compile_and_autocast():

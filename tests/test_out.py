@@ -10,6 +10,7 @@ from .helpers import ISAS, assert_same_bits_on_any_threads, channels_last, conti
 
 X = torch.randn(2, 8, 9, 7)
 DEPTHWISE, POINTWISE, BIAS = torch.randn(8, 1, 3, 3), torch.randn(8, 8, 1, 1), torch.randn(8)
+STEM = torch.randn(16, 8, 3, 3)
 BLOCK = (POINTWISE, BIAS, DEPTHWISE, BIAS, POINTWISE, BIAS)
 
 CALLS = {
@@ -22,6 +23,9 @@ CALLS = {
     "inverted_residual": lambda x, **out: ops.inverted_residual(
         x, *BLOCK, 1, 1, residual=True, **out
     ),
+    "stem_conv2d": lambda x, **out: ops.stem_conv2d(x, STEM, None, 1, 1, **out),
+    "max_pool2d": lambda x, **out: ops.max_pool2d(x, 3, **out),
+    "global_avg_pool2d": ops.global_avg_pool2d,
     "separable_conv2d": lambda x, **out: ops.separable_conv2d(x, *BLOCK[2:], x, 1, 1, **out),
 }
 every_op = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

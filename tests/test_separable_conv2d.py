@@ -24,6 +24,7 @@ from tests.helpers import (
 )
 
 OP = torch.ops.fastconv.separable_conv2d.default
+NO_SQUEEZE = (None,) * 4  # tests/test_squeeze_excitation.py has the blocks with one
 
 # batch, channels, out, height, width: about a panel (32 channels), a tile of either convolution,
 # a strip of rows; the last two write and read past the caches.
@@ -75,7 +76,7 @@ def assert_right(y, tensors, residual, stride, padding, dilation, *activations):
     padding = pair(padding) * 2 if len(pair(padding)) == 2 else padding
     doubles = (None if t is None else t.double() for t in (*tensors, residual))
     window = pair(stride), padding, pair(dilation)
-    expected = reference.separable_conv2d(*doubles, *window, *activations)
+    expected = reference.separable_conv2d(*doubles, *NO_SQUEEZE, *window, *activations)
     terms = tensors[1][0].numel() + tensors[3].shape[1] + 1
     if y.dtype in (torch.bfloat16, torch.float16):  # the parts round what is hidden
         error = (y.double() - expected).abs().max()
@@ -159,8 +160,10 @@ def test_gradients():
     residual = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     block = partial(separable_conv2d, padding=1, activation="silu", pointwise_activation=None)
     assert gradcheck(block, (*tensors, residual))
-    window = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1)}
-    raw = partial(OP, **window, activation="silu")
+
+    def raw(*tensors):
+        return OP(*tensors, *NO_SQUEEZE, (1, 1), (1, 1, 1, 1), (1, 1), "silu")
+
     assert gradcheck(raw, (*tensors, residual))
     assert gradcheck(lambda *t: raw(*t, None), tuple(tensors))
 
@@ -169,10 +172,10 @@ def test_gradients():
 def test_opcheck(layout):
     x, *weights = make((2, 6, 4, 5, 5), layout=layout)
     residual = layout(torch.randn(2, 4, 5, 5))
-    opcheck(OP, (x, *weights, residual, (1, 1), (1, 1, 1, 1), (1, 1), "relu6", "relu"))
-    opcheck(OP, (x, *weights, None, (2, 2), (0, 0, 1, 1), (1, 1), None, "silu"))
+    opcheck(OP, (x, *weights, residual, *NO_SQUEEZE, (1, 1), (1, 1, 1, 1), (1, 1), "relu6", "relu"))
+    opcheck(OP, (x, *weights, None, *NO_SQUEEZE, (2, 2), (0, 0, 1, 1), (1, 1), None, "silu"))
     weights = [w.requires_grad_() for w in weights]
-    opcheck(OP, (x, *weights, None, (1, 1), (1, 1, 1, 1), (1, 1), "silu", None))
+    opcheck(OP, (x, *weights, None, *NO_SQUEEZE, (1, 1), (1, 1, 1, 1), (1, 1), "silu", None))
 
 
 def test_transforms_compile_and_autocast():

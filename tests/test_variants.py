@@ -25,11 +25,19 @@ def normalise(layout):
     gradient(lambda x: ops.local_response_norm(x, 5), (1, 9, 4, 4), layout=layout)
 
 
-def depthwise(layout, kernel, stride=1):
+def pool(layout):
+    gradient(ops.global_avg_pool2d, (1, 9, 4, 4), layout=layout)
+
+
+def pool_windows(layout):
+    ops.max_pool2d(layout(torch.randn(1, 9, 4, 4)), 2)
+
+
+def depthwise(layout, kernel, stride=1, channels=4):
     def convolve(x, weight):
         return ops.depthwise_conv2d(x, weight, stride=stride, padding=kernel // 2)
 
-    gradient(convolve, (1, 4, 9, 9), (4, 1, kernel, kernel), layout=layout)
+    gradient(convolve, (1, channels, 9, 9), (channels, 1, kernel, kernel), layout=layout)
 
 
 def pointwise(layout, pack=lambda weight: weight):
@@ -42,13 +50,20 @@ def pointwise_bfloat16(pack):
     ops.pointwise_conv2d(channels_last(x), pack(weight))
 
 
-def block(expands, size, layout=channels_last):
+def block(expands, size, layout=channels_last, squeeze=None):
     x, filters = layout(torch.randn(1, 8, size, size)), torch.randn(8, 1, 3, 3)
     matrix = torch.randn(8, 8, 1, 1)
+    if squeeze:
+        squeeze = ops.SqueezeExcitation(matrix, None, matrix, None)
     if expands:
-        ops.inverted_residual(x, matrix, None, filters, None, matrix, None, padding=1)
+        weights = (matrix, None, filters, None, matrix, None)
+        ops.inverted_residual(x, *weights, padding=1, squeeze=squeeze)
     else:
-        ops.separable_conv2d(x, filters, None, matrix, None, padding=1)
+        ops.separable_conv2d(x, filters, None, matrix, None, padding=1, squeeze=squeeze)
+
+
+def stem(layout, pack=ops.pack_stem_weight):
+    ops.stem_conv2d(layout(torch.randn(1, 3, 8, 8)), pack(torch.randn(4, 3, 3, 3)))
 
 
 CALLS = {
@@ -61,20 +76,33 @@ CALLS = {
     "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
     "pointwise_conv2d.nhwc_pairs_packing": partial(pointwise_bfloat16, lambda weight: weight),
     "pointwise_conv2d.nhwc_pairs": partial(pointwise_bfloat16, ops.pack_pointwise_pairs),
+    "stem_conv2d.nchw": partial(stem, contiguous),
+    "stem_conv2d.nhwc": partial(stem, channels_last),
+    "stem_conv2d.packing": partial(stem, contiguous, contiguous),
 }
 for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items():
     CALLS |= {
         f"{op}.rows": partial(block, expands, 15),
         f"{op}.channels": partial(block, expands, 7),
+        f"{op}.squeeze": partial(block, expands, 7, squeeze=True),
         f"{op}.parts": partial(block, expands, 7, contiguous),
     }
+CALLS |= {
+    "depthwise_conv2d.nchw_planes": partial(depthwise, contiguous, 3, channels=9),
+    "depthwise_conv2d.backward_input_nchw_planes": partial(depthwise, contiguous, 4, 3, 9),
+    "depthwise_conv2d.backward_weight_nchw_planes": partial(depthwise, contiguous, 4, 3, 9),
+    "depthwise_conv2d.backward_input_nhwc_k357s2": partial(depthwise, channels_last, 5, 2),
+}
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     CALLS |= {
+        f"global_avg_pool2d.{name}": partial(pool, layout),
+        f"global_avg_pool2d.backward_{name}": partial(pool, layout),
+        f"max_pool2d.{name}": partial(pool_windows, layout),
         f"local_response_norm.{name}": partial(normalise, layout),
         f"local_response_norm_backward.{name}": partial(normalise, layout),
         f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),
         f"depthwise_conv2d.{name}_any": partial(depthwise, layout, kernel=4),
-        f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=3, stride=2),
+        f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=4, stride=2),
         f"depthwise_conv2d.backward_weight_{name}_k357": partial(depthwise, layout, kernel=3),
         f"depthwise_conv2d.backward_weight_{name}_any": partial(depthwise, layout, kernel=4),
     }
@@ -92,7 +120,9 @@ def test_the_table_holds_every_variant():
 
 @pytest.mark.parametrize("variant", CALLS)
 def test_variant_is_reached(variant):
-    if fastconv._C.isa() == "scalar" and re.search(r"_k\d|\.rows|\.channels", variant):
+    if fastconv._C.isa() == "scalar" and re.search(
+        r"_k\d|planes|\.rows|\.channels|\.squeeze", variant
+    ):
         pytest.skip("register tiles need vectors")
     with reaches(variant):
         CALLS[variant]()

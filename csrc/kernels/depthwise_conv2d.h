@@ -69,41 +69,8 @@ constexpr int64_t kDepthwiseUnitChannels =
 constexpr int64_t kDepthwisePlaneRows = 28;    // NCHW: output rows a unit
 constexpr int64_t kDepthwiseStripRows = 4;     // weight gradient: output rows walked at a time
 constexpr int64_t kDepthwiseWeightUnits = 32;  // weight gradient: units wanted
-
-FASTCONV_INLINE int64_t depthwise_units(Layout layout, int64_t batch, int64_t channels,
-                                        int64_t height) {
-  return layout == Layout::kNHWC
-             ? batch * div_up(height, kDepthwiseUnitRows) * div_up(channels, kDepthwiseUnitChannels)
-             : batch * channels * div_up(height, kDepthwisePlaneRows);
-}
-
-// Work comes in units that may run in any order and on any thread.
-FASTCONV_INLINE int64_t depthwise_conv2d_units(const DepthwiseConv2dShape& s) {
-  return depthwise_units(s.layout, s.batch, s.out_channels(), s.out_height);
-}
-
-FASTCONV_INLINE int64_t depthwise_conv2d_backward_input_units(const DepthwiseConv2dShape& s) {
-  return depthwise_units(s.layout, s.batch, s.channels, s.height);
-}
-
-FASTCONV_INLINE int64_t depthwise_conv2d_strips(const DepthwiseConv2dShape& s) {
-  return s.batch * div_up(s.out_height, kDepthwiseStripRows);
-}
-
-FASTCONV_INLINE int64_t depthwise_conv2d_channel_blocks(const DepthwiseConv2dShape& s) {
-  return div_up(s.out_channels(), kDepthwiseUnitChannels);
-}
-
-FASTCONV_INLINE int64_t depthwise_conv2d_chunks(const DepthwiseConv2dShape& s) {
-  if (s.layout == Layout::kNCHW) return 1;
-  const int64_t wanted = div_up(kDepthwiseWeightUnits, depthwise_conv2d_channel_blocks(s));
-  return min_of(depthwise_conv2d_strips(s), wanted);
-}
-
-FASTCONV_INLINE int64_t depthwise_conv2d_backward_weight_units(const DepthwiseConv2dShape& s) {
-  return s.layout == Layout::kNHWC ? depthwise_conv2d_chunks(s) * depthwise_conv2d_channel_blocks(s)
-                                   : s.out_channels();
-}
+constexpr int64_t kDepthwiseChunkPixels =
+    196;  // weight gradient: least of a unit, whose sums are extra
 
 // Register tiles are built for these kernels, on instruction sets that have vectors.
 FASTCONV_INLINE bool depthwise_conv2d_has_tiles(const DepthwiseConv2dShape& s) {
@@ -116,8 +83,107 @@ FASTCONV_INLINE bool depthwise_conv2d_fits_tiles(const DepthwiseConv2dShape& s) 
          s.dilation_h == 1 && s.dilation_w == 1;
 }
 
+// Contiguous tensors of this many channels are transposed into channels_last strips; fewer would
+// leave most lanes empty and take kernels of their own, as do shapes whose strip is too large.
+constexpr int64_t kDepthwisePlanesLeast = 8;
+constexpr int64_t kDepthwisePlanes = 16;      // planes a unit: the lanes of the widest vector
+constexpr int64_t kDepthwisePixelBytes = 64;  // of a strip, at most
+constexpr int64_t kDepthwiseStripBytes = 128 << 10;
+constexpr int64_t kDepthwiseMostStripBytes = 8 << 20;
+
+// Rows of the two strips of `rows` output rows, or of `rows` strides of input rows where those are
+// wanted: what either reads of the other side is in.
+FASTCONV_INLINE int64_t depthwise_conv2d_strip_inputs(const DepthwiseConv2dShape& s, int64_t rows) {
+  return min_of(rows * s.stride_h + s.dilation_h * (s.kernel_h - 1), s.height);
+}
+
+FASTCONV_INLINE int64_t depthwise_conv2d_strip_outputs(const DepthwiseConv2dShape& s,
+                                                       int64_t rows) {
+  return min_of(rows + s.dilation_h * (s.kernel_h - 1) / s.stride_h + 1, s.out_height);
+}
+
+FASTCONV_INLINE int64_t depthwise_conv2d_strip_bytes(const DepthwiseConv2dShape& s, int64_t rows) {
+  return (depthwise_conv2d_strip_inputs(s, rows) * s.width +
+          depthwise_conv2d_strip_outputs(s, rows) * s.out_width) *
+         kDepthwisePixelBytes;
+}
+
+// An even number, as tiles are two rows high, whose strips stay in the cache, and more than the
+// kernel reaches, so that few rows are transposed twice.
+FASTCONV_INLINE int64_t depthwise_conv2d_strip_rows(const DepthwiseConv2dShape& s) {
+  int64_t rows = 2;
+  while (rows < min_of(s.out_height, kDepthwisePlaneRows) &&
+         (rows * s.stride_h < s.dilation_h * (s.kernel_h - 1) ||
+          depthwise_conv2d_strip_bytes(s, rows + 2) <= kDepthwiseStripBytes)) {
+    rows += 2;
+  }
+  return rows;
+}
+
+// Rows of at least two vectors and few taps: what is read along the row costs less than to
+// transpose.
+FASTCONV_INLINE bool depthwise_conv2d_by_rows(const DepthwiseConv2dShape& s) {
+  return depthwise_conv2d_fits_tiles(s) && s.kernel_h == 3 && min_of(s.width, s.out_width) > 16;
+}
+
+FASTCONV_INLINE bool depthwise_conv2d_fits_planes(const DepthwiseConv2dShape& s) {
+  return s.layout == Layout::kNCHW && s.has_vectors && s.multiplier == 1 &&
+         s.channels >= kDepthwisePlanesLeast &&
+         depthwise_conv2d_strip_bytes(s, 2) <= kDepthwiseMostStripBytes;
+}
+
+FASTCONV_INLINE bool depthwise_conv2d_by_planes(const DepthwiseConv2dShape& s) {
+  return depthwise_conv2d_fits_planes(s) && !depthwise_conv2d_by_rows(s);
+}
+
+// A batch takes the channels along the row from far apart, one image after the other.
+FASTCONV_INLINE bool depthwise_conv2d_weight_by_planes(const DepthwiseConv2dShape& s) {
+  return depthwise_conv2d_fits_planes(s) && (s.batch > 1 || !depthwise_conv2d_by_rows(s));
+}
+
+// Bytes of scratch a thread brings: weights, bias and the two strips.
+FASTCONV_INLINE int64_t depthwise_conv2d_scratch(const DepthwiseConv2dShape& s) {
+  if (!depthwise_conv2d_fits_planes(s)) return 0;
+  return (s.taps() + 1) * kDepthwisePixelBytes +
+         depthwise_conv2d_strip_bytes(s, depthwise_conv2d_strip_rows(s));
+}
+
+FASTCONV_INLINE int64_t depthwise_units(const DepthwiseConv2dShape& s, int64_t channels,
+                                        int64_t height, bool by_planes) {
+  if (s.layout == Layout::kNHWC) {
+    return s.batch * div_up(height, kDepthwiseUnitRows) * div_up(channels, kDepthwiseUnitChannels);
+  }
+  const int64_t planes = by_planes ? div_up(channels, kDepthwisePlanes) : channels;
+  return s.batch * planes * div_up(height, kDepthwisePlaneRows);
+}
+
+// Work comes in units that may run in any order and on any thread.
+FASTCONV_INLINE int64_t depthwise_conv2d_units(const DepthwiseConv2dShape& s) {
+  return depthwise_units(s, s.out_channels(), s.out_height, depthwise_conv2d_by_planes(s));
+}
+
+FASTCONV_INLINE int64_t depthwise_conv2d_channel_blocks(const DepthwiseConv2dShape& s) {
+  return div_up(s.out_channels(),
+                depthwise_conv2d_weight_by_planes(s) ? kDepthwisePlanes : kDepthwiseUnitChannels);
+}
+
+FASTCONV_INLINE int64_t depthwise_conv2d_chunks(const DepthwiseConv2dShape& s) {
+  if (s.layout == Layout::kNCHW && !depthwise_conv2d_weight_by_planes(s)) return 1;
+  const int64_t rows = s.batch * s.out_height;
+  const int64_t fit = div_up(rows * s.out_width, kDepthwiseChunkPixels);
+  const int64_t wanted = div_up(kDepthwiseWeightUnits, depthwise_conv2d_channel_blocks(s));
+  return min_of(rows, min_of(fit, wanted));
+}
+
+FASTCONV_INLINE int64_t depthwise_conv2d_backward_weight_units(const DepthwiseConv2dShape& s) {
+  return s.layout == Layout::kNHWC || depthwise_conv2d_weight_by_planes(s)
+             ? depthwise_conv2d_chunks(s) * depthwise_conv2d_channel_blocks(s)
+             : s.out_channels();
+}
+
 FASTCONV_INLINE Variant depthwise_conv2d_variant(const DepthwiseConv2dShape& s) {
   const bool nhwc = s.layout == Layout::kNHWC;
+  if (depthwise_conv2d_by_planes(s)) return Variant::depthwise_conv2d_nchw_planes;
   if (depthwise_conv2d_fits_tiles(s) && (s.multiplier == 1 || !nhwc)) {
 #define FASTCONV_TILE(k, s_)                                 \
   if (s.kernel_h == k && s.stride_h == s_)                   \
@@ -148,29 +214,57 @@ FASTCONV_INLINE DepthwiseConv2dShape depthwise_conv2d_transposed(DepthwiseConv2d
   return t;
 }
 
+FASTCONV_INLINE int64_t depthwise_conv2d_backward_input_units(const DepthwiseConv2dShape& s) {
+  if (depthwise_conv2d_backward_is_forward(s)) {
+    return depthwise_conv2d_units(depthwise_conv2d_transposed(s));
+  }
+  return depthwise_units(s, s.channels, s.height, depthwise_conv2d_fits_planes(s));
+}
+
+FASTCONV_INLINE int64_t depthwise_conv2d_backward_input_scratch(const DepthwiseConv2dShape& s) {
+  return depthwise_conv2d_scratch(
+      depthwise_conv2d_backward_is_forward(s) ? depthwise_conv2d_transposed(s) : s);
+}
+
 FASTCONV_INLINE Variant depthwise_conv2d_backward_input_variant(const DepthwiseConv2dShape& s) {
   if (depthwise_conv2d_backward_is_forward(s)) {
     return depthwise_conv2d_variant(depthwise_conv2d_transposed(s));
   }
-  return s.layout == Layout::kNHWC ? Variant::depthwise_conv2d_backward_input_nhwc
-                                   : Variant::depthwise_conv2d_backward_input_nchw;
+  if (s.layout == Layout::kNHWC) {
+    return depthwise_conv2d_fits_tiles(s) && s.multiplier == 1
+               ? Variant::depthwise_conv2d_backward_input_nhwc_k357s2
+               : Variant::depthwise_conv2d_backward_input_nhwc;
+  }
+  return depthwise_conv2d_fits_planes(s) ? Variant::depthwise_conv2d_backward_input_nchw_planes
+                                         : Variant::depthwise_conv2d_backward_input_nchw;
+}
+
+FASTCONV_INLINE bool depthwise_conv2d_weight_fits_tiles(const DepthwiseConv2dShape& s) {
+  return depthwise_conv2d_fits_tiles(s) && s.multiplier == 1;
 }
 
 FASTCONV_INLINE Variant depthwise_conv2d_backward_weight_variant(const DepthwiseConv2dShape& s) {
-  const bool tile = depthwise_conv2d_has_tiles(s);
-  if (s.layout == Layout::kNHWC) {
-    return tile && s.multiplier == 1 ? Variant::depthwise_conv2d_backward_weight_nhwc_k357
-                                     : Variant::depthwise_conv2d_backward_weight_nhwc_any;
+  if (depthwise_conv2d_weight_by_planes(s)) {
+    return Variant::depthwise_conv2d_backward_weight_nchw_planes;
   }
-  return tile && s.stride_w <= 2 ? Variant::depthwise_conv2d_backward_weight_nchw_k357
-                                 : Variant::depthwise_conv2d_backward_weight_nchw_any;
+  if (s.layout == Layout::kNHWC) {
+    return depthwise_conv2d_weight_fits_tiles(s)
+               ? Variant::depthwise_conv2d_backward_weight_nhwc_k357
+               : Variant::depthwise_conv2d_backward_weight_nhwc_any;
+  }
+  return depthwise_conv2d_has_tiles(s) && s.stride_w <= 2
+             ? Variant::depthwise_conv2d_backward_weight_nchw_k357
+             : Variant::depthwise_conv2d_backward_weight_nchw_any;
 }
 
+// scratch: depthwise_conv2d_scratch bytes, aligned to 64, of each thread's own.
 struct DepthwiseConv2dKernels {
   void (*pack_weight)(const DepthwiseConv2dPackParams&);
-  void (*forward)(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
-  void (*backward_input)(const DepthwiseConv2dBackwardInputParams&, int64_t begin, int64_t end);
-  void (*backward_weight)(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
+  void (*forward)(const DepthwiseConv2dParams&, void* scratch, int64_t begin, int64_t end);
+  void (*backward_input)(const DepthwiseConv2dBackwardInputParams&, void* scratch, int64_t begin,
+                         int64_t end);
+  void (*backward_weight)(const DepthwiseConv2dBackwardWeightParams&, void* scratch, int64_t begin,
+                          int64_t end);
   // A unit is a tap; unit `taps` is the bias.
   void (*sum_partials)(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
 };

@@ -4,6 +4,8 @@
 //   separable:         output = act'(pointwise(act(depthwise(input))) (+ residual)), no expansion
 // expand, project and pointwise are 1x1 convolutions with a bias. The depthwise convolution pads
 // with zeros, which is not what expand makes of zeros: taps in the padding are skipped.
+// With squeeze-and-excitation what the depthwise part gives, h, becomes h * gates before the
+// projection, gates = gate(expand(act(reduce(mean of h over the pixels)))), two small matrices.
 #pragma once
 
 #include "common/activation.h"
@@ -12,8 +14,12 @@
 
 namespace fastconv {
 
+// What makes a gate of what the squeeze-and-excitation gives for a channel.
+enum class Gate : int8_t { kSigmoid, kHardsigmoid };
+
 struct InvertedResidualShape {
   int64_t batch, in_channels, hidden, out_channels;  // without expansion hidden is in_channels
+  int64_t squeezed;  // channels within the squeeze-and-excitation, 0 without
   int64_t height, width, out_height, out_width;
   int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   int64_t pad_top, pad_left;
@@ -21,6 +27,8 @@ struct InvertedResidualShape {
   Layout layout;
   DType dtype;
   bool has_vectors;  // whether the instruction set in use has them
+  // With squeeze-and-excitation: each image by one thread, rather than each stage by all.
+  bool image_a_unit;
 
   FASTCONV_INLINE int64_t pixels() const { return out_height * out_width; }
 };
@@ -38,10 +46,16 @@ struct InvertedResidualParams : InvertedResidualShape {
   const float* project_bias;    // (out_channels) or null
   const float* residual;        // as output, or null
   float* output;                // (batch, out_channels, out_height, out_width)
+  // Of the squeeze-and-excitation: (hidden, squeezed) and (squeezed, hidden), dense; their biases
+  // or null.
+  const float *squeeze_reduce_weight, *squeeze_reduce_bias;
+  const float *squeeze_expand_weight, *squeeze_expand_bias;
 
   int64_t expand_row, project_row;  // elements from a row of the weight to the next
   Activation activation;            // after expand and depthwise
   Activation project_activation;
+  Activation squeeze_activation;
+  Gate squeeze_gate;
 };
 
 // A weight in another order is copied first: packed[i][o] = weight[o * out_stride + i * in_stride].
@@ -52,7 +66,8 @@ struct InvertedResidualPackParams {
 };
 
 FASTCONV_INLINE bool inverted_residual_is_fused(const InvertedResidualShape& s) {
-  const bool pairs = s.dtype == DType::kBFloat16 && (!s.expands || s.in_channels % 2 == 0);
+  const bool pairs =
+      s.dtype == DType::kBFloat16 && s.squeezed == 0 && (!s.expands || s.in_channels % 2 == 0);
   return s.has_vectors && (s.dtype == DType::kFloat32 || pairs) && s.layout == Layout::kNHWC &&
          s.kernel_h == s.kernel_w && s.stride_h == s.stride_w && s.dilation_h == 1 &&
          s.dilation_w == 1 && (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7) &&
@@ -76,27 +91,31 @@ FASTCONV_INLINE Variant inverted_residual_variant(const InvertedResidualShape& s
   if (!inverted_residual_is_fused(s)) {
     return s.expands ? Variant::inverted_residual_parts : Variant::separable_conv2d_parts;
   }
+  if (s.squeezed > 0) {
+    return s.expands ? Variant::inverted_residual_squeeze : Variant::separable_conv2d_squeeze;
+  }
   if (inverted_residual_by_channels(s)) {
     return s.expands ? Variant::inverted_residual_channels : Variant::separable_conv2d_channels;
   }
   return s.expands ? Variant::inverted_residual_rows : Variant::separable_conv2d_rows;
 }
 
-// Work in two stages: first all units of hide, which fill the buffer `hidden` shared by all
-// threads, then all units of run. Units of a stage may run in any order and on any thread, which
-// brings its own scratch. Buffers are aligned to 64 bytes.
+// Work in stages, one after the other: hide leaves the hidden channels and their sums in the
+// buffer `shared` by all threads, squeeze and gate make the gates and apply them, project does the
+// rest, which is all of it where the stages before have no units. Units of a stage may run in any
+// order and on any thread, which brings its own scratch. Buffers are aligned to 64 bytes.
+enum InvertedResidualStage { kHide, kSqueeze, kGate, kProject, kInvertedResidualStages };
+
 struct InvertedResidualPlan {
-  int64_t hide_units, hidden_bytes;  // zero by rows
-  int64_t units, scratch_bytes;
+  int64_t units[kInvertedResidualStages];
+  int64_t shared_bytes, scratch_bytes;
 };
 
 struct InvertedResidualKernels {
   void (*pack)(const InvertedResidualPackParams&);
   InvertedResidualPlan (*plan)(const InvertedResidualShape&);
-  void (*hide)(const InvertedResidualParams&, float* hidden, float* scratch, int64_t begin,
-               int64_t end);
-  void (*run)(const InvertedResidualParams&, const float* hidden, float* scratch, int64_t begin,
-              int64_t end);
+  void (*run)(const InvertedResidualParams&, InvertedResidualStage stage, float* shared,
+              float* scratch, int64_t begin, int64_t end);
 };
 
 }  // namespace fastconv

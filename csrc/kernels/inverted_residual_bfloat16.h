@@ -24,6 +24,12 @@ struct InvertedResidualBfloat16Params : InvertedResidualShape {
   Activation project_activation;
 };
 
+// First all units of hide, which fill the buffer `hidden` shared by all threads, then those of run.
+struct InvertedResidualBfloat16Plan {
+  int64_t hide_units, hidden_bytes;  // zero by rows
+  int64_t units, scratch_bytes;
+};
+
 struct InvertedResidualBfloat16Kernels {
   // packed[i / 2][o][i % 2] = weight[o * out_stride + i * in_stride], zero behind an odd last i.
   void (*pack)(const bfloat16* weight, int64_t out_channels, int64_t in_channels,
@@ -31,7 +37,7 @@ struct InvertedResidualBfloat16Kernels {
   // wide[i][j] = from[i * row_stride + j * column_stride]
   void (*widen)(const bfloat16* from, int64_t rows, int64_t columns, int64_t row_stride,
                 int64_t column_stride, float* wide);
-  InvertedResidualPlan (*plan)(const InvertedResidualShape&);
+  InvertedResidualBfloat16Plan (*plan)(const InvertedResidualShape&);
   void (*hide)(const InvertedResidualBfloat16Params&, bfloat16* hidden, bfloat16* scratch,
                int64_t begin, int64_t end);
   void (*run)(const InvertedResidualBfloat16Params&, const bfloat16* hidden, bfloat16* scratch,

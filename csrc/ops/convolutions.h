@@ -1,6 +1,7 @@
-// The convolutions a fused block is made of, as it calls them where no fused kernel serves.
+// The parts a fused block is made of, as it calls them where no fused kernel serves.
 #pragma once
 
+#include "../kernels/inverted_residual.h"
 #include "out.h"
 
 namespace fastconv::ops {
@@ -17,5 +18,19 @@ Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
 Tensor pointwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
                         const std::vector<int64_t>& stride, const std::optional<Text>& activation);
+
+// The two 1x1 convolutions of a squeeze-and-excitation and what follows each.
+struct SqueezeExcitation {
+  const Tensor& reduce_weight;
+  const std::optional<Tensor>& reduce_bias;
+  const Tensor& expand_weight;
+  const std::optional<Tensor>& expand_bias;
+  const std::optional<Text>& activation;
+  const Text& gate;
+};
+
+Gate parse_gate(const Text& name);
+
+Tensor squeeze_excitation(const Tensor& input, const SqueezeExcitation& s);
 
 }  // namespace fastconv::ops

@@ -15,26 +15,32 @@ namespace {
 using Ints = std::vector<int64_t>;
 
 constexpr double kNanosecondsATap = 0.04;  // 25 FMAs a nanosecond a thread: cached, AVX-512
-constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
 
 void check_parameter(const char* op, const char* name, const Ints& values, size_t count,
-                     int64_t least) {
+                     int64_t least, int64_t most) {
   bool fits = values.size() == count;
-  for (int64_t value : values) fits &= value >= least && value <= kMostParameter;
+  for (int64_t value : values) fits &= value >= least && value <= most;
   if (fits) return;
   std::string text;
   for (int64_t value : values) text += (text.empty() ? "" : ", ") + std::to_string(value);
-  fail(op, ": expected ", name, " of ", count, " integers from ", least, " to ", kMostParameter,
-       ", got (", text, ")");
+  fail(op, ": expected ", name, " of ", count, " integers from ", least, " to ", most, ", got (",
+       text, ")");
 }
 
-int64_t out_size(const char* op, const char* side, int64_t size, int64_t pad, int64_t kernel,
-                 int64_t stride, int64_t dilation) {
-  const int64_t reach = dilation * (kernel - 1) + 1;
-  FASTCONV_CHECK(size + pad >= reach, op,
-                 ": expected a kernel no larger than the padded input, got ", side, " ", reach,
-                 " over ", size + pad);
-  return (size + pad - reach) / stride + 1;
+// One side of the window: its outputs over `size` pixels, padding included, and a stride and a
+// dilation that the kernels can multiply by sizes: the same ones, or as far as any index goes.
+struct Side {
+  int64_t outputs, stride, dilation;
+};
+
+Side side_of(const char* op, const char* name, int64_t size, int64_t kernel, int64_t stride,
+             int64_t dilation) {
+  int64_t reach = 0;
+  const bool overflows = __builtin_mul_overflow(dilation, kernel - 1, &reach);
+  FASTCONV_CHECK(!overflows && reach < size, op,
+                 ": expected a kernel no larger than the padded input, got ", name, " ", dilation,
+                 " * ", kernel - 1, " + 1 over ", size);
+  return {(size - reach - 1) / stride + 1, std::min(stride, size), kernel == 1 ? 1 : dilation};
 }
 
 DepthwiseConv2dShape shape_of(const char* op, const Tensor& input, const Tensor& weight,
@@ -42,9 +48,11 @@ DepthwiseConv2dShape shape_of(const char* op, const Tensor& input, const Tensor&
   check_dim(op, "input", input, 4);
   check_like_input(op, "weight", weight, input);
   check_dim(op, "weight", weight, 4);
-  check_parameter(op, "stride", stride, 2, 1);
-  check_parameter(op, "padding", padding, 4, 0);
-  check_parameter(op, "dilation", dilation, 2, 1);
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  constexpr int64_t kMostPadding = std::numeric_limits<int32_t>::max();
+  check_parameter(op, "stride", stride, 2, 1, kMost);
+  check_parameter(op, "padding", padding, 4, 0, kMostPadding);
+  check_parameter(op, "dilation", dilation, 2, 1, kMost);
 
   DepthwiseConv2dShape s{};
   s.dtype = dtype_of(input, op);
@@ -58,13 +66,13 @@ DepthwiseConv2dShape shape_of(const char* op, const Tensor& input, const Tensor&
   FASTCONV_CHECK(fits, op, ": expected weight of shape (", s.channels,
                  " * m, 1, kh, kw) for input ", to_string(input), ", got ", to_string(weight));
   s.multiplier = weight.size(0) / s.channels;
-  s.stride_h = stride[0], s.stride_w = stride[1];
-  s.dilation_h = dilation[0], s.dilation_w = dilation[1];
   s.pad_top = padding[0], s.pad_left = padding[1];
-  s.out_height = out_size(op, "height", s.height, padding[0] + padding[2], s.kernel_h, s.stride_h,
-                          s.dilation_h);
-  s.out_width =
-      out_size(op, "width", s.width, padding[1] + padding[3], s.kernel_w, s.stride_w, s.dilation_w);
+  const Side rows =
+      side_of(op, "height", s.height + padding[0] + padding[2], s.kernel_h, stride[0], dilation[0]);
+  const Side columns =
+      side_of(op, "width", s.width + padding[1] + padding[3], s.kernel_w, stride[1], dilation[1]);
+  s.out_height = rows.outputs, s.stride_h = rows.stride, s.dilation_h = rows.dilation;
+  s.out_width = columns.outputs, s.stride_w = columns.stride, s.dilation_w = columns.dilation;
   return s;
 }
 
@@ -134,8 +142,10 @@ Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
   count(depthwise_conv2d_variant(p.shape));
   const int64_t units = depthwise_conv2d_units(p.shape);
   const auto forward = depthwise_conv2d_kernels().forward;
-  parallel(units, unit_cost(p.shape, units),
-           [&](int64_t begin, int64_t end) { forward(p, begin, end); });
+  const int64_t bytes = depthwise_conv2d_scratch(p.shape);
+  parallel(units, unit_cost(p.shape, units), [&](int64_t begin, int64_t end) {
+    forward(p, scratch(Purpose::kOwn, bytes), begin, end);
+  });
   return output;
 }
 
@@ -158,8 +168,10 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
   count(depthwise_conv2d_backward_input_variant(p.shape));
   const int64_t units = depthwise_conv2d_backward_input_units(p.shape);
   const auto backward = depthwise_conv2d_kernels().backward_input;
-  parallel(units, unit_cost(p.shape, units),
-           [&](int64_t begin, int64_t end) { backward(p, begin, end); });
+  const int64_t bytes = depthwise_conv2d_backward_input_scratch(p.shape);
+  parallel(units, unit_cost(p.shape, units), [&](int64_t begin, int64_t end) {
+    backward(p, scratch(Purpose::kOwn, bytes), begin, end);
+  });
   return grad_input;
 }
 
@@ -196,8 +208,10 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
   count(depthwise_conv2d_backward_weight_variant(s));
   const int64_t units = depthwise_conv2d_backward_weight_units(s);
   const DepthwiseConv2dKernels& kernels = depthwise_conv2d_kernels();
-  parallel(units, unit_cost(s, units),
-           [&](int64_t begin, int64_t end) { kernels.backward_weight(p, begin, end); });
+  const int64_t bytes = depthwise_conv2d_scratch(s);
+  parallel(units, unit_cost(s, units), [&](int64_t begin, int64_t end) {
+    kernels.backward_weight(p, scratch(Purpose::kOwn, bytes), begin, end);
+  });
   parallel(s.taps() + 1, double(sums) / (s.taps() + 1) * kNanosecondsATap,
            [&](int64_t begin, int64_t end) { kernels.sum_partials(p, begin, end); });
   return {grad_weight, grad_bias};

@@ -7,6 +7,7 @@
 #include "convolutions.h"
 #include "inverted_residual_bfloat16.h"
 #include "scratch.h"
+#include "stages.h"
 
 namespace fastconv::ops {
 
@@ -29,6 +30,7 @@ struct Block {
   const Optional& depthwise_bias;
   const Tensor& project_weight;
   const Optional& project_bias;
+  const SqueezeExcitation* squeeze;
   const Tensor* residual;
   const Ints& stride;
   const Ints& padding;
@@ -57,6 +59,16 @@ bool sizes_fit(const Block& b) {
   const int64_t hidden = b.depthwise_weight.size(0), out = b.project_weight.size(0);
   const bool hidden_fits = b.expand_weight ? is_matrix(*b.expand_weight, hidden, b.input.size(1))
                                            : hidden == b.input.size(1);
+  if (b.squeeze) {
+    const Tensor& reduce = b.squeeze->reduce_weight;
+    const int64_t squeezed = reduce.dim() == 4 ? reduce.size(0) : 0;
+    const Optional &reduce_bias = b.squeeze->reduce_bias, &expand_bias = b.squeeze->expand_bias;
+    const bool fits = squeezed > 0 && is(reduce, {squeezed, hidden, 1, 1}) &&
+                      is(b.squeeze->expand_weight, {hidden, squeezed, 1, 1}) &&
+                      (!reduce_bias || is(*reduce_bias, {squeezed})) &&
+                      (!expand_bias || is(*expand_bias, {hidden}));
+    if (!fits) return false;
+  }
   return hidden_fits && hidden > 0 && out > 0 && b.input.size(1) > 0 &&
          b.depthwise_weight.size(1) == 1 && is_matrix(b.project_weight, out, hidden) &&
          (!b.expand_bias || is(*b.expand_bias, {hidden})) &&
@@ -70,8 +82,11 @@ bool dtypes_fit(const Block& b) {
     return t == nullptr || (t->is_cpu() && t->scalar_type() == b.input.scalar_type());
   };
   const auto given = [&](const Optional& t) { return fits(t ? &*t : nullptr); };
+  const SqueezeExcitation* s = b.squeeze;
+  const bool squeeze_fits = s == nullptr || (fits(&s->reduce_weight) && given(s->reduce_bias) &&
+                                             fits(&s->expand_weight) && given(s->expand_bias));
   const auto matrix = [&](const Tensor* t) { return fits(t) || is_pairs(*t, b.input); };
-  return fits(&b.input) && matrix(b.expand_weight) && given(b.expand_bias) &&
+  return squeeze_fits && fits(&b.input) && matrix(b.expand_weight) && given(b.expand_bias) &&
          fits(&b.depthwise_weight) && given(b.depthwise_bias) && matrix(&b.project_weight) &&
          given(b.project_bias) && fits(b.residual);
 }
@@ -105,6 +120,12 @@ InvertedResidualParams params_of(const Block& b) {
   p.has_vectors &= has_pixels && residual_fits;
   p.activation = parse_activation(b.activation);
   p.project_activation = parse_activation(b.project_activation);
+  if (b.squeeze) {
+    p.squeezed = b.squeeze->reduce_weight.size(0);
+    p.squeeze_activation = parse_activation(b.squeeze->activation);
+    p.squeeze_gate = parse_gate(b.squeeze->gate);
+    p.image_a_unit = p.batch >= int64_t(torch::stable::get_num_threads());
+  }
   return p;
 }
 
@@ -113,8 +134,9 @@ Tensor by_parts(Out out, const Block& b) {
                             ? pointwise_conv2d(nullptr, b.input, *b.expand_weight, b.expand_bias,
                                                std::nullopt, {1, 1}, b.activation)
                             : b.input;
-  const Tensor filtered = depthwise_conv2d(nullptr, hidden, b.depthwise_weight, b.depthwise_bias,
-                                           b.stride, b.padding, b.dilation, b.activation);
+  Tensor filtered = depthwise_conv2d(nullptr, hidden, b.depthwise_weight, b.depthwise_bias,
+                                     b.stride, b.padding, b.dilation, b.activation);
+  if (b.squeeze) filtered = squeeze_excitation(filtered, *b.squeeze);
   const Optional residual = b.residual ? Optional(*b.residual) : std::nullopt;
   return pointwise_conv2d(out, filtered, b.project_weight, b.project_bias, residual, {1, 1},
                           b.project_activation);
@@ -154,8 +176,16 @@ Matrix pointwise_matrix(const Tensor& weight) {
   return {weight, weight.stride(0), weight.stride(1), true};
 }
 
-Matrix depthwise_matrix(const Tensor& weight) {
-  return {weight, weight.stride(0), weight.stride(3), false};
+// Without gaps between the rows; the inner dimension is the last or that of the input channels.
+Matrix dense_matrix(const Tensor& weight, int64_t inner) {
+  return {weight, weight.stride(0), weight.stride(inner), false};
+}
+
+double flops_of(const InvertedResidualShape& s) {
+  const double images = double(s.batch) * s.hidden, inputs = double(s.height) * s.width;
+  const double expand = s.expands ? inputs * s.in_channels : 0;
+  const double taps = double(s.kernel_h) * s.kernel_w;
+  return 2 * images * (expand + s.pixels() * (taps + s.out_channels));
 }
 
 const float* floats(const Optional& t) {
@@ -184,7 +214,9 @@ Tensor run(Out out, const Block& b) {
   const Tensor x = dense(b.input, p.layout);
   const Optional residual = b.residual ? Optional(dense(*b.residual, p.layout)) : std::nullopt;
   const Optional biases[] = {vector_of(b.expand_bias), vector_of(b.depthwise_bias),
-                             vector_of(b.project_bias)};
+                             vector_of(b.project_bias),
+                             vector_of(b.squeeze ? b.squeeze->reduce_bias : std::nullopt),
+                             vector_of(b.squeeze ? b.squeeze->expand_bias : std::nullopt)};
   const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
   Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
   p.input = static_cast<const float*>(x.const_data_ptr());
@@ -192,52 +224,76 @@ Tensor run(Out out, const Block& b) {
   p.residual = floats(residual);
   p.expand_bias = floats(biases[0]), p.depthwise_bias = floats(biases[1]);
   p.project_bias = floats(biases[2]);
+  p.squeeze_reduce_bias = floats(biases[3]), p.squeeze_expand_bias = floats(biases[4]);
 
   // A depthwise weight is one matrix (taps, hidden) where a row of the kernel follows the other.
   const bool rows_follow =
       b.depthwise_weight.stride(2) == b.depthwise_weight.stride(3) * p.kernel_w;
   const Tensor filters =
       rows_follow ? b.depthwise_weight : dense(b.depthwise_weight, Layout::kNCHW);
-  std::optional<Matrix> expand;
+  std::optional<Matrix> expand, reduce, excite;
   if (p.expands) expand.emplace(pointwise_matrix(*b.expand_weight));
-  Matrix depthwise = depthwise_matrix(filters), project = pointwise_matrix(b.project_weight);
+  Matrix depthwise = dense_matrix(filters, 3), project = pointwise_matrix(b.project_weight);
+  if (b.squeeze) {
+    reduce.emplace(dense_matrix(b.squeeze->reduce_weight, 1));
+    excite.emplace(dense_matrix(b.squeeze->expand_weight, 1));
+  }
 
   const InvertedResidualKernels& kernels = inverted_residual_kernels();
   const InvertedResidualPlan plan = kernels.plan(p);
-  const int64_t copies = (expand ? expand->bytes : 0) + depthwise.bytes + project.bytes;
-  char* shared = nullptr;
-  if (plan.hidden_bytes + copies > 0) {
-    shared = static_cast<char*>(scratch(Purpose::kShared, plan.hidden_bytes + copies));
+  int64_t copies = depthwise.bytes + project.bytes;
+  for (const auto* matrix : {&expand, &reduce, &excite}) copies += *matrix ? (*matrix)->bytes : 0;
+  const int64_t shared_bytes = (plan.shared_bytes + 63) / 64 * 64;
+  char* memory = nullptr;
+  if (shared_bytes + copies > 0) {
+    memory = static_cast<char*>(scratch(Purpose::kShared, shared_bytes + copies));
   }
-  float* hidden = reinterpret_cast<float*>(shared);
-  char* memory = shared + plan.hidden_bytes;
+  float* shared = reinterpret_cast<float*>(memory);
+  memory += shared_bytes;
   p.expand_weight = expand ? expand->place(memory) : nullptr;
   p.depthwise_weight = depthwise.place(memory);
   p.project_weight = project.place(memory);
   p.expand_row = expand ? expand->row : 0, p.project_row = project.row;
+  p.squeeze_reduce_weight = reduce ? reduce->place(memory) : nullptr;
+  p.squeeze_expand_weight = excite ? excite->place(memory) : nullptr;
 
   count(variant);
-  const double taps = double(p.kernel_h) * p.kernel_w, images = double(p.batch) * p.hidden;
-  const double hide =
-      2 * images * (double(p.expands) * p.height * p.width * p.in_channels + p.pixels() * taps);
-  const double projection = 2 * images * p.pixels() * p.out_channels;
-  const auto own = [&] { return static_cast<float*>(scratch(Purpose::kOwn, plan.scratch_bytes)); };
-  if (plan.hide_units > 0) {
-    parallel(plan.hide_units, hide / kFlopsANanosecond / plan.hide_units,
-             [&](int64_t begin, int64_t end) { kernels.hide(p, hidden, own(), begin, end); });
-  }
-  const double flops = plan.hide_units > 0 ? projection : hide + projection;
-  parallel(plan.units, flops / kFlopsANanosecond / plan.units,
-           [&](int64_t begin, int64_t end) { kernels.run(p, hidden, own(), begin, end); });
+  parallel_stages(plan.units, flops_of(p) / kFlopsANanosecond,
+                  [&](int stage, int64_t begin, int64_t end) {
+                    void* own = scratch(Purpose::kOwn, plan.scratch_bytes);
+                    kernels.run(p, static_cast<InvertedResidualStage>(stage), shared,
+                                static_cast<float*>(own), begin, end);
+                  });
   return output;
+}
+
+// The optional arguments of a squeeze-and-excitation, which come together or not at all.
+std::optional<SqueezeExcitation> squeeze_of(const char* op, const Optional& reduce_weight,
+                                            const Optional& reduce_bias,
+                                            const Optional& expand_weight,
+                                            const Optional& expand_bias, const Name& activation,
+                                            const Text& gate) {
+  FASTCONV_CHECK(reduce_weight.has_value() == expand_weight.has_value(), op,
+                 ": expected squeeze_reduce_weight and squeeze_expand_weight together");
+  parse_gate(gate);
+  if (!reduce_weight) return std::nullopt;
+  return SqueezeExcitation{*reduce_weight, reduce_bias, *expand_weight,
+                           expand_bias,    activation,  gate};
 }
 
 Tensor inverted_residual(Out out, const Tensor& input, const Tensor& expand_weight,
                          const Optional& expand_bias, const Tensor& depthwise_weight,
                          const Optional& depthwise_bias, const Tensor& project_weight,
-                         const Optional& project_bias, const Ints& stride, const Ints& padding,
-                         const Name& activation, bool residual) {
-  return run(out, {"inverted_residual",
+                         const Optional& project_bias, const Optional& squeeze_reduce_weight,
+                         const Optional& squeeze_reduce_bias, const Optional& squeeze_expand_weight,
+                         const Optional& squeeze_expand_bias, const Ints& stride,
+                         const Ints& padding, const Name& activation, bool residual,
+                         const Name& squeeze_activation, const Text& squeeze_gate) {
+  constexpr const char* kOp = "inverted_residual";
+  const auto squeeze =
+      squeeze_of(kOp, squeeze_reduce_weight, squeeze_reduce_bias, squeeze_expand_weight,
+                 squeeze_expand_bias, squeeze_activation, squeeze_gate);
+  return run(out, {kOp,
                    input,
                    &expand_weight,
                    expand_bias,
@@ -245,6 +301,7 @@ Tensor inverted_residual(Out out, const Tensor& input, const Tensor& expand_weig
                    depthwise_bias,
                    project_weight,
                    project_bias,
+                   squeeze ? &*squeeze : nullptr,
                    residual ? &input : nullptr,
                    stride,
                    padding,
@@ -256,12 +313,19 @@ Tensor inverted_residual(Out out, const Tensor& input, const Tensor& expand_weig
 Tensor separable_conv2d(Out out, const Tensor& input, const Tensor& depthwise_weight,
                         const Optional& depthwise_bias, const Tensor& pointwise_weight,
                         const Optional& pointwise_bias, const Optional& residual,
+                        const Optional& squeeze_reduce_weight, const Optional& squeeze_reduce_bias,
+                        const Optional& squeeze_expand_weight, const Optional& squeeze_expand_bias,
                         const Ints& stride, const Ints& padding, const Ints& dilation,
-                        const Name& activation, const Name& pointwise_activation) {
-  return run(out,
-             {"separable_conv2d", input, nullptr, std::nullopt, depthwise_weight, depthwise_bias,
-              pointwise_weight, pointwise_bias, residual ? &*residual : nullptr, stride, padding,
-              dilation, activation, pointwise_activation});
+                        const Name& activation, const Name& pointwise_activation,
+                        const Name& squeeze_activation, const Text& squeeze_gate) {
+  constexpr const char* kOp = "separable_conv2d";
+  const auto squeeze =
+      squeeze_of(kOp, squeeze_reduce_weight, squeeze_reduce_bias, squeeze_expand_weight,
+                 squeeze_expand_bias, squeeze_activation, squeeze_gate);
+  return run(
+      out, {kOp, input, nullptr, std::nullopt, depthwise_weight, depthwise_bias, pointwise_weight,
+            pointwise_bias, squeeze ? &*squeeze : nullptr, residual ? &*residual : nullptr, stride,
+            padding, dilation, activation, pointwise_activation});
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ Tensor inverted_residual_bfloat16(Out out, const char* op, const InvertedResidua
   p.residual = residual ? data(*residual) : nullptr;
   p.output = static_cast<bfloat16*>(output.mutable_data_ptr());
 
-  const InvertedResidualPlan plan = kernels().plan(p);
+  const InvertedResidualBfloat16Plan plan = kernels().plan(p);
   const int64_t pixels = plan.hidden_bytes / int64_t(sizeof(bfloat16));
   Arena arena;
   arena.take<bfloat16>(pixels);

@@ -14,6 +14,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "depthwise_conv2d_backward_weight(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
+  // With mean and var over those, which two empty tensors then stand for in the result; without
+  // them over the batch's own, which are then the second result and the third (biased).
+  m.def(
+      "batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, "
+      "float eps, str? activation=None) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, "
+      "Tensor mean, Tensor var, bool training, float eps, str? activation, bool[3] output_mask) "
+      "-> (Tensor, Tensor, Tensor)");
   def_with_out(m, "residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
   def_with_out(m,
                "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, "
@@ -27,17 +36,30 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "pointwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
+  def_with_out(m,
+               "stem_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
+               "SymInt[4] padding, str? activation=None) -> Tensor");
+  def_with_out(
+      m,
+      "max_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, "
+      "bool ceil_mode=False) -> Tensor");
+  def_with_out(m, "global_avg_pool2d(Tensor input) -> Tensor");
+  m.def("global_avg_pool2d_backward(Tensor grad_output, Tensor input) -> Tensor");
   // The blocks are for inference: their gradients are those of their reference.
   def_with_out(m,
                "inverted_residual(Tensor input, Tensor expand_weight, Tensor? expand_bias, "
                "Tensor depthwise_weight, Tensor? depthwise_bias, Tensor project_weight, "
-               "Tensor? project_bias, SymInt[2] stride, SymInt[4] padding, str? activation=None, "
-               "bool residual=False) -> Tensor");
-  def_with_out(
-      m,
-      "separable_conv2d(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, "
-      "Tensor pointwise_weight, Tensor? pointwise_bias, Tensor? residual, SymInt[2] stride, "
-      "SymInt[4] padding, SymInt[2] dilation, str? activation=None, "
-      "str? pointwise_activation=None) -> Tensor");
+               "Tensor? project_bias, Tensor? squeeze_reduce_weight, Tensor? squeeze_reduce_bias, "
+               "Tensor? squeeze_expand_weight, Tensor? squeeze_expand_bias, SymInt[2] stride, "
+               "SymInt[4] padding, str? activation=None, bool residual=False, "
+               "str? squeeze_activation=None, str squeeze_gate='sigmoid') -> Tensor");
+  def_with_out(m,
+               "separable_conv2d(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, "
+               "Tensor pointwise_weight, Tensor? pointwise_bias, Tensor? residual, "
+               "Tensor? squeeze_reduce_weight, Tensor? squeeze_reduce_bias, "
+               "Tensor? squeeze_expand_weight, Tensor? squeeze_expand_bias, SymInt[2] stride, "
+               "SymInt[4] padding, SymInt[2] dilation, str? activation=None, "
+               "str? pointwise_activation=None, str? squeeze_activation=None, "
+               "str squeeze_gate='sigmoid') -> Tensor");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
 }

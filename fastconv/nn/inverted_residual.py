@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from fastconv import ops
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.pointwise_conv2d import PointwiseConv2d
+from fastconv.nn.squeeze_excitation import SqueezeExcitation
 
 
 class InvertedResidual(nn.Module):
@@ -12,7 +13,7 @@ class InvertedResidual(nn.Module):
 
     The parts are the layers `expand`, `depthwise` and `project`, without batch norms: this is a
     block whose norms are folded. The input is added where it has the shape of the output; padding
-    keeps the size at stride 1.
+    keeps the size at stride 1. With `squeeze` the hidden channels are weighed before `project`.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class InvertedResidual(nn.Module):
         kernel_size: int = 3,
         stride: int = 1,
         activation: str | None = "relu6",
+        squeeze: SqueezeExcitation | None = None,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
@@ -30,6 +32,7 @@ class InvertedResidual(nn.Module):
         self.depthwise = DepthwiseConv2d(
             hidden_channels, kernel_size, stride, padding, activation=activation
         )
+        self.squeeze = squeeze
         self.project = PointwiseConv2d(hidden_channels, out_channels)
         self.residual = stride == 1 and in_channels == out_channels and kernel_size % 2 == 1
 
@@ -43,4 +46,5 @@ class InvertedResidual(nn.Module):
             self.depthwise.padding,
             self.depthwise.activation,
             self.residual,
+            None if self.squeeze is None else self.squeeze.weights(),
         )

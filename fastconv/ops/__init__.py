@@ -1,9 +1,12 @@
 """The ops as functions, arguments named as in torch.nn.functional."""
 
+from fastconv.ops.batch_norm import batch_norm
 from fastconv.ops.conv2d import conv2d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
+from fastconv.ops.global_avg_pool2d import global_avg_pool2d
 from fastconv.ops.inverted_residual import inverted_residual
 from fastconv.ops.local_response_norm import local_response_norm
+from fastconv.ops.max_pool2d import max_pool2d
 from fastconv.ops.pointwise_conv2d import (
     pack_pointwise_pairs,
     pack_pointwise_weight,
@@ -11,16 +14,25 @@ from fastconv.ops.pointwise_conv2d import (
 )
 from fastconv.ops.residual_add import residual_add
 from fastconv.ops.separable_conv2d import separable_conv2d
+from fastconv.ops.squeeze_excitation import SqueezeExcitation, squeeze_excitation
+from fastconv.ops.stem_conv2d import pack_stem_weight, stem_conv2d
 
 __all__ = [
+    "SqueezeExcitation",
+    "batch_norm",
     "conv2d",
     "depthwise_conv2d",
+    "global_avg_pool2d",
     "inverted_residual",
     "local_response_norm",
+    "max_pool2d",
     "pack_depthwise_weight",
     "pack_pointwise_pairs",
     "pack_pointwise_weight",
+    "pack_stem_weight",
     "pointwise_conv2d",
     "residual_add",
     "separable_conv2d",
+    "squeeze_excitation",
+    "stem_conv2d",
 ]

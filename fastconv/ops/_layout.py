@@ -20,3 +20,8 @@ def memory_format_of(tensor: Tensor) -> torch.memory_format:
 def empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """An empty tensor of the given shape in tensor's dtype, device and memory format."""
     return tensor.new_empty(shape).contiguous(memory_format=memory_format_of(tensor))
+
+
+def channels_fastest(weight: Tensor) -> Tensor:
+    """weight, of shape (out, in, kh, kw), stored as (kh, kw, in, out)."""
+    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)

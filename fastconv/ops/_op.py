@@ -245,8 +245,8 @@ def _requires_grad(*tensors: Tensor | None) -> bool:
     return False
 
 
-class BackwardOp(Op):
-    """The backward pass of an op; its own derivative is that of its reference, in eager torch."""
+class DerivedOp(Op):
+    """An op whose gradients are those of its reference, in eager torch."""
 
     def __init__(
         self,
@@ -287,7 +287,11 @@ class BackwardOp(Op):
         )
 
 
-class FusedOp(BackwardOp):
+class BackwardOp(DerivedOp):
+    """The backward pass of an op."""
+
+
+class FusedOp(DerivedOp):
     """A block of ops for inference; torch.autocast casts its tensors as it does for the parts."""
 
     def __init__(

@@ -72,3 +72,21 @@ def output_size(op: str, size: int, kernel: int, stride: int, dilation: int) -> 
             f"{op}: expected a kernel no larger than the padded input, got {reach} over {size}"
         )
     return (size - reach) // stride + 1
+
+
+def output_sizes(
+    op: str,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """(rows, columns) of the output; raises RuntimeError for numbers out of range."""
+    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
+        raise RuntimeError(
+            f"{op}: expected stride and dilation from 1 and padding from 0, got "
+            f"{tuple(stride)}, {tuple(dilation)} and {tuple(padding)}"
+        )
+    padded = size[0] + padding[0] + padding[2], size[1] + padding[1] + padding[3]
+    return [output_size(op, *axis) for axis in zip(padded, kernel, stride, dilation, strict=True)]

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
 from fastconv.ops._check import check_like_input, check_tensors
-from fastconv.ops._layout import empty_as
+from fastconv.ops._layout import channels_fastest, empty_as
 from fastconv.ops._op import BackwardOp, Op
-from fastconv.ops._window import IntPair, edges, output_size, pair
+from fastconv.ops._window import IntPair, edges, output_sizes, pair
 from fastconv.ops.activation_backward import activation_backward
 
 
@@ -64,7 +64,7 @@ def pack_depthwise_weight(weight: Tensor) -> Tensor:
 
     The same shape and values with other strides, for weights that stay as they are.
     """
-    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    return channels_fastest(weight)
 
 
 def fake(
@@ -93,16 +93,8 @@ def fake(
         raise RuntimeError(
             f"depthwise_conv2d: expected bias of shape ({weight.shape[0]}), got {tuple(bias.shape)}"
         )
-    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
-        raise RuntimeError(
-            "depthwise_conv2d: expected stride and dilation from 1 and padding from 0, got "
-            f"{tuple(stride)}, {tuple(dilation)} and {tuple(padding)}"
-        )
-    padded = padding[0] + padding[2], padding[1] + padding[3]
-    rows, columns = (
-        output_size("depthwise_conv2d", input.shape[2 + i] + padded[i], *window)
-        for i, window in enumerate(zip(weight.shape[2:], stride, dilation, strict=True))
-    )
+    window = (stride, padding, dilation)
+    rows, columns = output_sizes("depthwise_conv2d", input.shape[2:], weight.shape[2:], *window)
     return empty_as(input, (input.shape[0], weight.shape[0], rows, columns))
 
 

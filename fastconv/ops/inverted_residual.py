@@ -14,6 +14,7 @@ from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
 from fastconv.ops.separable_conv2d import fake as fake_separable
 from fastconv.ops.separable_conv2d import separable_conv2d
+from fastconv.ops.squeeze_excitation import SqueezeExcitation, check_squeeze
 
 
 def inverted_residual(
@@ -28,6 +29,7 @@ def inverted_residual(
     padding: str | IntPair = 0,
     activation: str | None = "relu6",
     residual: bool = False,
+    squeeze: SqueezeExcitation | None = None,
     *,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -47,6 +49,8 @@ def inverted_residual(
         stride, padding: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation: after expand and depthwise; None, 'relu', 'relu6', 'silu' or 'hardswish'.
         residual: whether the input is added, which wants stride 1 and O = C.
+        squeeze: the squeeze-and-excitation between depthwise and project, if any, as in the MBConv
+            block of Tan and Le 2019 (arXiv 1905.11946).
         out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
             inputs in memory; not where a gradient is wanted.
 
@@ -69,18 +73,22 @@ def inverted_residual(
         project_weight=project_weight,
         project_bias=project_bias,
     )
+    if squeeze is not None:
+        check_squeeze("inverted_residual", squeeze)
+    excite = (None,) * 4 if squeeze is None else squeeze[:4]
     tensors = (
         *(expand_weight, expand_bias, depthwise_weight, depthwise_bias),
         *(project_weight, project_bias),
     )
     stride = pair("inverted_residual", "stride", stride)
     padding = edges("inverted_residual", padding, depthwise_weight.shape[2:], stride, (1, 1))
-    if out is None and differentiates(input, *tensors):
+    if out is None and differentiates(input, *tensors, *excite):
         hidden = pointwise_conv2d(input, *tensors[:2], activation=activation)
         added = input if residual else None
-        block = (*tensors[2:], added, stride, padding, 1, activation, None)
+        block = (*tensors[2:], added, stride, padding, 1, activation, None, squeeze)
         return separable_conv2d(hidden, *block)
-    return _op.images(input, *tensors, stride, padding, activation, bool(residual), out=out)
+    names = (activation, bool(residual), *(() if squeeze is None else squeeze[4:]))
+    return _op.images(input, *tensors, *excite, stride, padding, *names, out=out)
 
 
 def fake(
@@ -91,18 +99,28 @@ def fake(
     depthwise_bias: Tensor | None,
     project_weight: Tensor,
     project_bias: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
     hidden = fake_pointwise(input, expand_weight, expand_bias, None, (1, 1), activation)
     weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
     added = input if residual else None
-    return fake_separable(hidden, *weights, added, stride, padding, (1, 1), activation)
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    window = (stride, padding, (1, 1), activation, None)
+    block = (*weights, added, *squeeze, *excite, *window)
+    return fake_separable(hidden, *block, squeeze_activation, squeeze_gate)
 
 
-_op = FusedOp("inverted_residual", tensors=7, reference=reference.inverted_residual, fake=fake)
+_op = FusedOp("inverted_residual", tensors=11, reference=reference.inverted_residual, fake=fake)
 
 
 @register_flop_formula(torch.ops.fastconv.inverted_residual)

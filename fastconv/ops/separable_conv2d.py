@@ -14,6 +14,8 @@ from fastconv.ops.depthwise_conv2d import depthwise_conv2d
 from fastconv.ops.depthwise_conv2d import fake as fake_depthwise
 from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
+from fastconv.ops.squeeze_excitation import SqueezeExcitation, check_squeeze, squeeze_excitation
+from fastconv.ops.squeeze_excitation import fake as fake_squeeze
 
 
 def separable_conv2d(
@@ -28,6 +30,7 @@ def separable_conv2d(
     dilation: IntPair = 1,
     activation: str | None = "relu",
     pointwise_activation: str | None = "relu",
+    squeeze: SqueezeExcitation | None = None,
     *,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -47,6 +50,7 @@ def separable_conv2d(
         residual: the shape of the output.
         stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation, pointwise_activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        squeeze: the squeeze-and-excitation between the two convolutions, if any.
         out: a tensor to write the result to, of its shape, dtype and memory format, apart from the
             inputs in memory; not where a gradient is wanted.
 
@@ -68,16 +72,20 @@ def separable_conv2d(
         pointwise_bias=pointwise_bias,
         residual=residual,
     )
+    if squeeze is not None:
+        check_squeeze("separable_conv2d", squeeze)
     weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
+    excite = (None,) * 4 if squeeze is None else squeeze[:4]
     stride = pair("separable_conv2d", "stride", stride)
     dilation = pair("separable_conv2d", "dilation", dilation)
     padding = edges("separable_conv2d", padding, depthwise_weight.shape[2:], stride, dilation)
     window = (stride, padding, dilation)
-    if out is None and differentiates(input, *weights, residual):
+    if out is None and differentiates(input, *weights, residual, *excite):
         hidden = depthwise_conv2d(input, *weights[:2], *window, activation)
+        hidden = hidden if squeeze is None else squeeze_excitation(hidden, squeeze)
         return pointwise_conv2d(hidden, *weights[2:], residual, activation=pointwise_activation)
-    activations = (activation, pointwise_activation)
-    return _op.images(input, *weights, residual, *window, *activations, out=out)
+    names = (activation, pointwise_activation, *(() if squeeze is None else squeeze[4:]))
+    return _op.images(input, *weights, residual, *excite, *window, *names, out=out)
 
 
 def fake(
@@ -87,15 +95,24 @@ def fake(
     pointwise_weight: Tensor,
     pointwise_bias: Tensor | None,
     residual: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     activation: str | None = None,
     pointwise_activation: str | None = None,
+    squeeze_activation: str | None = None,
+    squeeze_gate: str = "sigmoid",
 ) -> Tensor:
     hidden = fake_depthwise(
         input, depthwise_weight, depthwise_bias, stride, padding, dilation, activation
     )
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    fake_squeeze(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return fake_pointwise(
         hidden, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
     )
@@ -103,7 +120,7 @@ def fake(
 
 _op = FusedOp(
     "separable_conv2d",
-    tensors=6,
+    tensors=10,
     reference=reference.separable_conv2d,
     fake=fake,
     batched=(0, 5),

@@ -4,12 +4,15 @@ A convolution node calls `conv2d` below with all arguments by name, so a pass re
 node.kwargs; the graph runs at every stage, which is how the passes are tested.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fastconv.ops._window import edges, pair
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
+from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 from fastconv.reference import activate
 
 aten = torch.ops.aten
@@ -46,6 +49,13 @@ def is_pointwise_node(node: fx.Node) -> bool:
     return is_pointwise(shape_of(weight), groups, padding)  # type: ignore[arg-type]
 
 
+def is_stem_node(node: fx.Node) -> bool:
+    """Whether stem_conv2d serves it: few channels in, which oneDNN reads from a copied layout."""
+    plain = node.kwargs["groups"] == 1 and node.kwargs["dilation"] == [1, 1]
+    few = shape_of(node.kwargs["weight"])[1] <= MOST_STEM_CHANNELS
+    return bool(plain and few and node.kwargs["residual"] is None)
+
+
 def shape_of(node: object) -> torch.Size:
     """The shape a node had when the graph was captured; its batch may be symbolic."""
     assert isinstance(node, fx.Node)
@@ -57,7 +67,27 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _arguments(node: fx.Node) -> dict:
+def activation_of(node: Any) -> str | None:
+    """The name of the activation a node computes, None for any other node."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return None
+    simple = {
+        aten.relu.default: "relu",
+        aten.relu6.default: "relu6",
+        aten.silu.default: "silu",
+        aten.hardswish.default: "hardswish",
+    }
+    if node.target in simple:
+        return simple[node.target]
+    if node.target in (aten.hardtanh.default, aten.clamp.default):
+        bounds: Any = (*node.args[1:], *node.kwargs.values())
+        return {(0, 6): "relu6", (0,): "relu", (0, None): "relu"}.get(bounds)
+    if node.target is aten.clamp_min.default and node.args[1] == 0:
+        return "relu"
+    return None
+
+
+def arguments_of(node: fx.Node) -> dict:
     """A node's arguments by the names of its schema, defaults filled in."""
     assert isinstance(node.target, torch._ops.OpOverload)
     schema = node.target._schema.arguments
@@ -77,7 +107,7 @@ def _canonical(node: fx.Node) -> dict | None:
     )
     if node.op != "call_function" or node.target not in kinds:
         return None
-    given = _arguments(node)
+    given = arguments_of(node)
     kernel = shape_of(given["weight"])[2:]
     stride = pair("conv2d", "stride", given["stride"])
     dilation = pair("conv2d", "dilation", given.get("dilation", 1))

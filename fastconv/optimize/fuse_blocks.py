@@ -1,6 +1,6 @@
 """Chains of pointwise and depthwise convolutions become one fused block where that is faster."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -17,9 +17,21 @@ from fastconv.optimize.pack import pack_weight
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
+aten = torch.ops.aten
+
+_GATES: dict[Any, str] = {aten.sigmoid.default: "sigmoid", aten.hardsigmoid.default: "hardsigmoid"}
+
+
+class Squeeze(NamedTuple):
+    """A squeeze-and-excitation of the graph: its two convolutions and the name of its gate."""
+
+    reduce: fx.Node
+    expand: fx.Node
+    gate: str
+
 
 def fuse_blocks(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
-    """Replaces expand -> depthwise -> project and depthwise -> pointwise by one op each.
+    """Replaces (expand ->) depthwise (-> squeeze-and-excitation) -> project by one op.
 
     Wherever the op has a fused kernel: that was at least as fast as the parts on every block of
     MobileNetV2, EfficientNet-Lite0 and MobileNetV1 at 224x224 (one core of a Zen 5, packed weights,
@@ -27,24 +39,66 @@ def fuse_blocks(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
     most on large maps and least on 7x7. A new node has its row of the receipt in meta["receipt"].
     """
     for node in list(module.graph.nodes):
-        depthwise = _only_reader(node, is_depthwise_node)
-        if depthwise is None or not _is_plain_pointwise(node):
+        if not is_conv(node) or not _is_plain_pointwise(node):
             continue
-        if not _has_kernel(module, [depthwise, node], dtype):
+        depthwise, squeeze = _hidden(node)
+        if depthwise is None:
             continue
-        expand = _only_reader(depthwise, is_pointwise_node)
+        convs = [depthwise, node, *([] if squeeze is None else squeeze[:2])]
+        if not _has_kernel(module, convs, dtype):
+            continue
+        if squeeze is not None and _dtype_of(module, node, dtype) != torch.float32:
+            continue
+        expand = _only_reader(depthwise, depthwise.kwargs["input"], is_pointwise_node)
         if expand is not None and _is_expansion(module, expand, depthwise, node, dtype):
-            _replace(module, "inverted_residual", [expand, depthwise, node], dtype)
+            _replace(module, "inverted_residual", [expand, depthwise, node], squeeze, dtype)
         else:
-            _replace(module, "separable_conv2d", [depthwise, node], dtype)
+            _replace(module, "separable_conv2d", [depthwise, node], squeeze, dtype)
     module.graph.eliminate_dead_code()
 
 
-def _only_reader(node: fx.Node, kind: Any) -> fx.Node | None:
-    """The convolution of this kind that makes the input of node, and of no other node."""
-    if not is_conv(node):
+def _hidden(project: fx.Node) -> tuple[fx.Node | None, Squeeze | None]:
+    """The depthwise convolution whose output project reads, and what weighs it between them."""
+    source: Any = project.kwargs["input"]
+    if source.target is not aten.mul.Tensor:
+        return _only_reader(project, source, is_depthwise_node), None
+    for depthwise, gate in (source.args, source.args[::-1]):
+        squeeze = _squeeze(depthwise, gate)
+        if squeeze is not None and only_user(source) is project and only_user(gate) is source:
+            return depthwise, squeeze
+    return None, None
+
+
+def _squeeze(depthwise: Any, gate: Any) -> Squeeze | None:
+    """The squeeze-and-excitation of the channels of depthwise that ends in gate, if it is one."""
+    if not (is_conv(depthwise) and is_depthwise_node(depthwise) and isinstance(gate, fx.Node)):
         return None
-    source: Any = node.kwargs["input"]
+    expand: Any = gate.args[0] if gate.target in _GATES else None
+    if not is_conv(expand) or not _is_plain_pointwise(expand) or only_user(expand) is not gate:
+        return None
+    reduce = _only_reader(expand, expand.kwargs["input"], is_pointwise_node)
+    if reduce is None or not _is_plain_pointwise(reduce):
+        return None
+    plain = expand.kwargs["activation"] is expand.kwargs["residual"] is reduce.kwargs["residual"]
+    mean: Any = reduce.kwargs["input"]
+    alone = only_user(mean) is reduce and len(depthwise.users) == 2
+    fits = plain and alone and expand.kwargs["activation"] is None and _is_mean(mean, depthwise)
+    return Squeeze(reduce, expand, _GATES[gate.target]) if fits else None
+
+
+def _is_mean(node: fx.Node, input: fx.Node) -> bool:
+    """Whether node is the mean of input over its pixels, in the shape (N, C, 1, 1)."""
+    if not node.args or node.args[0] is not input:
+        return False
+    if node.target in (aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default):
+        return list(node.args[1]) == [1, 1]  # type: ignore[arg-type]
+    if node.target is not aten.mean.dim or node.kwargs or len(node.args) != 3:
+        return False
+    return {dim % 4 for dim in node.args[1]} == {2, 3} and node.args[2] is True  # type: ignore
+
+
+def _only_reader(node: fx.Node, source: Any, kind: Any) -> fx.Node | None:
+    """source, where it is a convolution of this kind that node reads and no other node."""
     fits = is_conv(source) and kind(source) and only_user(source) is node
     return source if fits and node.kwargs["residual"] is not source else None
 
@@ -98,20 +152,32 @@ def _is_expansion(
 
 
 def _replace(
-    module: fx.GraphModule, op: str, convs: list[fx.Node], dtype: torch.dtype | None
+    module: fx.GraphModule,
+    op: str,
+    convs: list[fx.Node],
+    squeeze: Squeeze | None,
+    dtype: torch.dtype | None,
 ) -> None:
     *_, depthwise, project = convs
-    arguments: list[Any] = [convs[0].kwargs["input"]]
+    inner = [] if squeeze is None else [squeeze.reduce, squeeze.expand]
     names = [str(conv.kwargs["weight"].target) for conv in convs]  # type: ignore[union-attr]
-    for conv in convs:
+    weights: dict[fx.Node, list[Any]] = {}
+    for conv in (*convs, *inner):
         pack_weight(module, conv, dtype)
-        arguments += [conv.kwargs["weight"], conv.kwargs["bias"]]
+        weights[conv] = [conv.kwargs["weight"], conv.kwargs["bias"]]
+    excite = [None] * 4 if squeeze is None else weights[squeeze.reduce] + weights[squeeze.expand]
     residual, activation = project.kwargs["residual"], depthwise.kwargs["activation"]
     window = [depthwise.kwargs[name] for name in ("stride", "padding")]
+    arguments: list[Any] = [convs[0].kwargs["input"]]
+    for conv in convs:
+        arguments += weights[conv]
     if op == "inverted_residual":
-        arguments += [*window, activation, residual is not None]
+        arguments += [*excite, *window, activation, residual is not None]
     else:
-        arguments += [residual, *window, [1, 1], activation, project.kwargs["activation"]]
+        end = project.kwargs["activation"]
+        arguments += [residual, *excite, *window, [1, 1], activation, end]
+    if squeeze is not None:
+        arguments += [squeeze.reduce.kwargs["activation"], squeeze.gate]
     with module.graph.inserting_before(project):
         target = getattr(torch.ops.fastconv, op).default
         block = module.graph.call_function(target, tuple(arguments))
@@ -124,4 +190,10 @@ def _replace(
         "residual": residual is not None,
         "parts": names,
     }
+    if squeeze is not None:
+        block.meta["receipt"]["squeeze"] = {
+            "parts": [str(conv.kwargs["weight"].target) for conv in inner],  # type: ignore
+            "activation": squeeze.reduce.kwargs["activation"],
+            "gate": squeeze.gate,
+        }
     project.replace_all_uses_with(block)

@@ -6,11 +6,19 @@ import torch
 from torch import Tensor, fx
 
 from fastconv.optimize.capture import constant
-from fastconv.optimize.conv import is_conv, is_depthwise_node, is_pointwise_node, shape_of
+from fastconv.optimize.conv import (
+    is_conv,
+    is_depthwise_node,
+    is_pointwise_node,
+    is_stem_node,
+    shape_of,
+)
 from fastconv.optimize.dense import DenseConv2d
 from fastconv.optimize.pack import pack_weight
 
 aten = torch.ops.aten
+
+_ANY_LAYOUT = (torch.ops.fastconv.stem_conv2d.default, aten.sym_size.int)
 
 
 def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, Any]]:
@@ -37,6 +45,9 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None
     elif is_pointwise_node(node):
         kernel = "pointwise_conv2d"
         names = ["input", "weight", "bias", "residual", "stride", "activation"]
+    elif is_stem_node(node):
+        kernel = "stem_conv2d"
+        names = ["input", "weight", "bias", "stride", "padding", "activation"]
     else:
         kernel = "torch"
         names = ["input", "weight", "bias"]
@@ -69,7 +80,10 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None
 
 
 def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
-    """channels_last from the inputs on, in dtype; the outputs are contiguous as the model's own."""
+    """channels_last from the inputs on, in dtype; the outputs are contiguous as the model's own.
+
+    What reads an image in any layout, or only its shape, takes it as it comes.
+    """
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node in placeholders:
         value = node.meta["val"]
@@ -79,12 +93,14 @@ def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
         if dtype is not None:
             with graph.inserting_after(last):
                 last = entered = graph.call_function(aten.to.dtype, (entered, dtype))
-        if value.dim() == 4:
+        in_layout = entered
+        if value.dim() == 4 and not all(user.target in _ANY_LAYOUT for user in users):
             with graph.inserting_after(last):
                 kwargs: dict[str, Any] = {"memory_format": torch.channels_last}
-                entered = graph.call_function(aten.contiguous.default, (entered,), kwargs)
+                in_layout = graph.call_function(aten.contiguous.default, (entered,), kwargs)
         for user in users:
-            user.replace_input_with(node, entered)
+            any_layout = user.target in _ANY_LAYOUT
+            user.replace_input_with(node, entered if any_layout else in_layout)
 
     def leave(node: fx.Node) -> fx.Node:
         value = node.meta.get("val")

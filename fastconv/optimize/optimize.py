@@ -13,12 +13,14 @@ from fastconv.optimize.arena import Arenas
 from fastconv.optimize.capture import Captured, capture
 from fastconv.optimize.conv import canonicalize
 from fastconv.optimize.fuse_blocks import fuse_blocks
+from fastconv.optimize.linear import lower_linear
 from fastconv.optimize.lower import lower
 from fastconv.optimize.passes import (
     absorb_padding,
     drop_identities,
     fold_batch_norm,
     fuse_residual_and_activation,
+    pool,
 )
 from fastconv.optimize.swap import swap_
 
@@ -204,6 +206,8 @@ def optimize(
     for transform in PASSES:
         transform(captured.graph)
     fuse_blocks(captured.graph, dtype)
+    pool(captured.graph)
+    lower_linear(captured.graph)
     return OptimizedModule(captured, example_inputs, lower(captured.graph, dtype))
 
 

@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor, fx
 
-from fastconv.ops import pack_depthwise_weight, pack_pointwise_pairs, pack_pointwise_weight
+from fastconv.ops import (
+    pack_depthwise_weight,
+    pack_pointwise_pairs,
+    pack_pointwise_weight,
+    pack_stem_weight,
+)
 from fastconv.optimize.capture import constant, read_buffer
-from fastconv.optimize.conv import is_depthwise_node, is_pointwise_node
+from fastconv.optimize.conv import is_depthwise_node, is_pointwise_node, is_stem_node
 
 
 def pack_weight(module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None) -> None:
@@ -26,6 +31,8 @@ def pack_weight(module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None
         setattr(module, str(read.target), pack_pointwise_weight(weight))
     elif is_depthwise_node(conv):
         setattr(module, str(read.target), pack_depthwise_weight(weight))
+    elif is_stem_node(conv):
+        setattr(module, str(read.target), pack_stem_weight(weight))
     else:
         setattr(module, str(read.target), _channels_last(weight))
 

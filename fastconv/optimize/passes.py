@@ -1,13 +1,15 @@
 """The passes over a captured graph, in the order they run: fold, absorb, fuse."""
 
 import operator
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from fastconv.ops._window import pair
 from fastconv.optimize.capture import constant, read_buffer
 from fastconv.optimize.conv import (
+    activation_of,
+    arguments_of,
     is_conv,
     is_pointwise_node,
     only_user,
@@ -18,14 +20,36 @@ aten = torch.ops.aten
 
 
 def drop_identities(module: fx.GraphModule) -> None:
-    """Removes what does nothing at inference: dropout's clones and unused batch-norm outputs."""
+    """Removes what does nothing at inference: dropout's clones, unused batch-norm outputs, pooling
+    to the size that is there."""
     graph = module.graph
     for node in list(graph.nodes):
         copies = node.target in (aten.clone.default, aten.alias.default, aten.detach.default)
+        if node.target is aten.adaptive_avg_pool2d.default:
+            copies = list(shape_of(node.args[0])[-2:]) == list(node.args[1])
         if node.op == "call_function" and copies and not node.kwargs:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     graph.eliminate_dead_code()
+
+
+def pool(module: fx.GraphModule) -> None:
+    """Max pooling, and the mean over all pixels in either way to write it, become ops of ours."""
+    for node in list(module.graph.nodes):
+        pools = node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]
+        if node.target is aten.mean.dim and len(node.args) > 2 and not node.kwargs:
+            pools = sorted(d % 4 for d in node.args[1]) == [2, 3] and node.args[2]
+        if pools and len(shape_of(node.args[0])) == 4:
+            node.target = torch.ops.fastconv.global_avg_pool2d.default
+            node.args = node.args[:1]
+        if node.target is aten.max_pool2d.default and len(shape_of(node.args[0])) == 4:
+            given = arguments_of(node)
+            if pair("max_pool2d", "dilation", given["dilation"]) == (1, 1):
+                names = ("kernel_size", "stride", "padding")
+                given["stride"] = given["stride"] or given["kernel_size"]
+                window = [list(pair("max_pool2d", name, given[name])) for name in names]
+                node.target = torch.ops.fastconv.max_pool2d.default
+                node.args, node.kwargs = (given["self"], *window, given["ceil_mode"]), {}
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:
@@ -94,29 +118,9 @@ def absorb_padding(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
-def _activation_of(node: Any) -> str | None:
-    """The name of the activation a node computes, None for any other node."""
-    if not isinstance(node, fx.Node) or node.op != "call_function":
-        return None
-    simple = {
-        aten.relu.default: "relu",
-        aten.relu6.default: "relu6",
-        aten.silu.default: "silu",
-        aten.hardswish.default: "hardswish",
-    }
-    if node.target in simple:
-        return simple[node.target]
-    if node.target in (aten.hardtanh.default, aten.clamp.default):
-        bounds: Any = (*node.args[1:], *node.kwargs.values())
-        return {(0, 6): "relu6", (0,): "relu", (0, None): "relu"}.get(bounds)
-    if node.target is aten.clamp_min.default and node.args[1] == 0:
-        return "relu"
-    return None
-
-
 def _fuse_following_activation(node: fx.Node) -> None:
     user = only_user(node)
-    name = _activation_of(user)
+    name = activation_of(user)
     if user is not None and name is not None and node.kwargs["activation"] is None:
         node.kwargs = {**node.kwargs, "activation": name}
         user.replace_all_uses_with(node)

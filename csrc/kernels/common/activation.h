@@ -69,7 +69,7 @@ struct ActivationOp<Activation::kHardswish> {
   template <class V>
   static FASTCONV_INLINE V forward(V z) {
     const V gate = min(V::set1(6), max(V::set1(0), z + V::set1(3)));
-    return z * gate / V::set1(6);
+    return z * gate * V::set1(1.0 / 6);
   }
   // 0 up to -3, (2z + 3) / 6 between, 1 from 3 on.
   template <class V>

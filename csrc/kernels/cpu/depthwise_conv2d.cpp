@@ -36,8 +36,21 @@ void pack_weight(const DepthwiseConv2dPackParams& p) {
   }
 }
 
-void forward(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
+void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, void* scratch, int64_t begin,
+                     int64_t end) {
+  if (depthwise_conv2d_weight_by_planes(p.shape)) {
+    return depthwise_backward_weight_planes(p, scratch, begin, end);
+  }
+  return p.shape.layout == Layout::kNHWC ? depthwise_backward_weight_nhwc(p, begin, end)
+                                         : depthwise_backward_weight_nchw(p, begin, end);
+}
+
+}  // namespace
+
+void depthwise_forward(const DepthwiseConv2dParams& p, void* scratch, int64_t begin, int64_t end) {
   switch (depthwise_conv2d_variant(p.shape)) {
+    case Variant::depthwise_conv2d_nchw_planes:
+      return depthwise_planes(p, scratch, begin, end);
     case Variant::depthwise_conv2d_nhwc_any:
       return depthwise_nhwc_any(p, begin, end);
     case Variant::depthwise_conv2d_nchw_any:
@@ -48,7 +61,8 @@ void forward(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-void backward_input(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
+void depthwise_backward_input(const DepthwiseConv2dBackwardInputParams& p, void* scratch,
+                              int64_t begin, int64_t end) {
   if (depthwise_conv2d_backward_is_forward(p.shape)) {
     const DepthwiseConv2dParams transposed = {depthwise_conv2d_transposed(p.shape),
                                               p.grad_output,
@@ -56,20 +70,22 @@ void backward_input(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, 
                                               nullptr,
                                               p.grad_input,
                                               Activation::kNone};
-    return forward(transposed, begin, end);
+    return depthwise_forward(transposed, scratch, begin, end);
   }
-  return p.shape.layout == Layout::kNHWC ? depthwise_backward_input_nhwc(p, begin, end)
-                                         : depthwise_backward_input_nchw(p, begin, end);
+  switch (depthwise_conv2d_backward_input_variant(p.shape)) {
+    case Variant::depthwise_conv2d_backward_input_nchw_planes:
+      return depthwise_backward_input_planes(p, scratch, begin, end);
+    case Variant::depthwise_conv2d_backward_input_nhwc_k357s2:
+      return depthwise_backward_input_tiles(p, begin, end);
+    case Variant::depthwise_conv2d_backward_input_nchw:
+      return depthwise_backward_input_nchw(p, begin, end);
+    default:
+      return depthwise_backward_input_nhwc(p, begin, end);
+  }
 }
 
-void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t end) {
-  return p.shape.layout == Layout::kNHWC ? depthwise_backward_weight_nhwc(p, begin, end)
-                                         : depthwise_backward_weight_nchw(p, begin, end);
-}
-
-}  // namespace
-
-const DepthwiseConv2dKernels depthwise_conv2d_kernels = {pack_weight, forward, backward_input,
-                                                         backward_weight, depthwise_sum_partials};
+const DepthwiseConv2dKernels depthwise_conv2d_kernels = {pack_weight, depthwise_forward,
+                                                         depthwise_backward_input, backward_weight,
+                                                         depthwise_sum_partials};
 
 }  // namespace fastconv::FASTCONV_ISA

@@ -1,14 +1,13 @@
-// Gradient of weight and bias, channels_last: the taps of one channel vector are accumulators in
-// registers while a strip of 4 output rows is walked; strips add up in the partial sums of their
-// chunk, and chunks are summed in their order by depthwise_sum_partials.
+// Gradient of weight and bias, channels_last. Output rows add up in the partial sums of their
+// chunk, and chunks are summed in their order by depthwise_sum_partials. Here for any kernel: 8
+// taps of one channel vector are accumulators in registers while a strip of 4 output rows is
+// walked.
 #include <type_traits>
 
 #include "depthwise_conv2d_paths.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
-
-constexpr int kMostTaps = kLanes<float> == 16 ? 28 : 10;  // of 32 or 16 vector registers
 
 // One strip of one image, one vector of output channels.
 template <class T>
@@ -98,17 +97,6 @@ FASTCONV_INLINE void accumulate_taps(const DepthwiseConv2dShape& s, const Strip<
   }
 }
 
-// K x K taps, in groups of kernel rows that fit the registers.
-template <int K, int First, bool Full, class T>
-FASTCONV_INLINE void square(const DepthwiseConv2dShape& s, const Strip<T>& strip, int64_t c,
-                            int64_t n) {
-  constexpr int kFit = max_of(1, kMostTaps / K);
-  constexpr int kRows = min_of(kFit, K - First);
-  const ChannelLanes<false, T> lanes(c, n, 1);
-  accumulate_taps<kRows, K, false, Full>(s, strip, lanes, n, First, 0, K);
-  if constexpr (First + kRows < K) square<K, First + kRows, Full>(s, strip, c, n);
-}
-
 template <class T>
 FASTCONV_INLINE void any_size(const DepthwiseConv2dShape& s, const Strip<T>& strip, int64_t c,
                               int64_t n) {
@@ -126,64 +114,74 @@ FASTCONV_INLINE void any_size(const DepthwiseConv2dShape& s, const Strip<T>& str
   walk(ChannelLanes<true, T>(c, n, s.multiplier));
 }
 
-// K is 0 for any size.
-template <int K, class T>
-void run(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t end) {
-  using A = accumulate_t<T>;
+// Channel vector by channel vector, which is the outer loop: for any kernel.
+template <class T>
+void add_rows(const DepthwiseWeightRows<T>& rows) {
   constexpr int64_t L = kLanes<T>;
-  const DepthwiseConv2dShape& s = p.shape;
-  const int64_t channels = s.out_channels(), blocks = div_up(channels, kDepthwiseUnitChannels);
-  const int64_t strips = depthwise_conv2d_strips(s), chunks = depthwise_conv2d_chunks(s);
-  const int64_t strips_an_image = div_up(s.out_height, kDepthwiseStripRows);
-  Strip<T> strip;
+  const DepthwiseConv2dShape& s = rows.shape;
   const int64_t reach = s.width + s.pad_left - (s.kernel_w - 1) * s.dilation_w;
+  Strip<T> strip;
   strip.first_inner = clamp(s.pad_left > 0 ? div_up(s.pad_left, s.stride_w) : 0, 0, s.out_width);
   strip.inner = clamp(reach > 0 ? div_up(reach, s.stride_w) : 0, strip.first_inner, s.out_width);
-
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t chunk = unit / blocks, first_channel = unit % blocks * kDepthwiseUnitChannels;
-    const int64_t last_channel = min_of(first_channel + kDepthwiseUnitChannels, channels);
-    A* partial = static_cast<A*>(p.partial) + chunk * (s.taps() + 1) * channels;
-    for (int64_t t = 0; t <= s.taps(); ++t) {
-      for (int64_t c = first_channel; c < last_channel; ++c) partial[t * channels + c] = 0;
+  strip.input = rows.input;
+  for (int64_t first = rows.first; first < rows.last; first += kDepthwiseStripRows) {
+    strip.first = first;
+    strip.last = min_of(first + kDepthwiseStripRows, rows.last);
+    for (int64_t c = rows.channel; c < rows.last_channel; c += L) {
+      strip.grad_output = rows.grad_output + c;
+      strip.partial = rows.partial + c;
+      any_size<T>(s, strip, c, min_of(L, rows.last_channel - c));
     }
-    for (int64_t i = strips * chunk / chunks; i < strips * (chunk + 1) / chunks; ++i) {
-      const int64_t image = i / strips_an_image;
-      strip.first = i % strips_an_image * kDepthwiseStripRows;
-      strip.last = min_of(strip.first + kDepthwiseStripRows, s.out_height);
-      strip.input = static_cast<const T*>(p.input) + image * s.height * s.width * s.channels;
-      for (int64_t c = first_channel; c < last_channel; c += L) {
-        const int64_t n = min_of(L, last_channel - c);
-        strip.grad_output = static_cast<const T*>(p.grad_output) +
-                            image * s.out_height * s.out_width * channels + c;
-        strip.partial = partial + c;
-        if constexpr (K == 0) {
-          any_size<T>(s, strip, c, n);
-        } else if (n == L) {
-          square<K, 0, true>(s, strip, c, n);
-        } else {
-          square<K, 0, false>(s, strip, c, n);
-        }
-      }
+  }
+}
+
+template <class T>
+void run(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t end) {
+  using A = accumulate_t<T>;
+  const DepthwiseConv2dShape& s = p.shape;
+  const int64_t channels = s.out_channels(), blocks = depthwise_conv2d_channel_blocks(s);
+  const int64_t rows_of_all = s.batch * s.out_height, chunks = depthwise_conv2d_chunks(s);
+  DepthwiseWeightRows<T> rows = {};
+  rows.shape = s;
+  rows.partial_step = channels;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t chunk = unit / blocks;
+    rows.channel = unit % blocks * kDepthwiseUnitChannels;
+    rows.last_channel = min_of(rows.channel + kDepthwiseUnitChannels, channels);
+    rows.partial = static_cast<A*>(p.partial) + chunk * (s.taps() + 1) * channels;
+    for (int64_t t = 0; t <= s.taps(); ++t) {
+      for (int64_t c = rows.channel; c < rows.last_channel; ++c) rows.partial[t * channels + c] = 0;
+    }
+    const int64_t last = rows_of_all * (chunk + 1) / chunks;
+    for (int64_t row = rows_of_all * chunk / chunks; row < last;) {
+      const int64_t image = row / s.out_height;
+      rows.first = row % s.out_height;
+      rows.last = min_of(rows.first + last - row, s.out_height);
+      rows.input = static_cast<const T*>(p.input) + image * s.height * s.width * s.channels;
+      rows.grad_output =
+          static_cast<const T*>(p.grad_output) + image * s.out_height * s.out_width * channels;
+      depthwise_weight_rows(rows);
+      row += rows.last - rows.first;
     }
   }
 }
 
 }  // namespace
 
+template <class T>
+void depthwise_weight_rows(const DepthwiseWeightRows<T>& rows) {
+  if constexpr (kLanes<float> > 1 && !std::is_same_v<T, double>) {
+    if (depthwise_conv2d_weight_fits_tiles(rows.shape)) return depthwise_weight_tiles(rows);
+  }
+  add_rows(rows);
+}
+
+template void depthwise_weight_rows(const DepthwiseWeightRows<float>&);
+template void depthwise_weight_rows(const DepthwiseWeightRows<double>&);
+
 void depthwise_backward_weight_nhwc(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin,
                                     int64_t end) {
-  const bool any = depthwise_conv2d_backward_weight_variant(p.shape) ==
-                   Variant::depthwise_conv2d_backward_weight_nhwc_any;
-  dispatch_dtype(p.shape.dtype, [&](auto element) {
-    using T = decltype(element);
-    if constexpr (kLanes<float> > 1 && !std::is_same_v<T, double>) {
-      if (!any && p.shape.kernel_h == 3) return run<3, T>(p, begin, end);
-      if (!any && p.shape.kernel_h == 5) return run<5, T>(p, begin, end);
-      if (!any) return run<7, T>(p, begin, end);
-    }
-    run<0, T>(p, begin, end);
-  });
+  dispatch_dtype(p.shape.dtype, [&](auto element) { run<decltype(element)>(p, begin, end); });
 }
 
 void depthwise_sum_partials(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin,

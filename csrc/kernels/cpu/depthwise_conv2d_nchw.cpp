@@ -25,6 +25,16 @@ FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, const Plane& plane,
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) acc[r] = V::set1(bias);
 
+  // The weights of 3x3 stay in registers; larger kernels leave none, and broadcast each weight from
+  // memory where it is used.
+  constexpr bool kInRegisters = K == 3 && kLanes<float> == 16;
+  V w[K * K];
+#pragma GCC unroll 64
+  for (int t = 0; t < K * K; ++t) {
+    w[t] = V::set1(weight[t]);
+    if constexpr (kInRegisters) asm("" : "+v"(w[t].v));
+  }
+
   ColumnLoader<S, T> columns[K];
 #pragma GCC unroll 16
   for (int kw = 0; kw < K; ++kw) columns[kw].set(lanes_inside(left + kw, S, s.width, L), S);
@@ -40,8 +50,8 @@ FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, const Plane& plane,
       for (int r = 0; r < kRows; ++r) {
         const int kh = i - r * S;
         if (kh < 0 || kh >= K) continue;
-        const V w = V::set1(weight[kh * K + kw]);
-        acc[r] = Edge ? fma_range(x, w, acc[r], columns[kw].lanes) : fma(x, w, acc[r]);
+        const int tap = kh * K + kw;
+        acc[r] = Edge ? fma_range(x, w[tap], acc[r], columns[kw].lanes) : fma(x, w[tap], acc[r]);
       }
     }
   }

@@ -9,7 +9,8 @@
 
 namespace fastconv::FASTCONV_ISA {
 
-void depthwise_pack_weight(const DepthwiseConv2dPackParams&);
+// The path that the variant of a shape names.
+void depthwise_forward(const DepthwiseConv2dParams&, void* scratch, int64_t begin, int64_t end);
 
 // Each runs units [begin, end); k and stride are those of the variant.
 void depthwise_nhwc_tiles(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
@@ -17,6 +18,10 @@ void depthwise_nchw_tiles(const DepthwiseConv2dParams&, int64_t begin, int64_t e
 void depthwise_nhwc_any(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
 void depthwise_nchw_any(const DepthwiseConv2dParams&, int64_t begin, int64_t end);
 
+void depthwise_backward_input(const DepthwiseConv2dBackwardInputParams&, void* scratch,
+                              int64_t begin, int64_t end);
+void depthwise_backward_input_tiles(const DepthwiseConv2dBackwardInputParams&, int64_t begin,
+                                    int64_t end);
 void depthwise_backward_input_nhwc(const DepthwiseConv2dBackwardInputParams&, int64_t begin,
                                    int64_t end);
 void depthwise_backward_input_nchw(const DepthwiseConv2dBackwardInputParams&, int64_t begin,
@@ -27,6 +32,29 @@ void depthwise_backward_weight_nhwc(const DepthwiseConv2dBackwardWeightParams&, 
 void depthwise_backward_weight_nchw(const DepthwiseConv2dBackwardWeightParams&, int64_t begin,
                                     int64_t end);
 void depthwise_sum_partials(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
+
+void depthwise_planes(const DepthwiseConv2dParams&, void* scratch, int64_t begin, int64_t end);
+void depthwise_backward_input_planes(const DepthwiseConv2dBackwardInputParams&, void* scratch,
+                                     int64_t begin, int64_t end);
+void depthwise_backward_weight_planes(const DepthwiseConv2dBackwardWeightParams&, void* scratch,
+                                      int64_t begin, int64_t end);
+
+// Output rows [first, last) of one channels_last image, channels [channel, last_channel), added to
+// the sums of each tap and of the bias, which are partial_step apart.
+template <class T>
+struct DepthwiseWeightRows {
+  DepthwiseConv2dShape shape;
+  const T* grad_output;  // the image, channel 0
+  const T* input;
+  accumulate_t<T>* partial;  // tap 0, channel 0
+  int64_t partial_step;
+  int64_t first, last, channel, last_channel;
+};
+
+template <class T>
+void depthwise_weight_rows(const DepthwiseWeightRows<T>&);
+template <class T>
+void depthwise_weight_tiles(const DepthwiseWeightRows<T>&);
 
 FASTCONV_INLINE bool inside(int64_t index, int64_t size) {
   return static_cast<uint64_t>(index) < static_cast<uint64_t>(size);
@@ -180,24 +208,28 @@ FASTCONV_INLINE void activate(Activation kind, V (&z)[N]) {
 template <int value>
 using Constant = std::integral_constant<int, value>;
 
-// Calls run(kernel, stride, element) with the constants and the element of a shape that fits the
-// tiles. Without vectors none does, and the instances would take long to compile.
+// Calls run(kernel, stride) with the constants of a shape that fits the tiles. Without vectors none
+// does, and the instances would take long to compile.
 template <class Run>
-FASTCONV_INLINE void dispatch_tile(const DepthwiseConv2dShape& s, Run&& run) {
+FASTCONV_INLINE void dispatch_window(const DepthwiseConv2dShape& s, Run&& run) {
   if constexpr (kLanes<float> > 1) {
-    const auto with_element = [&](auto kernel, auto stride) {
-      if (s.dtype == DType::kFloat32) return run(kernel, stride, float{});
-      if (s.dtype == DType::kBFloat16) return run(kernel, stride, bfloat16{});
-      return run(kernel, stride, float16{});
-    };
     const auto with_stride = [&](auto kernel) {
-      return s.stride_h == 1 ? with_element(kernel, Constant<1>{})
-                             : with_element(kernel, Constant<2>{});
+      return s.stride_h == 1 ? run(kernel, Constant<1>{}) : run(kernel, Constant<2>{});
     };
     if (s.kernel_h == 3) return with_stride(Constant<3>{});
     if (s.kernel_h == 5) return with_stride(Constant<5>{});
     return with_stride(Constant<7>{});
   }
+}
+
+// The same with a value of the shape's type.
+template <class Run>
+FASTCONV_INLINE void dispatch_tile(const DepthwiseConv2dShape& s, Run&& run) {
+  dispatch_window(s, [&](auto kernel, auto stride) {
+    if (s.dtype == DType::kFloat32) return run(kernel, stride, float{});
+    if (s.dtype == DType::kBFloat16) return run(kernel, stride, bfloat16{});
+    return run(kernel, stride, float16{});
+  });
 }
 
 }  // namespace fastconv::FASTCONV_ISA

@@ -1,4 +1,4 @@
-// The tile in registers, one instance for each number of rows and vectors.
+// Register tiles down a panel, one instance for each number of rows and vectors.
 #include "gemm.h"
 
 #include <utility>
@@ -10,10 +10,26 @@ namespace {
 // of an x86 address (base, base + stride, base + 2 * stride): a pointer a row would spill.
 constexpr int kRowsAPointer = 3;
 
-// Rows of b fetched ahead. They lie a stride apart, mostly on pages of their own, where the
-// processor's own prefetch does not follow: weights from L3 went from 393 to 451 GFLOP/s
-// (320 -> 1280, 49 pixels, 2 threads, Zen 5), weights in L1 or L2 from 448 to 464.
-constexpr int64_t kPrefetchRows = 16;
+// Half a vector of columns left over (24 or 40 columns) is a vector that two rows share.
+template <class S>
+constexpr bool kCanShare = kLanes<S> == 16;
+
+// Rows of a tile of NV vectors. Sixteen accumulators, not as many as there are registers: a store of
+// 64 bytes takes the place of up to two fma, and a tile's stores come in one burst, which hides
+// behind the fma of the next tile the better the shorter it is. 16 -> 96, 784 pixels, fraction of
+// the fma peak: 14 rows of two vectors 0.85, 12: 0.83, 10: 0.93, 8: 0.95, 6: 0.95; 384 -> 64, 196
+// pixels: 0.98, 1.00, 1.00, 1.00, 1.00 (one core of a Zen 5).
+template <class S, int NV, bool kShared>
+constexpr int kRows = [] {
+  if (kLanes<S> == 1) return NV <= 2 ? 4 : 2;
+#if defined(__AVX512F__)
+  if (kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
+  return NV == 1 ? 12 : NV == 2 ? 8 : NV == 3 ? 5 : 4;
+#else
+  return NV == 1 ? 8 : NV == 2 ? 6 : NV == 3 ? 4 : 3;
+#endif
+}();
+static_assert(kRows<float, 2, false> == kTileRows);
 
 // Keeps a pointer in its own register: g++ would rebuild it from its neighbours at every use.
 template <class S>
@@ -28,126 +44,166 @@ FASTCONV_INLINE void put(S* to, vec_t<S> value, int64_t lanes, bool streams) {
   streams ? stream(to, value) : store(to, value);
 }
 
-template <class S, int MR, int NV, bool kDepthIsContiguous>
-void tile(const GemmTile<S>& t) {
+// `count` tiles of MR rows, one below the other. Where kShared, the last vector of an even row
+// carries the last columns of that row in its low half, those of the next row in its high half.
+template <class S, int MR, int NV, bool kShared, bool kDepthIsContiguous>
+void tiles(GemmTile<S> t, int64_t count) {
   using V = vec_t<S>;
   constexpr int L = V::kLanes;
   constexpr int kPointers = (MR + kRowsAPointer - 1) / kRowsAPointer;
   const int64_t last = t.columns - (NV - 1) * L;  // lanes of the last vector in use
-
-  V acc[MR][NV];
-  V start[NV];  // the bias where it is one value a column
-  for (int j = 0; j < NV; ++j) start[j] = V::set1(0);
-  if (t.bias != nullptr && !t.bias_is_per_row) {
-    for (int j = 0; j + 1 < NV; ++j) start[j] = load(t.bias + j * L);
-    start[NV - 1] = load_partial(t.bias + (NV - 1) * L, last);
-  }
-  const bool rows_have_bias = t.bias != nullptr && t.bias_is_per_row;
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) acc[i][j] = start[j];
-  }
-  if (rows_have_bias) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) acc[i][j] = V::set1(t.bias[i]);
+  const auto load_last = [&](const S* p) __attribute__((always_inline)) {
+    if constexpr (kShared) {
+      return load_twice(p, last);
+    } else {
+      return load_partial(p, last);
     }
-  }
-
+  };
+  // Whether the tile holds a vector j of row i.
+  const auto holds = [](int i, int j) { return !kShared || j + 1 < NV || i % 2 == 0; };
   const int64_t a_row = kDepthIsContiguous ? t.a_row : 1;
   const int64_t a_depth = kDepthIsContiguous ? 1 : t.a_depth;
-  const S* a[kPointers];
-  for (int i = 0; i < kPointers; ++i) {
-    a[i] = t.a + i * kRowsAPointer * a_row;
-    forget_origin(a[i]);
-  }
-  const S* b = t.b;
-  const auto advance = [&](int64_t elements) __attribute__((always_inline)) {
-    for (int i = 0; i < kPointers; ++i) {
-      a[i] += elements;
-      forget_origin(a[i]);
-    }
-  };
-  const auto step = [&](int64_t u) __attribute__((always_inline)) {
-    V row[NV];
-    for (int j = 0; j < NV; ++j) __builtin_prefetch(b + kPrefetchRows * t.b_row + j * L);
-    for (int j = 0; j + 1 < NV; ++j) row[j] = load(b + j * L);
-    row[NV - 1] = load_partial(b + (NV - 1) * L, last);
-    b += t.b_row;
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const S* p = a[i / kRowsAPointer] + (i % kRowsAPointer) * a_row + u * a_depth;
-      const V x = V::set1(*p);
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) acc[i][j] = fma(x, row[j], acc[i][j]);
-    }
-  };
   const int64_t block = t.depth_block > 0 ? t.depth_block : t.depth;
-  for (int64_t left = t.depth; left > 0; left -= block) {
-    int64_t k = min_of(left, block);
-    for (; k >= 4; k -= 4) {
-      step(0), step(1), step(2), step(3);
-      advance(4 * a_depth);
-    }
-    for (; k > 0; --k) {
-      step(0);
-      advance(a_depth);
-    }
-    advance(t.a_block - block * a_depth);
-  }
-
+  const bool columns_have_bias = t.bias != nullptr && !t.bias_is_per_row;
+  const bool rows_have_bias = t.bias != nullptr && t.bias_is_per_row;
   const V low = V::set1(t.low), high = V::set1(t.high);
-  if (last == L && t.residual == nullptr && !t.streams) {  // most tiles: no branch a vector
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) {
-        store(t.c + i * t.c_row + j * L, min(high, max(low, acc[i][j])));
-      }
-    }
-    return;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    S* c = t.c + i * t.c_row;
+
+  for (; count > 0; --count) {
+    V acc[MR][NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
-      V z = acc[i][j];
-      const int64_t lanes = j + 1 < NV ? L : last;
-      if (t.residual != nullptr) {
-        z = z + load_partial(t.residual + i * t.residual_row + j * L, lanes);
-      }
-      put(c + j * L, min(high, max(low, z)), lanes, t.streams);
+      V start = V::set1(0);
+      if (columns_have_bias) start = j + 1 < NV ? load(t.bias + j * L) : load_last(t.bias + j * L);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) acc[i][j] = start;
     }
+    if (rows_have_bias) {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const V start = V::set1(t.bias[i]);
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) acc[i][j] = start;
+        if constexpr (kShared) {
+          if (i % 2 == 1) acc[i - 1][NV - 1] = halves(acc[i - 1][NV - 1], start);
+        }
+      }
+    }
+
+    const S* a[kPointers];
+    for (int i = 0; i < kPointers; ++i) {
+      a[i] = t.a + i * kRowsAPointer * a_row;
+      forget_origin(a[i]);
+    }
+    const S* b = t.b;
+    const auto advance = [&](int64_t elements) __attribute__((always_inline)) {
+      for (int i = 0; i < kPointers; ++i) {
+        a[i] += elements;
+        forget_origin(a[i]);
+      }
+    };
+    const auto step = [&](int64_t u) __attribute__((always_inline)) {
+      V row[NV];
+      for (int j = 0; j + 1 < NV; ++j) row[j] = load(b + j * L);
+      row[NV - 1] = load_last(b + (NV - 1) * L);
+      b += t.b_row;
+      V above = row[0];
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const S* p = a[i / kRowsAPointer] + (i % kRowsAPointer) * a_row + u * a_depth;
+        const V x = V::set1(*p);
+#pragma GCC unroll 4
+        for (int j = 0; j + 1 < NV + !kShared; ++j) acc[i][j] = fma(x, row[j], acc[i][j]);
+        if constexpr (kShared) {
+          V& both = acc[i / 2 * 2][NV - 1];
+          if (i % 2 == 1) both = fma(halves(above, x), row[NV - 1], both);
+          if (i % 2 == 0 && i + 1 == MR) both = fma(x, row[NV - 1], both);
+          above = x;
+        }
+      }
+    };
+    for (int64_t left = t.depth; left > 0; left -= block) {
+      int64_t k = min_of(left, block);
+      for (; k >= 2; k -= 2) {
+        step(0), step(1);
+        advance(2 * a_depth);
+      }
+      if (k > 0) {
+        step(0);
+        advance(a_depth);
+      }
+      advance(t.a_block - block * a_depth);
+    }
+
+    if (!kShared && last == L && t.residual == nullptr && !t.streams) {  // most tiles
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) {
+          store(t.c + i * t.c_row + j * L, min(high, max(low, acc[i][j])));
+        }
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        S* c = t.c + i * t.c_row;
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) {
+          V z = acc[i][j];
+          if constexpr (kShared) {
+            if (j + 1 == NV && i % 2 == 1) z = upper_half(acc[i - 1][j]);
+          }
+          const int64_t lanes = j + 1 < NV ? L : last;
+          if (t.residual != nullptr) {
+            z = z + load_partial(t.residual + i * t.residual_row + j * L, lanes);
+          }
+          put(c + j * L, min(high, max(low, z)), lanes, t.streams);
+        }
+      }
+    }
+    t.a += MR * a_row;
+    t.c += MR * t.c_row;
+    if (t.residual != nullptr) t.residual += MR * t.residual_row;
+    if (rows_have_bias) t.bias += MR;
   }
 }
 
-template <class S, int NV, bool kDepthIsContiguous, int... i>
+template <class S, int NV, bool kShared, bool kDepthIsContiguous, int... i>
 void choose_rows(const GemmTile<S>& t, std::integer_sequence<int, i...>) {
-  using Function = void (*)(const GemmTile<S>&);
-  static constexpr Function kInstances[] = {tile<S, i + 1, NV, kDepthIsContiguous>...};
-  kInstances[t.rows - 1](t);
+  using Function = void (*)(GemmTile<S>, int64_t);
+  static constexpr Function kInstances[] = {tiles<S, i + 1, NV, kShared, kDepthIsContiguous>...};
+  // Tiles that differ by one row at most, the taller ones first.
+  const int64_t count = div_up<int64_t>(t.rows, sizeof...(i)), rows = t.rows / count;
+  const int64_t taller = t.rows % count;
+  GemmTile<S> part = t;
+  if (taller > 0) {
+    kInstances[rows](t, taller);
+    const int64_t first = taller * (rows + 1);
+    part.a += first * t.a_row, part.c += first * t.c_row;
+    if (t.residual != nullptr) part.residual += first * t.residual_row;
+    if (t.bias != nullptr && t.bias_is_per_row) part.bias += first;
+  }
+  kInstances[rows - 1](part, count - taller);
+}
+
+template <class S, int NV, bool kDepthIsContiguous>
+void choose_sharing(const GemmTile<S>& t) {
+  if constexpr (kCanShare<S> && NV <= 3) {
+    if (t.columns - (NV - 1) * kLanes<S> <= kLanes<S> / 2) {
+      constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, true>>{};
+      return choose_rows<S, NV, true, kDepthIsContiguous>(t, kIndices);
+    }
+  }
+  constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, false>>{};
+  choose_rows<S, NV, false, kDepthIsContiguous>(t, kIndices);
 }
 
 template <class S, bool kDepthIsContiguous>
 void choose_columns(const GemmTile<S>& t) {
-  constexpr int L = kLanes<S>;
-  constexpr auto kRows = std::make_integer_sequence<int, kTileRows>{};
-  if (t.columns <= L) return choose_rows<S, 1, kDepthIsContiguous>(t, kRows);
-  if (t.columns <= 2 * L) return choose_rows<S, 2, kDepthIsContiguous>(t, kRows);
-  constexpr auto kWideRows = std::make_integer_sequence<int, kWideTileRows>{};
-  const int64_t parts = div_up<int64_t>(t.rows, kWideTileRows);
-  GemmTile<S> part = t;
-  for (int64_t i = 0, first = 0; i < parts; ++i, first += part.rows) {
-    part.rows = (t.rows - first) / (parts - i);
-    part.a = t.a + first * t.a_row;
-    part.c = t.c + first * t.c_row;
-    if (t.residual != nullptr) part.residual = t.residual + first * t.residual_row;
-    if (t.bias != nullptr && t.bias_is_per_row) part.bias = t.bias + first;
-    choose_rows<S, 3, kDepthIsContiguous>(part, kWideRows);
-  }
+  const int64_t vectors = div_up<int64_t>(t.columns, kLanes<S>);
+  if (vectors <= 1) return choose_sharing<S, 1, kDepthIsContiguous>(t);
+  if (vectors == 2) return choose_sharing<S, 2, kDepthIsContiguous>(t);
+  if (vectors == 3) return choose_sharing<S, 3, kDepthIsContiguous>(t);
+  choose_sharing<S, 4, kDepthIsContiguous>(t);
 }
 
 template <class S>

@@ -1,4 +1,4 @@
-// One tile of a matrix product, the arithmetic core of the pointwise convolution.
+// A panel of a matrix product, the arithmetic core of the pointwise convolution.
 #pragma once
 
 #include "simd/simd.h"
@@ -22,27 +22,29 @@ struct GemmTile {
   int64_t residual_row;  // elements from a row of residual to the next
   const S* bias;         // null, or one value a row, or one a column
   bool bias_is_per_row;
-  int64_t rows, columns, depth;  // rows <= kTileRows, columns <= kTileColumns<S>
+  int64_t rows, columns, depth;  // columns <= kMostColumns<S>
   S low, high;
   bool streams;  // past the caches: then c and c_row are whole vectors from address 0
 };
 
-// Accumulators, one row of b and a broadcast fill the registers: 14 * 2 + 2 + 1 of AVX-512's 32,
-// 6 * 2 + 2 + 1 of AVX2's 16.
-#if defined(__AVX512F__)
-constexpr int kTileRows = 14, kWideTileRows = 9;
-#elif defined(__AVX2__)
-constexpr int kTileRows = 6, kWideTileRows = 4;
-#else
-constexpr int kTileRows = 4, kWideTileRows = 2;
-#endif
-
 // Columns are cut into panels of two vectors; where the number of vectors is odd the last panel
-// takes three, at most kWideTileRows rows at a time, rather than leave one alone.
+// takes three rather than leave one alone.
 template <class S>
 constexpr int64_t kPanelColumns = 2 * kLanes<S>;
 template <class S>
 constexpr int64_t kTileColumns = 3 * kLanes<S>;
+// With few rows a panel of four keeps more of b on its way from memory.
+template <class S>
+constexpr int64_t kMostColumns = 4 * kLanes<S>;
+
+// Rows of a register tile with two vectors of columns; gemm.cpp tells why, and of other widths.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 8;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+#else
+constexpr int kTileRows = 4;
+#endif
 
 struct Range {
   int64_t first, count;

@@ -99,8 +99,8 @@ void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
   }
 }
 
-InvertedResidualPlan plan(const InvertedResidualShape& s) {
-  InvertedResidualPlan plan{};
+InvertedResidualBfloat16Plan plan(const InvertedResidualShape& s) {
+  InvertedResidualBfloat16Plan plan{};
   const int64_t panels = hidden_panels(s);
   if (inverted_residual_by_channels(s)) {
     plan.hide_units = s.batch * panels;

@@ -49,6 +49,14 @@ struct RowSpan {
   int64_t image, first, count;
 };
 
+// Where the hidden channels of a span go: [panel][pixel][kHiddenPanel], and their sums over the
+// pixels to [panel][kHiddenPanel] unless null.
+struct HiddenOutput {
+  float* pixels;
+  int64_t panel;  // elements from a panel to the next
+  float* sums;
+};
+
 // How an image is cut into strips, and the ring that keeps what consecutive strips share.
 struct Strips {
   int64_t rows, count;   // output rows of a strip, strips an image
@@ -58,13 +66,20 @@ struct Strips {
 
 Strips strips_of(const InvertedResidualShape& s);
 
-// Rows [from, to) of the image into the ring.
-void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, int64_t from,
-                 int64_t to, const HiddenRing& ring);
+FASTCONV_INLINE RowSpan strip_at(const InvertedResidualShape& s, const Strips& g, int64_t image,
+                                 int64_t strip) {
+  const int64_t first = strip * g.rows;
+  return {image, first, min_of(g.rows, s.out_height - first)};
+}
 
-// The depthwise convolution of the ring, or of the input, at the rows of span into
-// out[pixel][kHiddenPanel]. The rows it reads are in the ring.
-void depthwise_rows(const InvertedResidualParams& p, int64_t panel, const RowSpan& span,
-                    const HiddenRing& ring, float* out);
+// The rows of the input below those that a span reads.
+FASTCONV_INLINE int64_t rows_read(const InvertedResidualShape& s, const RowSpan& span) {
+  const int64_t last = span.first + span.count - 1;
+  return min_of(last * s.stride_h - s.pad_top + s.kernel_h, s.height);
+}
+
+// Panels [begin, end) of a strip, the first rings[0]; rows below `done` are in the rings already.
+void hide_strip(const InvertedResidualParams& p, const Strips& g, const RowSpan& span, int64_t done,
+                int64_t begin, int64_t end, float* rings, const HiddenOutput& out);
 
 }  // namespace fastconv::FASTCONV_ISA

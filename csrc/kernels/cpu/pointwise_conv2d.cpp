@@ -9,13 +9,16 @@
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-// With this many tiles of rows to a panel, copying the panel together first pays.
-constexpr int64_t kTilesWorthStaging = 3;
-// A group of row tiles passes over one panel of the weights after the other. While the weights
-// stay in the L2 cache a group is one tile; beyond, as many as fit beside a panel.
-constexpr int64_t kWeightBytesInCache = 256 << 10, kGroupBytes = 256 << 10;
-// Pieces of the output channels, so that a few large planes still make work for several threads.
+// With this many rows of weights to a panel, copying the panel together first pays.
+constexpr int64_t kRowsWorthStaging = 40;
+// A group of pixels passes over one panel of the weights after the other: as many pixels as stay in
+// the L1 cache, or in the L2 cache where the weights do not.
+constexpr int64_t kWeightBytesInCache = 256 << 10;
+constexpr int64_t kGroupBytes = 16 << 10, kLargeGroupBytes = 256 << 10, kGroupTiles = 3;
+// Pieces of the work, so that several threads get equal shares of a small one.
 constexpr int64_t kUnitsWanted = 16;
+// Rows that pass through scratch at a time.
+constexpr int64_t kScratchRows = 16;
 
 // An output beyond half the shared cache is gone from it before it is read: it is written past it.
 // 28.9 MB (50176 pixels, 24 -> 144): 121 to 224 GFLOP/s; 9.6 MB: no difference (one core, Zen 5).
@@ -41,28 +44,37 @@ FASTCONV_INLINE int64_t prepared_weights(const PointwiseConv2dParams& p) {
   return (nhwc ? padded<accumulate_t<T>>(p.out_channels) : p.out_channels) * p.in_channels;
 }
 
-// Where the units of channels_last lie: groups of row tiles, in them panels, in them tiles.
+// The units of channels_last: groups of pixels, in them panels.
 struct Grid {
-  int64_t rows, tiles, panels, group;
+  int64_t rows, tiles, groups, panels;
+
+  FASTCONV_INLINE Range group(int64_t i) const {  // of whole tiles but the last
+    const Range part = part_of(tiles, groups, i);
+    const int64_t first = part.first * kTileRows;
+    return {first, min_of(rows, (part.first + part.count) * kTileRows) - first};
+  }
+  FASTCONV_INLINE int64_t most_rows() const { return div_up(tiles, groups) * kTileRows; }
 };
 
 template <class T>
 FASTCONV_INLINE Grid grid_nhwc(const PointwiseConv2dParams& p) {
   using S = accumulate_t<T>;
-  const int64_t rows = p.batch * p.height * p.width, row_bytes = p.in_channels * sizeof(S);
-  const bool weights_stay = row_bytes * p.out_channels <= kWeightBytesInCache;
-  const bool one_at_a_time = kWidens<T> || is_subsampled(p) || weights_stay;
-  const int64_t fit = max_of<int64_t>(kGroupBytes / (row_bytes * kTileRows), 1);
-  const int64_t tiles = row_tile_count(rows);
-  return {rows, tiles, panel_count<S>(p.out_channels), one_at_a_time ? 1 : min_of(fit, tiles)};
+  const int64_t rows = p.batch * p.height * p.width, panels = panel_count<S>(p.out_channels);
+  const int64_t tile_bytes = p.in_channels * kTileRows * sizeof(S), tiles = row_tile_count(rows);
+  const bool weights_stay =
+      p.in_channels * p.out_channels * int64_t(sizeof(S)) <= kWeightBytesInCache;
+  const bool gathers = kWidens<T> || is_subsampled(p);
+  const int64_t bytes = weights_stay || gathers ? kGroupBytes : kLargeGroupBytes;
+  const int64_t fit = max_of<int64_t>(bytes / tile_bytes, kGroupTiles);
+  const int64_t groups = max_of(div_up(tiles, fit), div_up(kUnitsWanted, panels));
+  return {rows, tiles, min_of(groups, tiles), panels};
 }
 
-// Output channels of contiguous tensors in groups of row tiles.
+// Output channels of contiguous tensors in groups.
 template <class T>
 FASTCONV_INLINE int64_t groups_nchw(const PointwiseConv2dParams& p) {
   const int64_t panels = p.batch * panel_count<accumulate_t<T>>(p.height * p.width);
-  const int64_t most =
-      max_of<int64_t>(row_tile_count(p.out_channels) / (2 * kTilesWorthStaging), 1);
+  const int64_t most = max_of<int64_t>(p.out_channels / (2 * kRowsWorthStaging), 1);
   return min_of(div_up(kUnitsWanted, panels), most);
 }
 
@@ -75,14 +87,17 @@ PointwiseConv2dPlan plan_as(const PointwiseConv2dParams& p) {
     plan.prepare_units = nhwc ? panel_count<S>(p.out_channels) : row_tile_count(p.out_channels);
     plan.prepared_bytes = (prepared_weights<T>(p) + (kWidens<T> ? p.out_channels : 0)) * sizeof(S);
   }
+  int64_t staged;  // rows or columns of the input copied together
   if (nhwc) {
     const Grid grid = grid_nhwc<T>(p);
-    plan.units = grid.tiles * grid.panels;
+    plan.units = grid.groups * grid.panels;
+    staged = grid.most_rows();
   } else {
     plan.units = p.batch * panel_count<S>(p.height * p.width) * groups_nchw<T>(p);
+    staged = kTileColumns<S>;
   }
-  const int64_t staged = (nhwc ? kTileRows : kTileColumns<S>)*padded<S>(p.in_channels);
-  plan.scratch_bytes = (kTileRows * kTileColumns<S> + staged) * sizeof(S);
+  plan.scratch_bytes =
+      (kScratchRows * kTileColumns<S> + staged * padded<S>(p.in_channels)) * sizeof(S);
   return plan;
 }
 
@@ -124,48 +139,61 @@ FASTCONV_INLINE bool streams(const PointwiseConv2dParams& p, int64_t row) {
          reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
 }
 
+// output = act(z + residual) with rows `row` elements apart; z may be the output itself.
 template <class T, class Act>
-void finish(const GemmTile<accumulate_t<T>>& t, const T* residual, T* output, int64_t row) {
+void finish(const accumulate_t<T>* z, int64_t z_row, int64_t rows, int64_t columns,
+            const T* residual, T* output, int64_t row) {
   constexpr int L = kLanes<T>;
-  for (int64_t i = 0; i < t.rows; ++i) {
-    for (int64_t j = 0; j < t.columns; j += L) {
-      const int64_t lanes = min_of<int64_t>(L, t.columns - j);
-      auto z = load(t.c + i * t.c_row + j);
-      if (residual != nullptr) z = z + load_partial(residual + i * row + j, lanes);
-      store_partial(output + i * row + j, Act::forward(z), lanes);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; j += L) {
+      const int64_t lanes = min_of<int64_t>(L, columns - j);
+      auto v = load_partial(z + i * z_row + j, lanes);
+      if (residual != nullptr) v = v + load_partial(residual + i * row + j, lanes);
+      store_partial(output + i * row + j, Act::forward(v), lanes);
     }
   }
 }
 
-// The tile into the output at offset, rows `row` elements apart; through scratch where it must be
-// narrowed or the activation is more than a clamp.
+// The panel into the output at offset, rows `row` elements apart; through scratch where it must be
+// narrowed.
 template <class T>
-FASTCONV_INLINE void run_tile(const PointwiseConv2dParams& p, GemmTile<accumulate_t<T>>& t,
-                              int64_t offset, int64_t row, accumulate_t<T>* scratch) {
+FASTCONV_INLINE void run_panel(const PointwiseConv2dParams& p, GemmTile<accumulate_t<T>>& t,
+                               int64_t offset, int64_t row, accumulate_t<T>* scratch) {
   using S = accumulate_t<T>;
   constexpr S kInfinity = __builtin_inf();
   const T* residual = p.residual ? static_cast<const T*>(p.residual) + offset : nullptr;
   T* output = static_cast<T*>(p.output) + offset;
   const Activation act = p.activation;
-  const bool clamps = act != Activation::kSiLU && act != Activation::kHardswish;
-  if constexpr (!kWidens<T>) {
-    if (clamps) {
-      t.low = act == Activation::kNone ? -kInfinity : 0;
-      t.high = act == Activation::kReLU6 ? 6 : kInfinity;
-      t.c = output, t.c_row = row;
-      t.residual = residual, t.residual_row = row;
-      t.streams = streams<T>(p, row);
-      return gemm_tile(t);
-    }
-  }
   t.low = -kInfinity, t.high = kInfinity;
-  t.c = scratch, t.c_row = kTileColumns<S>;
-  t.residual = nullptr;
-  gemm_tile(t);
-  dispatch_activation(act, [&](auto op) { finish<T, decltype(op)>(t, residual, output, row); });
+  if constexpr (!kWidens<T>) {
+    const bool clamps = act != Activation::kSiLU && act != Activation::kHardswish;
+    if (clamps && act != Activation::kNone) t.low = 0;
+    if (act == Activation::kReLU6) t.high = 6;
+    t.c = output, t.c_row = row;
+    t.residual = residual, t.residual_row = row;
+    t.streams = clamps && streams<T>(p, row);
+    gemm_tile(t);
+    if (clamps) return;
+    return dispatch_activation(act, [&](auto op) {
+      finish<T, decltype(op)>(output, row, t.rows, t.columns, nullptr, output, row);
+    });
+  }
+  GemmTile<S> part = t;
+  part.c = scratch, part.c_row = kTileColumns<S>;
+  for (int64_t first = 0; first < t.rows; first += kScratchRows) {
+    part.rows = min_of(kScratchRows, t.rows - first);
+    part.a = t.a + first * t.a_row;
+    if (t.bias != nullptr && t.bias_is_per_row) part.bias = t.bias + first;
+    gemm_tile(part);
+    const T* added = residual ? residual + first * row : nullptr;
+    dispatch_activation(act, [&](auto op) {
+      finish<T, decltype(op)>(scratch, part.c_row, part.rows, part.columns, added,
+                              output + first * row, row);
+    });
+  }
 }
 
-// Copies the pixels of a tile together; `to` takes padded(in_channels) elements a row.
+// Copies the pixels of a group together; `to` takes padded(in_channels) elements a row.
 template <class T>
 void gather_pixels(const PointwiseConv2dParams& p, Range rows, accumulate_t<T>* to) {
   const int64_t stride = padded<accumulate_t<T>>(p.in_channels);
@@ -185,20 +213,17 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
   const Grid grid = grid_nhwc<T>(p);
   const bool packed = must_prepare<T>(p), gathers = kWidens<T> || is_subsampled(p);
   const S* bias = bias_of<T>(p, prepared);
-  S* pixels = scratch + kTileRows * kTileColumns<S>;
+  S* pixels = scratch + kScratchRows * kTileColumns<S>;
   GemmTile<S> t{};
   t.depth = p.in_channels, t.a_depth = 1;
   int64_t gathered = -1;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t group = unit / (grid.group * grid.panels) * grid.group;
-    const int64_t tiles = min_of(grid.group, grid.tiles - group);
-    const int64_t within = unit - group * grid.panels;
-    const int64_t tile = group + within % tiles;
-    const Range rows = part_of(grid.rows, grid.tiles, tile);
-    const Range panel = panel_at<S>(within / tiles, p.out_channels);
+    const int64_t group = unit / grid.panels;
+    const Range rows = grid.group(group);
+    const Range panel = panel_at<S>(unit % grid.panels, p.out_channels);
     if (gathers) {
-      if (tile != gathered) gather_pixels<T>(p, rows, pixels);
-      gathered = tile;
+      if (group != gathered) gather_pixels<T>(p, rows, pixels);
+      gathered = group;
       t.a = pixels, t.a_row = padded<S>(p.in_channels);
     } else {
       t.a = static_cast<const S*>(p.input) + rows.first * p.in_channels, t.a_row = p.in_channels;
@@ -210,7 +235,7 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     }
     t.bias = bias ? bias + panel.first : nullptr;
     t.rows = rows.count, t.columns = panel.count;
-    run_tile<T>(p, t, rows.first * p.out_channels + panel.first, p.out_channels, scratch);
+    run_panel<T>(p, t, rows.first * p.out_channels + panel.first, p.out_channels, scratch);
   }
 }
 
@@ -237,8 +262,7 @@ void run_nchw(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
   using S = accumulate_t<T>;
   const int64_t in_plane = p.in_height * p.in_width, plane = p.height * p.width;
   const int64_t panels = panel_count<S>(plane), groups = groups_nchw<T>(p);
-  const int64_t tiles = row_tile_count(p.out_channels);
-  const bool gathers = kWidens<T> || is_subsampled(p) || tiles >= kTilesWorthStaging;
+  const bool gathers = kWidens<T> || is_subsampled(p) || p.out_channels >= kRowsWorthStaging;
   const bool packed = must_prepare<T>(p);
   const S* weight = packed ? prepared : static_cast<const S*>(p.weight);
   const S* bias = bias_of<T>(p, prepared);
@@ -248,24 +272,21 @@ void run_nchw(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
   t.a_depth = packed ? 1 : p.weight_in_stride;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / (panels * groups), panel = unit / groups % panels;
-    const Range group = part_of(tiles, groups, unit % groups);
+    const Range rows = part_of(p.out_channels, groups, unit % groups);
     const Range pixels = panel_at<S>(panel, plane);
     const T* planes = static_cast<const T*>(p.input) + n * p.in_channels * in_plane;
     if (gathers) {
-      t.b = scratch + kTileRows * kTileColumns<S>, t.b_row = kTileColumns<S>;
-      gather_plane(p, planes, pixels, scratch + kTileRows * kTileColumns<S>);
+      S* gathered = scratch + kScratchRows * kTileColumns<S>;
+      t.b = gathered, t.b_row = kTileColumns<S>;
+      gather_plane(p, planes, pixels, gathered);
     } else {
       t.b = reinterpret_cast<const S*>(planes) + pixels.first, t.b_row = in_plane;
     }
-    t.columns = pixels.count;
-    for (int64_t tile = group.first; tile < group.first + group.count; ++tile) {
-      const Range rows = part_of(p.out_channels, tiles, tile);
-      t.a = weight + rows.first * t.a_row;
-      t.bias = bias ? bias + rows.first : nullptr;
-      t.rows = rows.count;
-      const int64_t offset = (n * p.out_channels + rows.first) * plane + pixels.first;
-      run_tile<T>(p, t, offset, plane, scratch);
-    }
+    t.a = weight + rows.first * t.a_row;
+    t.bias = bias ? bias + rows.first : nullptr;
+    t.rows = rows.count, t.columns = pixels.count;
+    const int64_t offset = (n * p.out_channels + rows.first) * plane + pixels.first;
+    run_panel<T>(p, t, offset, plane, scratch);
   }
 }
 

@@ -2,14 +2,18 @@
 #pragma once
 
 #include "../activation_backward.h"
+#include "../batch_norm.h"
 #include "../common/types.h"
 #include "../depthwise_conv2d.h"
+#include "../global_avg_pool2d.h"
 #include "../inverted_residual.h"
 #include "../inverted_residual_bfloat16.h"
 #include "../local_response_norm.h"
+#include "../max_pool2d.h"
 #include "../pointwise_conv2d.h"
 #include "../probe.h"
 #include "../residual_add.h"
+#include "../stem_conv2d.h"
 
 namespace fastconv {
 
@@ -24,15 +28,20 @@ Isa current_isa();
 bool set_isa(Isa isa);
 
 #define FASTCONV_FOR_EACH_OP(X)                                  \
+  X(batch_norm, BatchNormKernels)                                \
+  X(batch_norm_backward, BatchNormKernels)                       \
   X(depthwise_conv2d, DepthwiseConv2dKernels)                    \
+  X(global_avg_pool2d, GlobalAvgPool2dKernels)                   \
   X(inverted_residual, InvertedResidualKernels)                  \
   X(inverted_residual_bfloat16, InvertedResidualBfloat16Kernels) \
   X(local_response_norm, LocalResponseNormKernels)               \
   X(local_response_norm_backward, LocalResponseNormKernels)      \
+  X(max_pool2d, MaxPool2dKernels)                                \
   X(residual_add, ResidualAddKernels)                            \
   X(pointwise_conv2d, PointwiseConv2dKernels)                    \
   X(pointwise_conv2d_bfloat16, PointwiseConv2dKernels)           \
   X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels)   \
+  X(stem_conv2d, StemConv2dKernels)                              \
   X(activation_backward, ActivationBackwardKernels)              \
   X(probe, ProbeKernels)
 

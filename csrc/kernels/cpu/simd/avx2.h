@@ -32,6 +32,11 @@ struct VecF {
   }
 };
 
+// whole + fraction is a number, whole integral and 0 <= fraction < 1.
+struct Split {
+  VecF whole, fraction;
+};
+
 struct VecD {
   static constexpr int kLanes = 4;
   using scalar = double;
@@ -215,6 +220,12 @@ FASTCONV_INLINE void stream(double* p, VecD a) {
 
 FASTCONV_INLINE void stream_fence() {
   _mm_sfence();
+}
+
+FASTCONV_INLINE Split split(VecF a) {
+  const VecF bounded = max(VecF::set1(-151), min(VecF::set1(129), a));
+  const VecF whole = {_mm256_floor_ps(bounded.v)};
+  return {whole, bounded - whole};
 }
 
 // a * 2^n for integral n in [-252, 254]; the exponent of a normal a; its mantissa in [1, 2).

@@ -22,6 +22,11 @@ struct VecF {
   }
 };
 
+// whole + fraction is a number, whole integral and 0 <= fraction < 1.
+struct Split {
+  VecF whole, fraction;
+};
+
 struct VecD {
   static constexpr int kLanes = 8;
   using scalar = double;
@@ -75,23 +80,16 @@ FASTCONV_INLINE __m512 widen_bfloat16(__m256i x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
-#if defined(__AVX512BF16__)
-// A subnormal counts as zero.
-FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
-  return __m256i(_mm512_cvtneps_pbh(x));
-}
-#else
+// vcvtneps2bf16 would be one instruction, but it takes subnormals for zero.
 FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
   const __m512i u = _mm512_castps_si512(x);
-  const __m512i high = _mm512_srli_epi32(u, 16);
-  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, bias), 16);
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, quiet));
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  // A NaN of either kind (the table's classes 0 and 1) becomes the quiet NaN of x (answer 2).
+  const __m512 kept =
+      _mm512_fixupimm_ps(_mm512_castsi512_ps(rounded), x, _mm512_set1_epi32(0x22), 0);
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(kept), 16));
 }
-#endif
 
 FASTCONV_INLINE __m256i narrow_float16(__m512 x) {
   return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -237,7 +235,13 @@ FASTCONV_INLINE void stream_fence() {
   _mm_sfence();
 }
 
-// a * 2^n for integral n; the exponent of a; the mantissa of a in [1, 2).
+// scale2 takes any number and its whole part alone, so that nothing is left to do for it here.
+FASTCONV_INLINE Split split(VecF a) {
+  constexpr int kFloor = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  return {a, {_mm512_reduce_ps(a.v, kFloor)}};
+}
+
+// a * 2^floor(n); the exponent of a; the mantissa of a in [1, 2).
 FASTCONV_INLINE VecF scale2(VecF a, VecF n) {
   return {_mm512_scalef_ps(a.v, n.v)};
 }

@@ -84,6 +84,17 @@ FASTCONV_INLINE void stream(T* p, Lane<accumulate_t<T>> a) {
 
 FASTCONV_INLINE void stream_fence() {}
 
+// whole + fraction is a number, whole integral and 0 <= fraction < 1.
+struct Split {
+  VecF whole, fraction;
+};
+
+FASTCONV_INLINE Split split(VecF a) {
+  const VecF bounded = max(VecF::set1(-151), min(VecF::set1(129), a));
+  const VecF whole = {__builtin_floorf(bounded.v)};
+  return {whole, bounded - whole};
+}
+
 // a * 2^n for integral n; the exponent of a; the mantissa of a in [1, 2).
 FASTCONV_INLINE VecF scale2(VecF a, VecF n) {
   return {__builtin_scalbnf(a.v, int(n.v))};

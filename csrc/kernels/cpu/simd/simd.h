@@ -16,6 +16,7 @@
 //   zero_where_le(v, a, b)       0 where a <= b, else v
 //   select_lt(a, b, x, y)        x where a < b, else y
 //   sqrt, exp, log, pow          the last three in math.h
+//   split, scale2                a number as whole + fraction; a * 2^floor(n)
 //   reduce_add                   sum of the lanes
 //   approx_rsqrt                 1 / sqrt to at least 11 bits, a start for a Newton step
 //   all_positive_normal          no lane is zero, subnormal, negative, infinite or NaN

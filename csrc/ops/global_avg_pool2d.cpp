@@ -1,0 +1,69 @@
+// fastconv::global_avg_pool2d and its backward pass on CPU tensors.
+#include "../kernels/global_avg_pool2d.h"
+
+#include "../kernels/cpu/registry.h"
+#include "out.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+constexpr const char* kOp = "global_avg_pool2d";
+constexpr double kNanosecondsAByte = 0.02;  // 50 GB/s a thread, from the L2 cache
+
+GlobalAvgPool2dParams params_of(const Tensor& input) {
+  check_dim(kOp, "input", input, 4);
+  GlobalAvgPool2dParams p{};
+  p.dtype = dtype_of(input, kOp);
+  p.layout = layout_of(input);
+  p.batch = input.size(0), p.channels = input.size(1);
+  p.pixels = input.size(2) * input.size(3);
+  FASTCONV_CHECK(p.channels > 0 && p.pixels > 0, kOp,
+                 ": expected input to have channels and pixels, got ", to_string(input));
+  return p;
+}
+
+template <class F>
+void run(const GlobalAvgPool2dParams& p, const F& kernel) {
+  const int64_t units = global_avg_pool2d_units(p);
+  const double bytes = double(p.batch) * p.channels * p.pixels * size_of(p.dtype);
+  parallel(units, bytes * kNanosecondsAByte / std::max<int64_t>(units, 1),
+           [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+}
+
+Tensor global_avg_pool2d(Out out, const Tensor& input) {
+  GlobalAvgPool2dParams p = params_of(input);
+  const Tensor x = dense(input, p.layout);
+  Tensor output = output_of(kOp, out, x, {p.batch, p.channels, 1, 1}, Layout::kNCHW);
+  p.input = x.const_data_ptr();
+  p.output = output.mutable_data_ptr();
+  count(global_avg_pool2d_variant(p));
+  run(p, global_avg_pool2d_kernels().forward);
+  return output;
+}
+
+Tensor global_avg_pool2d_backward(const Tensor& grad_output, const Tensor& input) {
+  GlobalAvgPool2dParams p = params_of(input);
+  check_like_input(kOp, "grad_output", grad_output, input);
+  const Sizes wanted{p.batch, p.channels, 1, 1};
+  FASTCONV_CHECK(grad_output.dim() == 4 &&
+                     std::equal(wanted.begin(), wanted.end(), grad_output.sizes().begin()),
+                 kOp, ": expected grad_output of shape ", to_string(wanted), ", got ",
+                 to_string(grad_output));
+  const Tensor grad = dense(grad_output, Layout::kNCHW);
+  Tensor result = empty_like(grad, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
+  p.input = grad.const_data_ptr();
+  p.output = result.mutable_data_ptr();
+  count(global_avg_pool2d_backward_variant(p));
+  run(p, global_avg_pool2d_kernels().backward);
+  return result;
+}
+
+}  // namespace
+
+}  // namespace fastconv::ops
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  fastconv::ops::impl_with_out<&fastconv::ops::global_avg_pool2d>(m, "global_avg_pool2d");
+  m.impl("global_avg_pool2d_backward", TORCH_BOX(&fastconv::ops::global_avg_pool2d_backward));
+}

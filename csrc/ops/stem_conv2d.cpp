@@ -1,0 +1,98 @@
+// fastconv::stem_conv2d on CPU tensors.
+#include "../kernels/stem_conv2d.h"
+
+#include <limits>
+
+#include "../kernels/cpu/registry.h"
+#include "out.h"
+#include "scratch.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+constexpr const char* kOp = "stem_conv2d";
+constexpr double kFlopsANanosecond = 100;
+constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
+
+int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t stride) {
+  const int64_t padded = size + before + after;
+  FASTCONV_CHECK(padded >= kernel, kOp, ": expected a kernel no larger than the padded input, got ",
+                 kernel, " over ", padded);
+  return (padded - kernel) / stride + 1;
+}
+
+StemConv2dParams params_of(const Tensor& input, const Tensor& weight,
+                           const std::vector<int64_t>& stride,
+                           const std::vector<int64_t>& padding) {
+  check_dim(kOp, "input", input, 4);
+  check_dim(kOp, "weight", weight, 4);
+  check_like_input(kOp, "weight", weight, input);
+  StemConv2dParams p{};
+  p.dtype = dtype_of(input, kOp);
+  p.layout = layout_of(input);
+  p.batch = input.size(0), p.channels = input.size(1);
+  p.height = input.size(2), p.width = input.size(3);
+  p.out_channels = weight.size(0), p.kernel_h = weight.size(2), p.kernel_w = weight.size(3);
+  FASTCONV_CHECK(weight.size(1) == p.channels && weight.numel() > 0, kOp,
+                 ": expected weight of shape (out_channels, ", p.channels, ", kh, kw) for input ",
+                 to_string(input), ", got ", to_string(weight));
+  const auto in_range = [](const std::vector<int64_t>& values, size_t count, int64_t least) {
+    bool fits = values.size() == count;
+    for (int64_t value : values) fits &= value >= least && value <= kMostParameter;
+    return fits;
+  };
+  FASTCONV_CHECK(in_range(stride, 2, 1) && in_range(padding, 4, 0), kOp,
+                 ": expected two strides from 1 and four paddings from 0, got ", to_string(stride),
+                 " and ", to_string(padding));
+  p.stride_h = stride[0], p.stride_w = stride[1];
+  p.pad_top = padding[0], p.pad_left = padding[1];
+  p.out_height = output_size(p.height, padding[0], padding[2], p.kernel_h, p.stride_h);
+  p.out_width = output_size(p.width, padding[1], padding[3], p.kernel_w, p.stride_w);
+  p.weight_out_stride = weight.stride(0), p.weight_in_stride = weight.stride(1);
+  p.weight_row_stride = weight.stride(2), p.weight_column_stride = weight.stride(3);
+  return p;
+}
+
+Tensor stem_conv2d(Out out, const Tensor& input, const Tensor& weight,
+                   const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,
+                   const std::vector<int64_t>& padding, const std::optional<Text>& activation) {
+  StemConv2dParams p = params_of(input, weight, stride, padding);
+  p.activation = parse_activation(activation);
+  if (bias) {
+    check_like_input(kOp, "bias", *bias, input);
+    FASTCONV_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, kOp,
+                   ": expected bias of shape (", p.out_channels, "), got ", to_string(*bias));
+  }
+  const Tensor x = dense(input, p.layout);
+  const std::optional<Tensor> b = bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
+  Tensor output =
+      output_of(kOp, out, x, {p.batch, p.out_channels, p.out_height, p.out_width}, Layout::kNHWC);
+  if (p.batch == 0) return output;
+  p.input = x.const_data_ptr();
+  p.weight = weight.const_data_ptr();
+  p.bias = b ? b->const_data_ptr() : nullptr;
+  p.output = output.mutable_data_ptr();
+
+  const StemConv2dKernels& kernels = stem_conv2d_kernels();
+  const StemConv2dPlan plan = kernels.plan(p);
+  count(stem_conv2d_variant(p));
+  void* prepared = nullptr;
+  if (plan.prepared_bytes > 0) {
+    prepared = scratch(Purpose::kShared, plan.prepared_bytes);
+    kernels.prepare(p, prepared);
+  }
+  const double row = 2.0 * p.out_width * weight.numel();
+  parallel(plan.units, row / kFlopsANanosecond, [&](int64_t begin, int64_t end) {
+    kernels.run(p, prepared, scratch(Purpose::kOwn, plan.scratch_bytes), begin, end);
+  });
+  return output;
+}
+
+}  // namespace
+
+}  // namespace fastconv::ops
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  fastconv::ops::impl_with_out<&fastconv::ops::stem_conv2d>(m, "stem_conv2d");
+}

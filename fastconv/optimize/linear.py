@@ -1,0 +1,76 @@
+"""Linear layers: few rows of features against a large matrix, as a classifier has them."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fastconv.optimize.capture import constant, read_buffer
+from fastconv.optimize.conv import activation_of, only_user, shape_of
+from fastconv.reference import activate
+
+aten = torch.ops.aten
+
+# Rows that pointwise_conv2d multiplies by a matrix which passes from memory once. Of the 151 MB of
+# AlexNet's first linear layer that is 80 to 90 GB/s on 2 threads of a Zen 5, of torch's 34.
+MOST_ROWS = 16
+
+
+class Linear(nn.Module):
+    """activation(linear(input)) of (N, C) or (N, C, 1, 1); weight (O, C, 1, 1), result (N, O)."""
+
+    def __init__(self, activation: str | None) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.shape[0] > MOST_ROWS or input.dtype not in (torch.float32, torch.float64):
+            output = F.linear(input.flatten(1), weight.flatten(1), bias)
+            return activate(output, self.activation)
+        pixels = input if input.dim() == 4 else input[:, :, None, None]
+        return torch.ops.fastconv.pointwise_conv2d.default(
+            pixels, weight, bias, None, (1, 1), self.activation
+        ).flatten(1)
+
+
+def lower_linear(module: fx.GraphModule) -> None:
+    """Every linear layer over a batch of rows becomes a Linear, its activation fused.
+
+    What flattened one pixel an image before it is left out. A new node has its row of the receipt
+    in meta["receipt"].
+    """
+    for node in list(module.graph.nodes):
+        if node.target is not aten.linear.default or len(shape_of(node.args[0])) != 2:
+            continue
+        input, read, *bias = node.args
+        weight = constant(module, read)
+        if weight is None or weight.dim() != 2:
+            continue
+        user = only_user(node)
+        activation = activation_of(user)
+        last: fx.Node = node if user is None or activation is None else user
+        layer, name = str(read.target), f"{node.name}_linear"
+        module.add_submodule(name, Linear(activation))
+        matrix = read_buffer(module, node, layer, weight[:, :, None, None])
+        arguments = (_one_pixel(input), matrix, bias[0] if bias else None)
+        with module.graph.inserting_before(node):
+            lowered = module.graph.call_module(name, arguments)
+        lowered.meta = dict(node.meta)
+        lowered.meta["receipt"] = {
+            "layer": layer,
+            "weight": list(weight.shape),
+            "kernel": "pointwise_conv2d",
+            "activation": activation,
+            "residual": False,
+        }
+        last.replace_all_uses_with(lowered)
+    module.graph.eliminate_dead_code()
+
+
+def _one_pixel(rows: Any) -> Any:
+    """What is (N, C, 1, 1) before rows flatten it, else rows."""
+    if rows.target not in (aten.view.default, aten.reshape.default, aten.flatten.using_ints):
+        return rows
+    shape = shape_of(rows.args[0])
+    return rows.args[0] if len(shape) == 4 and tuple(shape[2:]) == (1, 1) else rows
