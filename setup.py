@@ -43,6 +43,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx512"] = (
         "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
     )
+    ISA_FLAGS["avx512_bf16"] = ISA_FLAGS["avx512"] + " -mavx512bf16"
 # fastconv runs on every torch from this version on; see torch/csrc/stable.
 TORCH_TARGET_VERSION = "0x020a000000000000"
 

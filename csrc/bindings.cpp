@@ -1,6 +1,7 @@
 // The module fastconv._C. Importing it registers the ops; its functions are host-side control only.
 #include <pybind11/pybind11.h>
 
+#include <iterator>
 #include <string>
 
 #include "kernels/cpu/registry.h"
@@ -14,21 +15,21 @@ namespace {
 
 using fastconv::Isa;
 
-constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512"};
+constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
 
 std::string name_of(Isa isa) {
   return kIsaNames[static_cast<int>(isa)];
 }
 
 void force_isa(const std::string& name) {
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < int(std::size(kIsaNames)); ++i) {
     if (name != kIsaNames[i]) continue;
     if (fastconv::set_isa(static_cast<Isa>(i))) return;
     throw py::value_error("this processor cannot run instruction set '" + name +
                           "'; its best is '" + name_of(fastconv::detect_isa()) + "'");
   }
-  throw py::value_error("expected instruction set 'scalar', 'avx2' or 'avx512', got '" + name +
-                        "'");
+  throw py::value_error(
+      "expected instruction set 'scalar', 'avx2', 'avx512' or 'avx512_bf16', got '" + name + "'");
 }
 
 struct Row {
@@ -107,9 +108,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def(
       "detected_isa", [] { return name_of(fastconv::detect_isa()); },
       "Best instruction set of this processor.");
-  m.def(
-      "force_isa", &force_isa, py::arg("name"),
-      "Use instruction set 'scalar', 'avx2' or 'avx512'; ValueError where the processor lacks it.");
+  m.def("force_isa", &force_isa, py::arg("name"),
+        "Use instruction set 'scalar', 'avx2', 'avx512' or 'avx512_bf16'; ValueError where the "
+        "processor lacks it.");
   m.def(
       "advise_huge_pages",
       [](uintptr_t memory, size_t bytes) {

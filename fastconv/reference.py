@@ -272,9 +272,20 @@ def pointwise_conv2d(
     activation: str | None = None,
 ) -> Tensor:
     """activation(conv1x1(input, weight, bias) + residual)."""
+    weight = unpack_pointwise_pairs(input, weight)
     check_pointwise_conv2d(input, weight, bias, residual, stride)
     z = F.conv2d(input, weight, bias, tuple(stride))
     return activate(z if residual is None else z + residual, activation)
+
+
+def unpack_pointwise_pairs(input: Tensor, weight: Tensor) -> Tensor:
+    """A weight in pairs, as fastconv.ops.pack_pointwise_pairs gives it, in bfloat16 again."""
+    if weight.dtype != torch.int32 or input.dtype != torch.bfloat16 or weight.dim() != 4:
+        return weight
+    rows = weight.flatten(1).contiguous().view(torch.bfloat16)
+    channels = input.shape[1]
+    fits = rows.shape[1] == channels + channels % 2
+    return rows[:, : channels if fits else None, None, None]
 
 
 def check_pointwise_conv2d(

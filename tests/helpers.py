@@ -9,9 +9,8 @@ from torch import Tensor
 import fastconv
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-ISAS = ["scalar", "avx2", "avx512"][
-    : 1 + ["scalar", "avx2", "avx512"].index(fastconv._C.detected_isa())
-]
+ISAS = ["scalar", "avx2", "avx512", "avx512_bf16"]
+ISAS = ISAS[: 1 + ISAS.index(fastconv._C.detected_isa())]
 ACTIVATIONS = [None, "relu", "relu6", "silu", "hardswish"]
 
 

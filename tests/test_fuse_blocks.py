@@ -74,7 +74,8 @@ BLOCK = ["inverted_residual"]
         (Block(3, 3), PARTS),
         (Block(dilation=2), PARTS),
         (Block().double(), PARTS),
-        (Block().bfloat16(), PARTS),
+        (Block().half(), PARTS),
+        (Block().bfloat16(), BLOCK),
     ],
 )
 def test_what_is_fused(model, kernels):
@@ -103,10 +104,11 @@ def test_the_receipt_names_the_parts():
     ]
 
 
-def test_another_dtype_is_not_fused():
+def test_the_dtype_of_the_result_decides():
     x = torch.randn(1, 8, 9, 9)
-    fast = fastconv.optimize(Block().eval(), (x,), dtype=torch.bfloat16)
-    assert [row["kernel"] for row in fast.receipt] == PARTS
+    for dtype, kernels in ((torch.float16, PARTS), (torch.bfloat16, BLOCK)):
+        fast = fastconv.optimize(Block().eval(), (x,), dtype=dtype)
+        assert [row["kernel"] for row in fast.receipt] == kernels
     fast = fastconv.optimize(Block().double().eval(), (x.double(),), dtype=torch.float32)
     assert [row["kernel"] for row in fast.receipt] == BLOCK
 

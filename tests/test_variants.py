@@ -49,6 +49,11 @@ def pointwise(layout, pack=lambda weight: weight):
     ops.pointwise_conv2d(x, pack(weight)).sum().backward()
 
 
+def pointwise_bfloat16(pack):
+    x, weight = torch.randn(1, 4, 5, 5).bfloat16(), torch.randn(6, 4, 1, 1).bfloat16()
+    ops.pointwise_conv2d(channels_last(x), pack(weight))
+
+
 def block(expands, size, layout=channels_last, squeeze=None):
     x, filters = layout(torch.randn(1, 8, size, size)), torch.randn(8, 1, 3, 3)
     matrix = torch.randn(8, 8, 1, 1)
@@ -76,6 +81,8 @@ CALLS = {
         torch.randn(3, 4, 1, 1), torch.randn(6, 4, 1, 1)
     ),
     "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
+    "pointwise_conv2d.nhwc_pairs_packing": partial(pointwise_bfloat16, lambda weight: weight),
+    "pointwise_conv2d.nhwc_pairs": partial(pointwise_bfloat16, ops.pack_pointwise_pairs),
     "stem_conv2d.nchw": partial(stem, contiguous),
     "stem_conv2d.nhwc": partial(stem, channels_last),
     "stem_conv2d.packing": partial(stem, contiguous, contiguous),

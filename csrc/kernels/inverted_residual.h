@@ -66,7 +66,9 @@ struct InvertedResidualPackParams {
 };
 
 FASTCONV_INLINE bool inverted_residual_is_fused(const InvertedResidualShape& s) {
-  return s.has_vectors && s.dtype == DType::kFloat32 && s.layout == Layout::kNHWC &&
+  const bool pairs =
+      s.dtype == DType::kBFloat16 && s.squeezed == 0 && (!s.expands || s.in_channels % 2 == 0);
+  return s.has_vectors && (s.dtype == DType::kFloat32 || pairs) && s.layout == Layout::kNHWC &&
          s.kernel_h == s.kernel_w && s.stride_h == s.stride_w && s.dilation_h == 1 &&
          s.dilation_w == 1 && (s.kernel_h == 3 || s.kernel_h == 5 || s.kernel_h == 7) &&
          s.stride_h <= 2;

@@ -29,7 +29,10 @@ struct PointwiseConv2dParams : PointwiseConv2dShape {
   const void* residual;  // as output, or null
   void* output;          // (batch, out_channels, height, width), dense in layout
 
-  int64_t weight_out_stride, weight_in_stride;  // in elements
+  int64_t weight_out_stride, weight_in_stride;  // in elements, or in pairs
+  // bfloat16 in the order that pack_pointwise_pairs of fastconv.ops gives, (in / 2, out, 2) in
+  // memory: the weights of two input channels, which one step of a tile multiplies, lie together.
+  bool weight_is_pairs;
   Activation activation;
 };
 
@@ -76,7 +79,11 @@ FASTCONV_INLINE bool is_dots(const PointwiseConv2dParams& p) {
 FASTCONV_INLINE Variant pointwise_conv2d_variant(const PointwiseConv2dParams& p) {
   if (p.layout == Layout::kNCHW) return Variant::pointwise_conv2d_nchw;
   if (is_dots(p)) return Variant::pointwise_conv2d_nhwc_dots;
-  const bool narrow = p.dtype == DType::kBFloat16 || p.dtype == DType::kFloat16;
+  if (p.dtype == DType::kBFloat16) {
+    return p.weight_is_pairs ? Variant::pointwise_conv2d_nhwc_pairs
+                             : Variant::pointwise_conv2d_nhwc_pairs_packing;
+  }
+  const bool narrow = p.dtype == DType::kFloat16;
   const bool as_it_is =
       !narrow && p.weight_out_stride == 1 && !rows_share_cache_sets(p.weight_in_stride, p.dtype);
   return as_it_is ? Variant::pointwise_conv2d_nhwc : Variant::pointwise_conv2d_nhwc_packing;

@@ -5,6 +5,7 @@
 
 #include "../kernels/cpu/registry.h"
 #include "convolutions.h"
+#include "inverted_residual_bfloat16.h"
 #include "scratch.h"
 #include "stages.h"
 
@@ -52,8 +53,11 @@ bool sizes_fit(const Block& b) {
   if (b.input.dim() != 4 || b.depthwise_weight.dim() != 4 || b.project_weight.dim() != 4) {
     return false;
   }
+  const auto is_matrix = [&](const Tensor& t, int64_t out, int64_t in) {
+    return is(t, {out, is_pairs(t, b.input) ? (in + 1) / 2 : in, 1, 1});
+  };
   const int64_t hidden = b.depthwise_weight.size(0), out = b.project_weight.size(0);
-  const bool hidden_fits = b.expand_weight ? is(*b.expand_weight, {hidden, b.input.size(1), 1, 1})
+  const bool hidden_fits = b.expand_weight ? is_matrix(*b.expand_weight, hidden, b.input.size(1))
                                            : hidden == b.input.size(1);
   if (b.squeeze) {
     const Tensor& reduce = b.squeeze->reduce_weight;
@@ -66,7 +70,7 @@ bool sizes_fit(const Block& b) {
     if (!fits) return false;
   }
   return hidden_fits && hidden > 0 && out > 0 && b.input.size(1) > 0 &&
-         b.depthwise_weight.size(1) == 1 && is(b.project_weight, {out, hidden, 1, 1}) &&
+         b.depthwise_weight.size(1) == 1 && is_matrix(b.project_weight, out, hidden) &&
          (!b.expand_bias || is(*b.expand_bias, {hidden})) &&
          (!b.depthwise_bias || is(*b.depthwise_bias, {hidden})) &&
          (!b.project_bias || is(*b.project_bias, {out})) && in_range(b.stride, 2, 1) &&
@@ -81,8 +85,9 @@ bool dtypes_fit(const Block& b) {
   const SqueezeExcitation* s = b.squeeze;
   const bool squeeze_fits = s == nullptr || (fits(&s->reduce_weight) && given(s->reduce_bias) &&
                                              fits(&s->expand_weight) && given(s->expand_bias));
-  return squeeze_fits && fits(&b.input) && fits(b.expand_weight) && given(b.expand_bias) &&
-         fits(&b.depthwise_weight) && given(b.depthwise_bias) && fits(&b.project_weight) &&
+  const auto matrix = [&](const Tensor* t) { return fits(t) || is_pairs(*t, b.input); };
+  return squeeze_fits && fits(&b.input) && matrix(b.expand_weight) && given(b.expand_bias) &&
+         fits(&b.depthwise_weight) && given(b.depthwise_bias) && matrix(&b.project_weight) &&
          given(b.project_bias) && fits(b.residual);
 }
 
@@ -198,6 +203,13 @@ Tensor run(Out out, const Block& b) {
     Tensor output = by_parts(out, b);  // which may raise
     count(variant);
     return output;
+  }
+  if (p.dtype == DType::kBFloat16) {
+    count(variant);
+    const InvertedResidualTensors tensors{
+        b.input,          b.expand_weight,  b.expand_bias,  b.depthwise_weight,
+        b.depthwise_bias, b.project_weight, b.project_bias, b.residual};
+    return inverted_residual_bfloat16(out, b.op, p, tensors, p.activation, p.project_activation);
   }
   const Tensor x = dense(b.input, p.layout);
   const Optional residual = b.residual ? Optional(dense(*b.residual, p.layout)) : std::nullopt;

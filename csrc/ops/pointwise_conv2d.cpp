@@ -16,20 +16,27 @@ constexpr const char* kOp = "pointwise_conv2d";
 constexpr double kFlopsANanosecond = 100;
 constexpr double kNanosecondsAByte = 0.05;
 
+const PointwiseConv2dKernels& kernels_of(const PointwiseConv2dParams& p) {
+  const bool pairs = p.dtype == DType::kBFloat16 && p.layout == Layout::kNHWC;
+  return pairs ? pointwise_conv2d_bfloat16_kernels() : pointwise_conv2d_kernels();
+}
+
 // Sizes of input and weight, checked.
 PointwiseConv2dShape shape_of(const Tensor& input, const Tensor& weight,
                               const std::vector<int64_t>& stride) {
   check_dim(kOp, "input", input, 4);
   check_dim(kOp, "weight", weight, 4);
-  check_like_input(kOp, "weight", weight, input);
+  const bool pairs = is_pairs(weight, input);
+  if (!pairs) check_like_input(kOp, "weight", weight, input);
   PointwiseConv2dShape s{};
   s.dtype = dtype_of(input, kOp);
   s.layout = layout_of(input);
   s.batch = input.size(0), s.in_channels = input.size(1);
   s.in_height = input.size(2), s.in_width = input.size(3);
   s.out_channels = weight.size(0);
-  FASTCONV_CHECK(weight.size(1) == s.in_channels && weight.size(2) == 1 && weight.size(3) == 1, kOp,
-                 ": expected weight of shape (out_channels, ", s.in_channels, ", 1, 1) for input ",
+  const int64_t columns = pairs ? (s.in_channels + 1) / 2 : s.in_channels;
+  FASTCONV_CHECK(weight.size(1) == columns && weight.size(2) == 1 && weight.size(3) == 1, kOp,
+                 ": expected weight of shape (out_channels, ", columns, ", 1, 1) for input ",
                  to_string(input), ", got ", to_string(weight));
   FASTCONV_CHECK(s.in_channels > 0 && s.out_channels > 0 && s.in_height > 0 && s.in_width > 0, kOp,
                  ": expected input and weight to have channels and pixels, got input ",
@@ -62,7 +69,7 @@ Layout kernel_layout(const PointwiseConv2dShape& s) {
 
 void run(PointwiseConv2dParams p) {
   p.layout = kernel_layout(p);
-  const PointwiseConv2dKernels& kernels = pointwise_conv2d_kernels();
+  const PointwiseConv2dKernels& kernels = kernels_of(p);
   const PointwiseConv2dPlan plan = kernels.plan(p);
   const double weights = double(p.in_channels) * p.out_channels;
   const double flops = 2.0 * p.batch * p.height * p.width * weights;
@@ -80,30 +87,44 @@ void run(PointwiseConv2dParams p) {
 
 }  // namespace
 
+bool is_pairs(const Tensor& weight, const Tensor& input) {
+  using torch::headeronly::ScalarType;
+  const bool fits = input.scalar_type() == ScalarType::BFloat16 &&
+                    weight.scalar_type() == ScalarType::Int && weight.is_cpu();
+  if (!fits) return false;
+  FASTCONV_CHECK(weight.dim() == 4 && (weight.size(0) == 1 || weight.stride(0) == 1), kOp,
+                 ": expected an int32 weight in the memory order of pack_pointwise_pairs");
+  return true;
+}
+
 Tensor pointwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
                         const std::vector<int64_t>& stride, const std::optional<Text>& activation) {
   PointwiseConv2dParams p{};
   static_cast<PointwiseConv2dShape&>(p) = shape_of(input, weight, stride);
   p.activation = parse_activation(activation);
+  p.weight_is_pairs = is_pairs(weight, input);
   const Sizes sizes = output_sizes(p);
   if (bias) check_shape("bias", *bias, input, {p.out_channels});
   if (residual) check_shape("residual", *residual, input, sizes);
 
+  const bool turned = p.weight_is_pairs && p.layout == Layout::kNCHW;
+  if (turned) p.layout = Layout::kNHWC;  // the only order that has a kernel for pairs
   const Tensor x = dense(input, p.layout);
   const std::optional<Tensor> b = bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
   const std::optional<Tensor> r =
       residual ? std::optional(dense(*residual, p.layout)) : std::nullopt;
-  Tensor output = output_of(kOp, out, x, sizes, p.layout);
-  if (p.batch == 0) return output;
+  Tensor output = output_of(kOp, turned ? nullptr : out, x, sizes, p.layout);
   p.input = x.const_data_ptr();
   p.weight = weight.const_data_ptr();
   p.weight_out_stride = weight.stride(0), p.weight_in_stride = weight.stride(1);
   p.bias = b ? b->const_data_ptr() : nullptr;
   p.residual = r ? r->const_data_ptr() : nullptr;
   p.output = output.mutable_data_ptr();
-  run(p);
-  return output;
+  if (p.batch > 0) run(p);
+  if (!turned) return output;
+  Tensor result = output_of(kOp, out, input, sizes, Layout::kNCHW);
+  return torch::stable::copy_(result, output);
 }
 
 namespace {

@@ -7,7 +7,11 @@ from fastconv.ops.global_avg_pool2d import global_avg_pool2d
 from fastconv.ops.inverted_residual import inverted_residual
 from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.max_pool2d import max_pool2d
-from fastconv.ops.pointwise_conv2d import pack_pointwise_weight, pointwise_conv2d
+from fastconv.ops.pointwise_conv2d import (
+    pack_pointwise_pairs,
+    pack_pointwise_weight,
+    pointwise_conv2d,
+)
 from fastconv.ops.residual_add import residual_add
 from fastconv.ops.separable_conv2d import separable_conv2d
 from fastconv.ops.squeeze_excitation import SqueezeExcitation, squeeze_excitation
@@ -23,6 +27,7 @@ __all__ = [
     "local_response_norm",
     "max_pool2d",
     "pack_depthwise_weight",
+    "pack_pointwise_pairs",
     "pack_pointwise_weight",
     "pack_stem_weight",
     "pointwise_conv2d",

@@ -36,9 +36,9 @@ def inverted_residual(
     """project(act(depthwise(act(expand(input))))) + input, batch norms folded into the weights.
 
     The inverted residual with linear bottleneck of Sandler et al. 2018 (arXiv 1801.04381, figure
-    3). At inference, for channels_last float32 and a square kernel of 3, 5 or 7 with stride 1 or
-    2, the expanded activations never reach memory; where a gradient is wanted, and for all other
-    calls, the three convolutions run one after the other.
+    3). At inference, for channels_last float32 or bfloat16 and a square kernel of 3, 5 or 7 with
+    stride 1 or 2, the expanded activations never reach memory; where a gradient is wanted, and for
+    all other calls, the three convolutions run one after the other.
 
     Args:
         input: (N, C, H, W) or (C, H, W).

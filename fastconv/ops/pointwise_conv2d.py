@@ -34,7 +34,8 @@ def pointwise_conv2d(
     Args:
         input: (N, C, H, W) or (C, H, W), of float32, float64, bfloat16 or float16.
         weight: (O, C, 1, 1). In memory order (C, O), as :func:`pack_pointwise_weight` leaves it,
-            a channels_last input needs no packing at each call.
+            a channels_last input needs no packing at each call; in bfloat16 the int32 weight
+            that :func:`pack_pointwise_pairs` makes of it, for inference.
         bias: (O).
         residual: the shape of the output.
         stride: of the pixels read, an int or a pair.
@@ -71,6 +72,16 @@ def pack_pointwise_weight(weight: Tensor) -> Tensor:
     return rows.transpose(0, 1)
 
 
+def pack_pointwise_pairs(weight: Tensor) -> Tensor:
+    """A bfloat16 weight (O, C, 1, 1) as int32 (O, (C + 1) / 2, 1, 1), for inference.
+
+    Each value holds the weights of two input channels, zero behind an odd last one, in memory
+    order (C / 2, O): what a channels_last bfloat16 input reads without packing at each call.
+    """
+    rows = F.pad(weight.flatten(1), (0, weight.shape[1] % 2)).contiguous()
+    return pack_pointwise_weight(rows.view(torch.int32)[:, :, None, None])
+
+
 def fake(
     input: Tensor,
     weight: Tensor,
@@ -79,6 +90,7 @@ def fake(
     stride: Sequence[int],
     activation: str | None = None,
 ) -> Tensor:
+    weight = reference.unpack_pointwise_pairs(input, weight)
     check_like_input("pointwise_conv2d", input, weight=weight, bias=bias, residual=residual)
     reference.check_activation(activation)
     shape = reference.check_pointwise_conv2d(input, weight, bias, residual, stride)

@@ -37,9 +37,9 @@ def separable_conv2d(
     """act'(pointwise(act(depthwise(input))) + residual), batch norms folded into the weights.
 
     The depthwise separable convolution of Howard et al. 2017 (arXiv 1704.04861, figure 3). At
-    inference, for channels_last float32 and a square kernel of 3, 5 or 7 with stride 1 or 2, what
-    the depthwise convolution gives never reaches memory; where a gradient is wanted, and for all
-    other calls, the two convolutions run one after the other.
+    inference, for channels_last float32 or bfloat16 and a square kernel of 3, 5 or 7 with stride 1
+    or 2, what the depthwise convolution gives never reaches memory; where a gradient is wanted, and
+    for all other calls, the two convolutions run one after the other.
 
     Args:
         input: (N, C, H, W) or (C, H, W).

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight
 from fastconv.optimize.capture import constant
 from fastconv.optimize.conv import (
     is_conv,
@@ -14,6 +13,9 @@ from fastconv.optimize.conv import (
     only_user,
     shape_of,
 )
+from fastconv.optimize.pack import pack_weight
+
+FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 aten = torch.ops.aten
 
@@ -47,11 +49,13 @@ def fuse_blocks(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
         convs = [depthwise, node, *([] if squeeze is None else squeeze[:2])]
         if not _has_kernel(module, convs, dtype):
             continue
+        if squeeze is not None and _dtype_of(module, node, dtype) != torch.float32:
+            continue
         expand = _only_reader(depthwise, depthwise.kwargs["input"], is_pointwise_node)
         if expand is not None and _is_expansion(module, expand, depthwise, node, dtype):
-            _replace(module, "inverted_residual", [expand, depthwise, node], squeeze)
+            _replace(module, "inverted_residual", [expand, depthwise, node], squeeze, dtype)
         else:
-            _replace(module, "separable_conv2d", [depthwise, node], squeeze)
+            _replace(module, "separable_conv2d", [depthwise, node], squeeze, dtype)
     module.graph.eliminate_dead_code()
 
 
@@ -111,7 +115,7 @@ def _has_kernel(module: fx.GraphModule, convs: list[fx.Node], dtype: torch.dtype
     out_channels, _, height, width = shape_of(depthwise["weight"])
     (rows, columns), dilation = depthwise["stride"], depthwise["dilation"]
     return (
-        all(_is_float32(module, conv, dtype) for conv in convs)
+        all(_dtype_of(module, conv, dtype) in FUSED_DTYPES for conv in convs)
         and out_channels == shape_of(depthwise["input"])[1]
         and height == width
         and height in (3, 5, 7)
@@ -122,9 +126,12 @@ def _has_kernel(module: fx.GraphModule, convs: list[fx.Node], dtype: torch.dtype
     )
 
 
-def _is_float32(module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None) -> bool:
+def _dtype_of(
+    module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None
+) -> torch.dtype | None:
+    """What a convolution computes in, None where its weight is no constant."""
     weight = constant(module, conv.kwargs["weight"])
-    return weight is not None and (dtype or weight.dtype) == torch.float32
+    return None if weight is None else dtype or weight.dtype
 
 
 def _is_expansion(
@@ -134,9 +141,11 @@ def _is_expansion(
     project: fx.Node,
     dtype: torch.dtype | None,
 ) -> bool:
+    computes_in = _dtype_of(module, expand, dtype)
+    pairs = shape_of(expand.kwargs["weight"])[1] % 2 == 0  # of channels, as bfloat16 wants them
     return (
         _is_plain_pointwise(expand)
-        and _is_float32(module, expand, dtype)
+        and (computes_in == torch.float32 or (computes_in == torch.bfloat16 and pairs))
         and expand.kwargs["residual"] is None
         and expand.kwargs["activation"] == depthwise.kwargs["activation"]
         and project.kwargs["activation"] is None
@@ -145,15 +154,18 @@ def _is_expansion(
 
 
 def _replace(
-    module: fx.GraphModule, op: str, convs: list[fx.Node], squeeze: Squeeze | None
+    module: fx.GraphModule,
+    op: str,
+    convs: list[fx.Node],
+    squeeze: Squeeze | None,
+    dtype: torch.dtype | None,
 ) -> None:
     *_, depthwise, project = convs
     inner = [] if squeeze is None else [squeeze.reduce, squeeze.expand]
+    names = [str(conv.kwargs["weight"].target) for conv in convs]  # type: ignore[union-attr]
     weights: dict[fx.Node, list[Any]] = {}
     for conv in (*convs, *inner):
-        name = str(conv.kwargs["weight"].target)  # type: ignore[union-attr]
-        pack = pack_depthwise_weight if conv is depthwise else pack_pointwise_weight
-        setattr(module, name, pack(getattr(module, name)))
+        pack_weight(module, conv, dtype)
         weights[conv] = [conv.kwargs["weight"], conv.kwargs["bias"]]
     excite = [None] * 4 if squeeze is None else weights[squeeze.reduce] + weights[squeeze.expand]
     residual, activation = project.kwargs["residual"], depthwise.kwargs["activation"]
@@ -173,12 +185,12 @@ def _replace(
         block = module.graph.call_function(target, tuple(arguments))
     block.meta = dict(project.meta)
     block.meta["receipt"] = {
-        "layer": str(project.kwargs["weight"].target),  # type: ignore[union-attr]
+        "layer": names[-1],
         "weight": list(shape_of(project.kwargs["weight"])),
         "kernel": op,
         "activation": activation,
         "residual": residual is not None,
-        "parts": [str(conv.kwargs["weight"].target) for conv in convs],  # type: ignore[union-attr]
+        "parts": names,
     }
     if squeeze is not None:
         block.meta["receipt"]["squeeze"] = {

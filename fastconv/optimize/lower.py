@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight, pack_stem_weight
 from fastconv.optimize.capture import constant
 from fastconv.optimize.conv import (
     is_conv,
@@ -15,6 +14,7 @@ from fastconv.optimize.conv import (
     shape_of,
 )
 from fastconv.optimize.dense import DenseConv2d
+from fastconv.optimize.pack import pack_weight
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, A
     receipt = []
     for node in list(module.graph.nodes):
         if is_conv(node):
-            receipt.append(_lower_conv(module, node))
+            receipt.append(_lower_conv(module, node, dtype))
         elif "receipt" in node.meta:
             receipt.append(node.meta["receipt"])
         elif node.target is aten.view.default:
@@ -38,25 +38,24 @@ def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, A
     return receipt
 
 
-def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
+def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None) -> dict[str, Any]:
     if is_depthwise_node(node):
-        kernel, pack = "depthwise_conv2d", pack_depthwise_weight
+        kernel = "depthwise_conv2d"
         names = ["input", "weight", "bias", "stride", "padding", "dilation", "activation"]
     elif is_pointwise_node(node):
-        kernel, pack = "pointwise_conv2d", pack_pointwise_weight
+        kernel = "pointwise_conv2d"
         names = ["input", "weight", "bias", "residual", "stride", "activation"]
     elif is_stem_node(node):
-        kernel, pack = "stem_conv2d", pack_stem_weight
+        kernel = "stem_conv2d"
         names = ["input", "weight", "bias", "stride", "padding", "activation"]
     else:
-        kernel, pack = "torch", _channels_last
+        kernel = "torch"
         names = ["input", "weight", "bias"]
 
+    weight: Any = node.kwargs["weight"]
+    layer = str(weight if constant(module, weight) is None else weight.target)
+    pack_weight(module, node, dtype)
     given = node.kwargs
-    weight = constant(module, given["weight"])
-    layer = str(given["weight"]) if weight is None else str(given["weight"].target)  # type: ignore
-    if weight is not None:
-        setattr(module, layer, pack(weight))
     with module.graph.inserting_before(node):
         arguments = tuple(given[name] for name in names)
         if kernel == "torch":
@@ -78,10 +77,6 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
         "activation": given["activation"],
         "residual": given["residual"] is not None,
     }
-
-
-def _channels_last(weight: Tensor) -> Tensor:
-    return weight.contiguous(memory_format=torch.channels_last)
 
 
 def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:

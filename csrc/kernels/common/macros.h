@@ -9,7 +9,7 @@
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 #endif
 
-// Names the namespace of one instruction set; the build passes scalar, avx2 or avx512.
+// Names the namespace of one instruction set; the build passes scalar, avx2, avx512, ...
 #ifndef FASTCONV_ISA
 #define FASTCONV_ISA scalar
 #endif

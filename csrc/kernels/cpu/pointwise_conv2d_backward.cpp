@@ -2,8 +2,10 @@
 // the caches, and blocks into splits that several threads may take. Each split sums its blocks in
 // their order, reduce adds the splits in theirs: no thread count changes a bit.
 #include <cstring>
+
 #include "../pointwise_conv2d.h"
 #include "gemm.h"
+#include "pointwise_conv2d_backward.h"
 #include "registry.h"
 #include "stage.h"
 
@@ -12,7 +14,6 @@ namespace {
 
 using Params = PointwiseConv2dWeightGradientParams;
 
-constexpr int64_t kBlockPixels = 256;  // a panel of 32 floats a pixel: 32 KiB
 constexpr int64_t kUnitsWanted = 16;
 
 // How the pixels are cut. contiguous tensors hold images apart, channels_last ones do not.
@@ -87,6 +88,9 @@ void sum_block(const Params& p, int64_t image, Range pixels, bool first, accumul
 template <class T>
 void multiply_block(const Params& p, int64_t image, Range pixels, Range panel, bool first,
                     accumulate_t<T>* product, accumulate_t<T>* scratch) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (p.layout == Layout::kNHWC) return multiply_pairs(p, pixels, panel, first, product, scratch);
+  }
   using S = accumulate_t<T>;
   constexpr S kInfinity = __builtin_inf();
   const T* grad = static_cast<const T*>(p.grad_output);

@@ -17,6 +17,8 @@ bool supports(Isa isa) {
       return supports(Isa::kAVX2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case Isa::kAVX512BF16:
+      return supports(Isa::kAVX512) && __builtin_cpu_supports("avx512bf16");
   }
 #endif
   return isa == Isa::kScalar;
@@ -30,6 +32,7 @@ std::atomic<Isa>& selected() {
 }  // namespace
 
 Isa detect_isa() {
+  if (supports(Isa::kAVX512BF16)) return Isa::kAVX512BF16;
   if (supports(Isa::kAVX512)) return Isa::kAVX512;
   if (supports(Isa::kAVX2)) return Isa::kAVX2;
   return Isa::kScalar;
@@ -46,17 +49,19 @@ bool set_isa(Isa isa) {
 }
 
 #if defined(__x86_64__)
-#define FASTCONV_SELECT(op, Kernels) \
-  const Kernels& op##_kernels() {    \
-    switch (current_isa()) {         \
-      case Isa::kAVX512:             \
-        return avx512::op##_kernels; \
-      case Isa::kAVX2:               \
-        return avx2::op##_kernels;   \
-      case Isa::kScalar:             \
-        break;                       \
-    }                                \
-    return scalar::op##_kernels;     \
+#define FASTCONV_SELECT(op, Kernels)      \
+  const Kernels& op##_kernels() {         \
+    switch (current_isa()) {              \
+      case Isa::kAVX512BF16:              \
+        return avx512_bf16::op##_kernels; \
+      case Isa::kAVX512:                  \
+        return avx512::op##_kernels;      \
+      case Isa::kAVX2:                    \
+        return avx2::op##_kernels;        \
+      case Isa::kScalar:                  \
+        break;                            \
+    }                                     \
+    return scalar::op##_kernels;          \
   }
 #else
 #define FASTCONV_SELECT(op, Kernels) \

@@ -7,6 +7,7 @@
 #include "../depthwise_conv2d.h"
 #include "../global_avg_pool2d.h"
 #include "../inverted_residual.h"
+#include "../inverted_residual_bfloat16.h"
 #include "../local_response_norm.h"
 #include "../max_pool2d.h"
 #include "../pointwise_conv2d.h"
@@ -16,7 +17,7 @@
 
 namespace fastconv {
 
-enum class Isa : int8_t { kScalar, kAVX2, kAVX512 };
+enum class Isa : int8_t { kScalar, kAVX2, kAVX512, kAVX512BF16 };
 
 // The best instruction set of this processor and operating system.
 Isa detect_isa();
@@ -26,20 +27,22 @@ Isa detect_isa();
 Isa current_isa();
 bool set_isa(Isa isa);
 
-#define FASTCONV_FOR_EACH_OP(X)                                \
-  X(batch_norm, BatchNormKernels)                              \
-  X(batch_norm_backward, BatchNormKernels)                     \
-  X(depthwise_conv2d, DepthwiseConv2dKernels)                  \
-  X(global_avg_pool2d, GlobalAvgPool2dKernels)                 \
-  X(inverted_residual, InvertedResidualKernels)                \
-  X(local_response_norm, LocalResponseNormKernels)             \
-  X(local_response_norm_backward, LocalResponseNormKernels)    \
-  X(max_pool2d, MaxPool2dKernels)                              \
-  X(residual_add, ResidualAddKernels)                          \
-  X(pointwise_conv2d, PointwiseConv2dKernels)                  \
-  X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
-  X(stem_conv2d, StemConv2dKernels)                            \
-  X(activation_backward, ActivationBackwardKernels)            \
+#define FASTCONV_FOR_EACH_OP(X)                                  \
+  X(batch_norm, BatchNormKernels)                                \
+  X(batch_norm_backward, BatchNormKernels)                       \
+  X(depthwise_conv2d, DepthwiseConv2dKernels)                    \
+  X(global_avg_pool2d, GlobalAvgPool2dKernels)                   \
+  X(inverted_residual, InvertedResidualKernels)                  \
+  X(inverted_residual_bfloat16, InvertedResidualBfloat16Kernels) \
+  X(local_response_norm, LocalResponseNormKernels)               \
+  X(local_response_norm_backward, LocalResponseNormKernels)      \
+  X(max_pool2d, MaxPool2dKernels)                                \
+  X(residual_add, ResidualAddKernels)                            \
+  X(pointwise_conv2d, PointwiseConv2dKernels)                    \
+  X(pointwise_conv2d_bfloat16, PointwiseConv2dKernels)           \
+  X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels)   \
+  X(stem_conv2d, StemConv2dKernels)                              \
+  X(activation_backward, ActivationBackwardKernels)              \
   X(probe, ProbeKernels)
 
 // e.g. scalar::residual_add_kernels, and residual_add_kernels() for the one in use.
@@ -51,6 +54,9 @@ bool set_isa(Isa isa);
   extern const Kernels op##_kernels;  \
   }                                   \
   namespace avx512 {                  \
+  extern const Kernels op##_kernels;  \
+  }                                   \
+  namespace avx512_bf16 {             \
   extern const Kernels op##_kernels;  \
   }                                   \
   const Kernels& op##_kernels();

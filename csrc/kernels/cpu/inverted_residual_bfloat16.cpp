@@ -1,0 +1,158 @@
+// Inverted residual and separable blocks in bfloat16: the walk over strips and panels, and the
+// projection; inverted_residual.cpp says why it is cut so.
+#include "inverted_residual_bfloat16_hidden.h"
+
+#include "gemm_bfloat16.h"
+#include "registry.h"
+#include "stage_pairs.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+using Params = InvertedResidualBfloat16Params;
+
+// As in inverted_residual.cpp, in bytes.
+constexpr int64_t kFetchedBytes = 2 << 20, kStreamedBytes = 16 << 20;
+constexpr int64_t kWeightBytesInCache = 256 << 10;
+
+// Pixels of one image from panels into the output.
+struct Projection {
+  const bfloat16* hidden;  // [panel][pixel][kHiddenPanel]
+  int64_t panel;           // elements from a panel to the next
+  int64_t first, count;    // pixels, over all images
+  // What is read next, fetched ahead while the tiles run.
+  const char* ahead;
+  int64_t ahead_bytes;
+};
+
+FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {
+  return row_groups(pixels) * panel_count<float>(s.out_channels);
+}
+
+FASTCONV_INLINE bool streams(const Params& p) {
+  constexpr uint64_t kVectorBytes = kLanes<float> * sizeof(bfloat16);
+  return p.batch * p.pixels() * p.out_channels * int64_t(sizeof(bfloat16)) >= kStreamedBytes &&
+         p.out_channels % kLanes<float> == 0 &&
+         reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
+}
+
+// Tiles [begin, end) of projection_tiles.
+void project(const Params& p, const Projection& from, int64_t begin, int64_t end) {
+  PairTile<bfloat16> t{};
+  t.a_row = kHiddenPanel, t.a_pair = 2, t.pairs = div_up<int64_t>(p.hidden, 2);
+  t.block_pairs = kHiddenPanel / 2, t.a_block = from.panel;
+  t.b_row = 2 * p.project_row, t.c_row = t.residual_row = p.out_channels;
+  t.streams = streams(p);
+  set_clamp(t, p.project_activation);
+  const int64_t tiles = row_groups(from.count);
+  const int64_t panels = panel_count<float>(p.out_channels);
+  const bool pixels_outside = p.hidden * p.out_channels * 2 <= kWeightBytesInCache;
+  for (int64_t i = begin; i < end; ++i) {
+    const Range pixels = part_of(from.count, tiles, pixels_outside ? i / panels : i % tiles);
+    const Range columns = panel_at<float>(pixels_outside ? i % panels : i / tiles, p.out_channels);
+    const int64_t offset = (from.first + pixels.first) * p.out_channels + columns.first;
+    t.a = from.hidden + pixels.first * kHiddenPanel;
+    t.b = p.project_weight + 2 * columns.first;
+    t.bias = p.project_bias ? p.project_bias + columns.first : nullptr;
+    t.residual = p.residual ? p.residual + offset : nullptr;
+    t.c = p.output + offset;
+    t.rows = pixels.count, t.columns = columns.count;
+    const Range lines = part_of(from.ahead_bytes / 64, end - begin, i - begin);
+    for (int64_t line = 0; line < lines.count; ++line) {
+      prefetch(from.ahead + (lines.first + line) * 64);
+    }
+    pair_tile(t, p.project_activation);
+  }
+}
+
+// Strips that follow one another in [begin, end) share their rows of hidden channels.
+void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
+  const Strips g = strips_of(p);
+  const int64_t panels = hidden_panels(p);
+  bfloat16* buffer = scratch + panels * g.ring;
+  const int64_t row = p.width * p.in_channels;
+  const bool fetches = p.batch * p.height * row * int64_t(sizeof(bfloat16)) >= kFetchedBytes;
+  int64_t done = 0;  // rows of the image that are expanded already
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t image = unit / g.count, first = unit % g.count * g.rows;
+    const RowSpan span{image, first, min_of(g.rows, p.out_height - first)};
+    const int64_t top = first * p.stride_h - p.pad_top;
+    const int64_t bottom = top + (span.count - 1) * p.stride_h + p.kernel_h;
+    if (unit == begin || first == 0) done = 0;
+    const int64_t from = max_of(done, top), to = min_of(bottom, p.height);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const Bfloat16Ring ring{scratch + panel * g.ring, g.slots, g.shift};
+      if (p.expands) expand_rows(p, panel, image, from, to, ring);
+      depthwise_rows(p, panel, span, ring, buffer + panel * g.buffer);
+    }
+    done = max_of(done, to);
+    const bfloat16* ahead = p.input + (image * p.height + to) * row;
+    const int64_t fetched = fetches ? g.rows * p.stride_h * row * int64_t(sizeof(bfloat16)) : 0;
+    const int64_t pixels = span.count * p.out_width;
+    const Projection strip{buffer,
+                           g.buffer,
+                           image * p.pixels() + first * p.out_width,
+                           pixels,
+                           reinterpret_cast<const char*>(ahead),
+                           fetched};
+    project(p, strip, 0, projection_tiles(p, pixels));
+  }
+}
+
+InvertedResidualBfloat16Plan plan(const InvertedResidualShape& s) {
+  InvertedResidualBfloat16Plan plan{};
+  const int64_t panels = hidden_panels(s);
+  if (inverted_residual_by_channels(s)) {
+    plan.hide_units = s.batch * panels;
+    plan.hidden_bytes = plan.hide_units * s.pixels() * kHiddenPanel * sizeof(bfloat16);
+    plan.scratch_bytes = s.expands ? s.height * s.width * kHiddenPanel * sizeof(bfloat16) : 0;
+    plan.units = s.batch * projection_tiles(s, s.pixels());
+  } else {
+    const Strips g = strips_of(s);
+    plan.units = s.batch * g.count;
+    plan.scratch_bytes = panels * (g.ring + g.buffer) * sizeof(bfloat16);
+  }
+  return plan;
+}
+
+void hide(const Params& p, bfloat16* hidden, bfloat16* scratch, int64_t begin, int64_t end) {
+  const Bfloat16Ring whole{scratch, p.height, 0};
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t image = unit / hidden_panels(p), panel = unit % hidden_panels(p);
+    if (p.expands) expand_rows(p, panel, image, 0, p.height, whole);
+    depthwise_rows(p, panel, {image, 0, p.out_height}, whole,
+                   hidden + unit * p.pixels() * kHiddenPanel);
+  }
+}
+
+void run(const Params& p, const bfloat16* hidden, bfloat16* scratch, int64_t begin, int64_t end) {
+  if (!inverted_residual_by_channels(p)) {
+    run_rows(p, scratch, begin, end);
+    return stream_fence();
+  }
+  const int64_t panel = p.pixels() * kHiddenPanel, tiles = projection_tiles(p, p.pixels());
+  while (begin < end) {
+    const int64_t image = begin / tiles, until = min_of(end, (image + 1) * tiles);
+    const bfloat16* of_image = hidden + image * hidden_panels(p) * panel;
+    project(p, {of_image, panel, image * p.pixels(), p.pixels(), nullptr, 0}, begin - image * tiles,
+            until - image * tiles);
+    begin = until;
+  }
+}
+
+void pack(const bfloat16* weight, int64_t out_channels, int64_t in_channels, int64_t out_stride,
+          int64_t in_stride, uint32_t* packed) {
+  stage_pairs(weight, in_stride, out_stride, packed, out_channels, in_channels, out_channels);
+}
+
+void widen(const bfloat16* from, int64_t rows, int64_t columns, int64_t row_stride,
+           int64_t column_stride, float* wide) {
+  stage(from, row_stride, column_stride, wide, columns, rows, columns);
+}
+
+}  // namespace
+
+const InvertedResidualBfloat16Kernels inverted_residual_bfloat16_kernels = {pack, widen, plan, hide,
+                                                                            run};
+
+}  // namespace fastconv::FASTCONV_ISA

@@ -1,0 +1,23 @@
+// The hidden channels of a fused block in bfloat16, a panel at a time.
+#pragma once
+
+#include "../inverted_residual_bfloat16.h"
+#include "inverted_residual_hidden.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+// As HiddenRing of inverted_residual_hidden.h.
+struct Bfloat16Ring {
+  bfloat16* rows;
+  int64_t slots, shift;
+
+  FASTCONV_INLINE int64_t slot(int64_t y) const { return (y + shift) % slots; }
+};
+
+// As expand_rows and depthwise_rows of inverted_residual_hidden.h.
+void expand_rows(const InvertedResidualBfloat16Params& p, int64_t panel, int64_t image,
+                 int64_t from, int64_t to, const Bfloat16Ring& ring);
+void depthwise_rows(const InvertedResidualBfloat16Params& p, int64_t panel, const RowSpan& span,
+                    const Bfloat16Ring& ring, bfloat16* out);
+
+}  // namespace fastconv::FASTCONV_ISA
