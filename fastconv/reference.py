@@ -214,8 +214,8 @@ def batch_norm(
     others = [d for d in range(input.dim()) if d != 1]
     batch_var, batch_mean = torch.var_mean(wide, others, correction=0)
     # As in torch, given statistics have no gradient.
-    given = (None, None) if mean is None or var is None else (mean.detach(), var.detach())
-    z = F.batch_norm(input, *given, weight, bias, training, 0.0, eps)
+    mean, var = (None if t is None else t.detach() for t in (mean, var))
+    z = F.batch_norm(input, mean, var, weight, bias, training, 0.0, eps)
     if not training:
         batch_mean, batch_var = batch_mean[:0].clone(), batch_var[:0].clone()
     return activate(z, activation), batch_mean, batch_var

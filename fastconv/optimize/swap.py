@@ -84,7 +84,7 @@ def _replace(module: nn.Module, replacement: type[nn.Module]) -> None:
     module.__class__ = replacement
 
 
-def _activated_norms(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+def _activated_norms(model: nn.Module) -> list[tuple[fast.BatchNorm2d, nn.Module]]:
     """The batch norms of ours whose output an activation of the same chain is sure to take."""
     modules = [module for _, module in model.named_modules(remove_duplicate=False)]
     places = Counter(modules)
@@ -99,8 +99,9 @@ def _activated_norms(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
         if not isinstance(chain, nn.Sequential) or type(chain).forward is not _CHAIN:
             continue
         for norm, activation in pairwise(chain):
-            fits = type(norm) is fast.BatchNorm2d and type(activation) in _ACTIVATIONS
-            if fits and private(norm) and private(activation):
+            if type(norm) is not fast.BatchNorm2d or type(activation) not in _ACTIVATIONS:
+                continue
+            if private(norm) and private(activation):
                 pairs.append((norm, activation))
     return pairs
 
