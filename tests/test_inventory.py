@@ -16,7 +16,7 @@ from fastconv import models, reference
 from fastconv.inventory import inventory
 from tests.helpers import channels_last
 
-# Layers by the op that runs them: a few networks everyone knows, counted by hand.
+# Layers by the op that runs them, batch norms left out: networks everyone knows, counted by hand.
 COUNTS = {
     "lenet5": {"torch": 2},
     "alexnet": {"torch": 5},
@@ -57,6 +57,8 @@ def network(request) -> Iterator[nn.Module]:
 
 def expected(module: nn.Module) -> tuple[str, str] | None:
     """The op that serves a layer of plain torch once swapped, "torch" with the reason, or None."""
+    if isinstance(module, nn.BatchNorm2d):
+        return "batch_norm", ""
     if isinstance(module, nn.LocalResponseNorm):
         return "local_response_norm", ""
     if isinstance(module, reference.ResidualAdd):
@@ -96,7 +98,7 @@ def test_each_layer_runs_where_its_shape_says(network, request):
     name = request.node.callspec.params["network"]
     if name in COUNTS:
         ops = (row["backend"] if row["backend"] == "torch" else row["op"] for row in rows)
-        assert Counter(ops) == COUNTS[name]
+        assert Counter(op for op in ops if op != "batch_norm") == COUNTS[name]
 
 
 def test_the_networks_counted_by_hand_are_there():
