@@ -22,6 +22,7 @@ from tests.helpers import (
 
 BF16 = torch.bfloat16
 # Between its parts a block rounds to 8 bits: relative to values that stay near one.
+NO_SQUEEZE = (None,) * 4
 BLOCK_ERROR = 0.03
 
 
@@ -139,7 +140,8 @@ def packed(tensors):
 def test_inverted_residual(shape, activation, name):
     x, tensors, stride, pad, adds = block_of(shape)
     window = ((stride, stride), (pad,) * 4)
-    expected = reference.inverted_residual(*doubles(x, *tensors), *window, activation, adds)
+    arguments = (*doubles(x, *tensors), *NO_SQUEEZE, *window, activation, adds)
+    expected = reference.inverted_residual(*arguments)
     with isa(name):
         y = inverted_residual(x, *tensors, stride, pad, activation, adds)
         same = inverted_residual(x, *packed(tensors), stride, pad, activation, adds)
@@ -157,7 +159,7 @@ def test_separable_conv2d(shape, activation, name):
     x = channels_last(random(batch, hidden, height, width))
     window = ((stride, stride), (pad,) * 4, (1, 1), activation, activation)
     shortcut = channels_last(random(batch, out, -(-height // stride), -(-width // stride)))
-    expected = reference.separable_conv2d(*doubles(x, *tensors, shortcut), *window)
+    expected = reference.separable_conv2d(*doubles(x, *tensors, shortcut), *NO_SQUEEZE, *window)
     with isa(name):
         y = separable_conv2d(x, *tensors, shortcut, *window)
         same = separable_conv2d(x, *packed(tensors), shortcut, *window)
@@ -175,7 +177,7 @@ def test_same_bits_on_any_threads():
 
 def test_opcheck_and_compile():
     x, tensors, stride, pad, adds = block_of(BLOCKS[0])
-    arguments = (x, *packed(tensors), (stride, stride), (pad,) * 4, "relu6", adds)
+    arguments = (x, *packed(tensors), *NO_SQUEEZE, (stride, stride), (pad,) * 4, "relu6", adds)
     opcheck(torch.ops.fastconv.inverted_residual.default, arguments)
     weight = pack_pointwise_pairs(random(12, 8, 1, 1))
     opcheck(torch.ops.fastconv.pointwise_conv2d.default, (x, weight, None, None, (1, 1), "relu"))

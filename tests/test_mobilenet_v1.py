@@ -63,10 +63,11 @@ def test_least_size(monkeypatch):
 
 
 def test_the_same_with_our_layers_and_both_train():
-    model = models.mobilenet_v1(4, width_multiplier=0.25)
-    ours = models.mobilenet_v1(4, width_multiplier=0.25, layers=fastconv.nn)
+    """In float64: torch's own two layouts are 5 % apart in float32 after three steps."""
+    model = models.mobilenet_v1(4, width_multiplier=0.25).double()
+    ours = models.mobilenet_v1(4, width_multiplier=0.25, layers=fastconv.nn).double()
     ours.load_state_dict(model.state_dict())
-    images, labels = torch.randn(8, 3, 64, 64), torch.arange(8) % 4
+    images, labels = torch.randn(8, 3, 64, 64).double(), torch.arange(8) % 4
     losses = {}
     for name, network in [("torch", model), ("fastconv", ours)]:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -77,7 +78,7 @@ def test_the_same_with_our_layers_and_both_train():
             loss.backward()
             optimizer.step()
             losses[name].append(loss.item())
-    assert losses["fastconv"] == pytest.approx(losses["torch"], rel=1e-3)
+    assert losses["fastconv"] == pytest.approx(losses["torch"], rel=1e-9)
     assert losses["torch"][2] < losses["torch"][0]
 
 

@@ -49,8 +49,9 @@ def test_convolution_pads_on_every_side_or_as_tensorflow():
     sums = {}
     for same_padding in (False, True):
         layer = ConvNormActivation(
-            1, 1, 3, 2, layers=nn, norm=nn.Identity, activation=None, same_padding=same_padding
+            1, 1, 3, 2, layers=nn, activation=None, same_padding=same_padding
         )
+        layer[-1] = nn.Identity()
         nn.init.ones_(layer[-2].weight)
         sums[same_padding] = layer(torch.ones(1, 1, 4, 4)).squeeze().tolist()
     assert sums == {False: [[4, 6], [6, 9]], True: [[9, 6], [6, 4]]}
