@@ -159,14 +159,14 @@ def test_b0_is_the_same_with_our_layers():
     )
     ours.load_state_dict(model.state_dict())
     assert all(type(m) is not nn.Conv2d for m in ours.modules())
-    images = torch.randn(2, 3, 64, 64)
-    for network in (model, ours):
+    images = torch.randn(2, 3, 64, 64).double()
+    for network in (model.double(), ours.double()):
         network(images).square().sum().backward()
-    torch.testing.assert_close(ours(images), model(images), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours(images), model(images))
     for (key, a), b in zip(ours.named_parameters(), model.parameters(), strict=True):
         largest = b.grad.abs().max().item()
         torch.testing.assert_close(
-            a.grad, b.grad, atol=1e-4 * largest + 1e-5, rtol=0, msg=lambda m, key=key: f"{key}: {m}"
+            a.grad, b.grad, atol=1e-9 * largest + 1e-9, rtol=0, msg=lambda m, key=key: f"{key}: {m}"
         )
 
 
