@@ -11,6 +11,7 @@ class Figure:
     """`value` is held against `goal`: at least that, or at most where `at_most`.
 
     parts: the numbers behind it, one a shape. The value is then the worst of them.
+    rivals: how many times as fast as plain torch each rival was.
     """
 
     what: str
@@ -19,6 +20,7 @@ class Figure:
     unit: str = "x"
     at_most: bool = False
     parts: Mapping[str, float] = field(default_factory=dict)
+    rivals: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool:

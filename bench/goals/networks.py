@@ -24,13 +24,14 @@ def rival(result: Comparison, name: str) -> Rival:
     return found
 
 
-def against_engines(result: Comparison) -> float:
+def against_engines(what: str, result: Comparison, goal: float) -> Figure:
     """Our speed over that of the faster engine."""
-    engines = [r for r in result.rivals if r.name in ENGINES and r.status == "ok"]
-    if not engines:
+    ours = rival(result, "fastconv").speedup
+    speeds = {r.name: r.speedup for r in result.rivals if r.status == "ok" and r.speedup}
+    engines = [speed for name, speed in speeds.items() if name in ENGINES]
+    if not engines or ours is None:
         raise RuntimeError(f"{result.model}: no engine ran")
-    ours = rival(result, "fastconv")
-    return ours.speedup / max(r.speedup for r in engines)  # type: ignore[operator, type-var]
+    return Figure(what, ours / max(engines), goal, rivals=speeds)
 
 
 def peak_flops() -> float:
@@ -44,7 +45,7 @@ def measure_mobilenet_v2(seconds: float) -> list[Figure]:
     model = fastconv.models.build("mobilenet_v2")
     for batch, goal, peak_goal in ((1, 1.5, 0.85), (16, 1.55, 0.92)):
         result = race("mobilenet_v2", batch, "float32", seconds)
-        figures.append(Figure(f"batch {batch}", against_engines(result), goal))
+        figures.append(against_engines(f"batch {batch}", result, goal))
         flops = 2 * batch * fastconv.cost(model, (1, 3, 224, 224)).multiplications
         share = flops / (rival(result, "fastconv").median_ms * 1e-3) / peak_flops()  # type: ignore
         shares.append(Figure(f"batch {batch}", share, peak_goal, "of peak"))
@@ -55,7 +56,7 @@ def measure_bfloat16(seconds: float) -> list[Figure]:
     figures, errors = [], []
     for batch, goal in ((1, 2.8), (16, 2.5)):
         result = race("mobilenet_v2", batch, "bfloat16", seconds)
-        figures.append(Figure(f"batch {batch}", against_engines(result), goal))
+        figures.append(against_engines(f"batch {batch}", result, goal))
         ours, theirs = (rival(result, name).difference for name in ("fastconv", "openvino"))
         ratio = ours / theirs  # type: ignore[operator]
         errors.append(Figure(f"error, batch {batch}", ratio, 1.0, "x OpenVINO's", at_most=True))
@@ -64,7 +65,7 @@ def measure_bfloat16(seconds: float) -> list[Figure]:
 
 def measure_all(models: tuple[str, ...], goal: float, seconds: float) -> list[Figure]:
     return [
-        Figure(f"{model} {batch}", against_engines(race(model, batch, "float32", seconds)), goal)
+        against_engines(f"{model} {batch}", race(model, batch, "float32", seconds), goal)
         for model in models
         for batch in (1, 16)
     ]
