@@ -81,7 +81,7 @@ void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
     if (unit == begin || first == 0) done = 0;
     const int64_t from = max_of(done, top), to = min_of(bottom, p.height);
     for (int64_t panel = 0; panel < panels; ++panel) {
-      const Bfloat16Ring ring{scratch + panel * g.ring, g.slots, g.shift};
+      const HiddenRing<bfloat16> ring{scratch + panel * g.ring, g.slots, g.shift};
       if (p.expands) expand_rows(p, panel, image, from, to, ring);
       depthwise_rows(p, panel, span, ring, buffer + panel * g.buffer);
     }
@@ -116,7 +116,7 @@ InvertedResidualBfloat16Plan plan(const InvertedResidualShape& s) {
 }
 
 void hide(const Params& p, bfloat16* hidden, bfloat16* scratch, int64_t begin, int64_t end) {
-  const Bfloat16Ring whole{scratch, p.height, 0};
+  const HiddenRing<bfloat16> whole{scratch, p.height, 0};
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t image = unit / hidden_panels(p), panel = unit % hidden_panels(p);
     if (p.expands) expand_rows(p, panel, image, 0, p.height, whole);

@@ -6,18 +6,10 @@
 
 namespace fastconv::FASTCONV_ISA {
 
-// As HiddenRing of inverted_residual_hidden.h.
-struct Bfloat16Ring {
-  bfloat16* rows;
-  int64_t slots, shift;
-
-  FASTCONV_INLINE int64_t slot(int64_t y) const { return (y + shift) % slots; }
-};
-
 // As expand_rows and depthwise_rows of inverted_residual_hidden.h.
 void expand_rows(const InvertedResidualBfloat16Params& p, int64_t panel, int64_t image,
-                 int64_t from, int64_t to, const Bfloat16Ring& ring);
+                 int64_t from, int64_t to, const HiddenRing<bfloat16>& ring);
 void depthwise_rows(const InvertedResidualBfloat16Params& p, int64_t panel, const RowSpan& span,
-                    const Bfloat16Ring& ring, bfloat16* out);
+                    const HiddenRing<bfloat16>& ring, bfloat16* out);
 
 }  // namespace fastconv::FASTCONV_ISA

@@ -37,8 +37,9 @@ FASTCONV_INLINE int64_t hidden_panels(const InvertedResidualShape& s) {
 
 // Rows of one panel of one expanded image: row y lies in slot (y + shift) % slots, each slot
 // width * kHiddenPanel elements. Without expansion the input serves, as it is.
+template <class T>
 struct HiddenRing {
-  float* rows;
+  T* rows;
   int64_t slots, shift;
 
   FASTCONV_INLINE int64_t slot(int64_t y) const { return (y + shift) % slots; }
