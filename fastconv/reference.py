@@ -210,14 +210,15 @@ def batch_norm(
     """activation(batch norm) by mean and var; without them by the batch's own, which follow."""
     check_batch_norm(input, weight, bias, mean, var)
     training = mean is None
-    wide = input.detach().to(torch.promote_types(input.dtype, torch.float32))
-    others = [d for d in range(input.dim()) if d != 1]
-    batch_var, batch_mean = torch.var_mean(wide, others, correction=0)
+    wide = torch.promote_types(input.dtype, torch.float32)
+    if training:
+        others = [d for d in range(input.dim()) if d != 1]
+        batch_var, batch_mean = torch.var_mean(input.detach().to(wide), others, correction=0)
+    else:
+        batch_mean, batch_var = (input.new_empty(0, dtype=wide) for _ in range(2))
     # As in torch, given statistics have no gradient.
     mean, var = (None if t is None else t.detach() for t in (mean, var))
     z = F.batch_norm(input, mean, var, weight, bias, training, 0.0, eps)
-    if not training:
-        batch_mean, batch_var = batch_mean[:0].clone(), batch_var[:0].clone()
     return activate(z, activation), batch_mean, batch_var
 
 
