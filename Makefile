@@ -13,7 +13,7 @@ SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
 	tests/test_separable_conv2d.py
 
-.PHONY: help demo test build check format bench bench-cpu sanitize gpu clean
+.PHONY: help demo test build emulator check format bench bench-cpu sanitize gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -22,11 +22,14 @@ demo: build  ## EfficientNet-Lite0 on real photos: torch, fastconv and their pee
 	$(BIN)/fastconv demo
 
 # Two workers on as many cores must not spin while they wait for each other: half the time.
-test: build  ## all tests
+test: build emulator  ## all tests
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 build: .venv/installed  ## .venv and the kernels, both brought up to date
 	@$(BIN)/python setup.py -q build_ext --inplace
+
+emulator: .venv/installed  ## the CUDA kernels for the CPU, which tests run
+	@$(BIN)/python setup.py -q build_emulator
 
 check: .venv/installed  ## formatters, linters and types, changing nothing
 	$(BIN)/ruff format --check .
@@ -86,7 +89,7 @@ clean:  ## all that was built, .venv too
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q pip==$(PIP_VERSION)
 	$(BIN)/pip install --group torch
-	$(BIN)/pip install --group build --group test --group check
+	$(BIN)/pip install --group build --group test --group check --group cuda
 	$(BIN)/pip install --no-deps --group data
 	$(BIN)/python setup.py build_ext --inplace
 	$(BIN)/pip install --no-build-isolation --no-deps -e .

@@ -1,5 +1,7 @@
 """Builds fastconv._C: each kernel once per instruction set, adapters on torch's stable ABI.
 
+`build_emulator` builds the library that runs the CUDA kernels on the CPU, for tests.
+
 The kernels need different compiler flags for each instruction set, which setuptools cannot say, so
 the build writes a ninja file; ninja rebuilds only what changed.
 
@@ -44,6 +46,7 @@ if platform.machine() in ("x86_64", "AMD64"):
         "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
     )
     ISA_FLAGS["avx512_bf16"] = ISA_FLAGS["avx512"] + " -mavx512bf16"
+EMULATOR = "libfastconv_emulator.so"
 # fastconv runs on every torch from this version on; see torch/csrc/stable.
 TORCH_TARGET_VERSION = "0x020a000000000000"
 
@@ -116,6 +119,12 @@ def escape(path):
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
+def cuda_sources():
+    """The CUDA kernels, but for what only nvcc compiles."""
+    files = sorted((CSRC / "kernels" / "cuda").glob("*.cu"))
+    return [file for file in files if file.stem != "launcher"]
+
+
 def ninja_file(target):
     """The build of target as the text of a ninja file, paths relative to BUILD_DIR."""
     torch = find_torch()
@@ -144,15 +153,40 @@ def ninja_file(target):
         for isa, flags in ISA_FLAGS.items():
             compile(source, f".{isa}", f"-std=c++17 -DFASTCONV_ISA={isa} {flags}")
 
+    for source in sorted((CSRC / "kernels" / "cuda").glob("*_plan.cpp")):
+        compile(source, "", "-std=c++17")
+
     includes = " ".join(f"-isystem {shlex.quote(str(folder))}" for folder in include_folders(torch))
     adapter_flags = f"-std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} {includes}"
-    for source in [*sorted((CSRC / "ops").glob("*.cpp")), CSRC / "bindings.cpp"]:
+    for source in [*sorted((CSRC / "ops").glob("*.cpp")), *sorted(CSRC.glob("*.cpp"))]:
         compile(source, "", adapter_flags.replace("$", "$$"))
+
+    emulated = []
+    emulator = CSRC / "emulator"
+    words = f"-std=c++17 -Wno-unknown-pragmas -include {shlex.quote(str(emulator / 'cuda.h'))}"
+    for source in [*cuda_sources(), *sorted(emulator.glob("*.cpp"))]:
+        name = escape(f"{source.relative_to(CSRC)}.emulated.o")
+        lines.append(f"build {name}: compile {escape(source)}")
+        lines.append(f"  flags = {words} -x c++".replace("$", "$$"))
+        emulated.append(name)
+    lines.append(f"build {EMULATOR}: link {' '.join(emulated)}")
 
     library = shlex.quote(str(torch / "lib")).replace("$", "$$")
     lines.append(f"build {escape(target)}: link {' '.join(objects)}")
     lines.append(f"  flags = -L{library} -ltorch -ltorch_cpu -lc10")
+    lines.append(f"default {escape(target)}")
     return "\n".join(lines) + "\n"
+
+
+def run_ninja(extension, *targets):
+    ninja = find_ninja()
+    check_compiler()
+    BUILD_DIR.mkdir(parents=True, exist_ok=True)
+    (BUILD_DIR / "build.ninja").write_text(ninja_file(extension))
+    try:
+        subprocess.run([ninja, "-C", str(BUILD_DIR), *targets], check=True)
+    except subprocess.CalledProcessError:
+        raise SystemExit("fastconv did not compile: the compiler's message is above") from None
 
 
 class BuildKernels(build_ext):
@@ -160,21 +194,21 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext):
         wanted = Path(self.get_ext_fullpath(ext.name))
-        ninja = find_ninja()
-        check_compiler()
-        BUILD_DIR.mkdir(parents=True, exist_ok=True)
-        (BUILD_DIR / "build.ninja").write_text(ninja_file(wanted.name))
-        try:
-            subprocess.run([ninja, "-C", str(BUILD_DIR)], check=True)
-        except subprocess.CalledProcessError:
-            raise SystemExit("fastconv did not compile: the compiler's message is above") from None
+        run_ninja(wanted.name)
         wanted.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(BUILD_DIR / wanted.name), str(wanted))
+
+
+class BuildEmulator(build_ext):
+    """The CUDA kernels for the CPU, left in BUILD_DIR."""
+
+    def build_extension(self, ext):
+        run_ninja(Path(self.get_ext_fullpath(ext.name)).name, EMULATOR)
 
 
 if __name__ == "__main__":  # the tests read ISA_FLAGS from here
     check_setuptools()
     setuptools.setup(
         ext_modules=[setuptools.Extension("fastconv._C", sources=[])],
-        cmdclass={"build_ext": BuildKernels},
+        cmdclass={"build_ext": BuildKernels, "build_emulator": BuildEmulator},
     )

@@ -1,12 +1,17 @@
 """What the tests of all ops share: layouts, error bounds, and the two ways to compare."""
 
+import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import fastconv
+
+ROOT = Path(__file__).parents[1]
+SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ISAS = ["scalar", "avx2", "avx512", "avx512_bf16"]

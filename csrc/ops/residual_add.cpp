@@ -1,8 +1,11 @@
-// fastconv::residual_add, fastconv::activation_backward on CPU tensors.
+// fastconv::residual_add, fastconv::activation_backward.
 #include "../kernels/residual_add.h"
 
 #include "../kernels/activation_backward.h"
 #include "../kernels/cpu/registry.h"
+#include "../kernels/cuda/activation_backward.h"
+#include "../kernels/cuda/residual_add.h"
+#include "gpu.h"
 #include "out.h"
 
 namespace fastconv::ops {
@@ -59,6 +62,10 @@ Tensor residual_add(Out out, const Tensor& input, const Tensor& residual,
   p.input = x.const_data_ptr();
   p.residual = r.const_data_ptr();
   p.output = output.mutable_data_ptr();
+  if (on_gpu(input)) {
+    run_on_gpu(p, input);
+    return output;
+  }
 
   count(residual_add_variant(p));
   const int64_t units = residual_add_units(p);
@@ -90,6 +97,10 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
   p.z = zd.const_data_ptr();
   p.grad_input = grad_input.mutable_data_ptr();
   p.elements = z.numel();
+  if (on_gpu(z)) {
+    run_on_gpu(p, z);
+    return grad_input;
+  }
 
   count(Variant::activation_backward_elementwise);
   const auto forward = activation_backward_kernels().forward;
@@ -101,7 +112,7 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
 
 }  // namespace fastconv::ops
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+FASTCONV_IMPL(residual_add, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::residual_add>(m, "residual_add");
   m.impl("activation_backward", TORCH_BOX(&fastconv::ops::activation_backward));
 }

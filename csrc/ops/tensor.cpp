@@ -51,7 +51,9 @@ Activation parse_activation(const std::optional<Text>& text) {
 }
 
 void check_like_input(const char* op, const char* name, const Tensor& other, const Tensor& input) {
-  FASTCONV_CHECK(other.is_cpu(), op, ": expected ", name, " on the same device as input (cpu)");
+  FASTCONV_CHECK(
+      other.is_cpu() == input.is_cpu() && other.get_device_index() == input.get_device_index(), op,
+      ": expected ", name, " on the same device as input");
   FASTCONV_CHECK(other.scalar_type() == input.scalar_type(), op, ": expected ", name,
                  " of the dtype of input (", torch::headeronly::toString(input.scalar_type()),
                  "), got ", torch::headeronly::toString(other.scalar_type()));
@@ -109,7 +111,9 @@ Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
                                                device_type, like.get_device_index(), &handle);
   FASTCONV_CHECK(!failed, "not enough memory for a tensor of shape ", to_string(sizes));
   Tensor result(handle);
-  advise_huge_pages(result.data_ptr(), result.numel() * result.element_size());
+  if (result.is_cpu()) {
+    advise_huge_pages(result.data_ptr(), result.numel() * result.element_size());
+  }
   return result;
 }
 

@@ -53,7 +53,7 @@ std::string to_string(const Tensor& t);     // its shape
 DType dtype_of(const Tensor& t, const char* op);
 Activation parse_activation(const std::optional<Text>& name);
 
-// Raises unless other is on the CPU and has the dtype of input.
+// Raises unless other has the device and the dtype of input.
 void check_like_input(const char* op, const char* name, const Tensor& other, const Tensor& input);
 void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim);
 

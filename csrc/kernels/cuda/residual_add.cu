@@ -1,0 +1,13 @@
+#include "residual_add.cuh"
+
+#include "table.cuh"
+
+namespace fastconv::cuda {
+
+FASTCONV_DEFINE_TABLE(residual_add, FASTCONV_PACK_INSTANCES(residual_add_same_size),
+                      FASTCONV_INSTANCE(residual_add_shortcut, 0),
+                      FASTCONV_INSTANCE(residual_add_shortcut, 1),
+                      FASTCONV_INSTANCE(residual_add_shortcut, 2),
+                      FASTCONV_INSTANCE(residual_add_shortcut, 3))
+
+}  // namespace fastconv::cuda

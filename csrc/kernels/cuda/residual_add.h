@@ -1,0 +1,16 @@
+// How residual_add is launched on a GPU.
+#pragma once
+
+#include "../residual_add.h"
+#include "launch.h"
+
+namespace fastconv::cuda {
+
+constexpr int kAddThreads = 256;
+// Packs of 16 bytes a thread moves from each tensor: 8 loads in flight. At 8 the bfloat16 kernel
+// would need 64 registers more and lose half of its occupancy (by -Xptxas -v; not timed).
+constexpr int kAddPacks = 4;
+
+Launch plan(const ResidualAddParams& p, const Device& device);
+
+}  // namespace fastconv::cuda

@@ -1,0 +1,180 @@
+#include "gpu.h"
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <array>
+#include <atomic>
+#include <map>
+#include <mutex>
+
+#include "driver.h"
+#if defined(FASTCONV_WITH_CUDA)
+#include "../kernels/cuda/launcher.h"
+#endif
+
+namespace fastconv::ops {
+
+namespace {
+
+using cuda::Device;
+using cuda::Launch;
+
+std::atomic<GpuWay> way{GpuWay::kNone};
+std::atomic<cuda::Launcher> emulator{nullptr};
+Device emulated_device;
+Compile nvrtc;
+
+std::atomic<int64_t> launched[static_cast<int>(cuda::Kernel::kCount)];
+
+std::vector<void (*)(Library&)>& registrations() {
+  static std::vector<void (*)(Library&)> all;
+  return all;
+}
+
+void register_for_gpu() {
+  static Library library(Library::Kind::IMPL, "fastconv", "CUDA", __FILE__, __LINE__);
+  static const bool done = [] {
+    for (const auto init : registrations()) init(library);
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+// torch's stream on the device. The library that has the function is there where CUDA tensors are.
+void* current_stream(int device) {
+  using Get = AOTITorchError (*)(int32_t, void**);
+  static const auto get =
+      reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  FASTCONV_CHECK(get, "this torch has no CUDA streams");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(get(device, &stream));
+  return stream;
+}
+
+Device describe(int device) {
+  enum { kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedOptin = 97 };
+  const auto attribute = [&](int which) {
+    int value = 0;
+    check_driver(driver().get_attribute(&value, which, device));
+    return value;
+  };
+  return {10 * attribute(kMajor) + attribute(kMinor), attribute(kMultiprocessors),
+          attribute(kSharedOptin), false};
+}
+
+void launch_by_nvrtc(const Launch& launch, const void* params, int device, void* stream) {
+  using Key = std::tuple<int, cuda::Kernel, std::array<int, cuda::kMostArguments>>;
+  static std::map<Key, void*> compiled;
+  static std::mutex mutex;
+  Key key{device, launch.kernel, {}};
+  std::copy_n(launch.arguments, cuda::kMostArguments, std::get<2>(key).begin());
+  void* function = nullptr;
+  {
+    const std::lock_guard lock(mutex);
+    const auto found = compiled.find(key);
+    if (found != compiled.end()) function = found->second;
+  }
+  if (!function) {  // outside the lock: it takes Python's, and two compilations do no harm
+    function = reinterpret_cast<void*>(nvrtc(launch, device));
+    const std::lock_guard lock(mutex);
+    compiled[key] = function;
+  }
+  constexpr int kMostSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+  if (launch.shared_bytes > (48 << 10)) {
+    check_driver(driver().set_function_attribute(function, kMostSharedBytes, launch.shared_bytes));
+  }
+  void* arguments[] = {const_cast<void*>(params)};
+  check_driver(driver().launch(function, unsigned(launch.blocks), 1, 1, unsigned(launch.threads), 1,
+                               1, unsigned(launch.shared_bytes), stream, arguments, nullptr));
+}
+
+}  // namespace
+
+Registration::Registration(void (*init)(Library&)) {
+  registrations().push_back(init);
+}
+
+bool on_gpu(const Tensor& t) {
+  return !t.is_cpu() || emulator.load(std::memory_order_relaxed);
+}
+
+Device gpu_of(const Tensor& t) {
+  if (t.is_cpu()) return emulated_device;
+  static std::map<int, Device> known;
+  static std::mutex mutex;
+  const int device = t.get_device_index();
+  const std::lock_guard lock(mutex);
+  auto found = known.find(device);
+  if (found == known.end()) found = known.emplace(device, describe(device)).first;
+  Device result = found->second;
+  result.compiles = way == GpuWay::kNvrtc;
+  return result;
+}
+
+void launch(const Launch& launch, const void* params, const Tensor& t) {
+  if (launch.blocks == 0) return;
+  FASTCONV_CHECK(launch.blocks <= 0x7fffffff, "a tensor of shape ", to_string(t),
+                 " is too large for one launch");
+  launched[static_cast<int>(launch.kernel)].fetch_add(1, std::memory_order_relaxed);
+  if (t.is_cpu()) {
+    const char* error = emulator.load()(launch, params, nullptr);
+    FASTCONV_CHECK(!error, "emulated CUDA: ", error);
+    return;
+  }
+  const int device = t.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = current_stream(device);
+#if defined(FASTCONV_WITH_CUDA)
+  if (way == GpuWay::kCompiled) {
+    const char* error = cuda::launch_compiled(launch, params, stream);
+    FASTCONV_CHECK(!error, "CUDA: ", error);
+    return;
+  }
+#endif
+  launch_by_nvrtc(launch, params, device, stream);
+}
+
+Tensor gpu_scratch(const Tensor& like, int64_t bytes) {
+  const int64_t elements = (bytes + like.element_size() - 1) / like.element_size();
+  return empty_like(like, {elements}, Layout::kNCHW);
+}
+
+int64_t times_launched(cuda::Kernel kernel) {
+  return launched[static_cast<int>(kernel)].load(std::memory_order_relaxed);
+}
+
+GpuWay gpu_way() {
+  return emulator.load() ? GpuWay::kEmulated : way.load();
+}
+
+bool built_with_cuda() {
+#if defined(FASTCONV_WITH_CUDA)
+  return true;
+#else
+  return false;
+#endif
+}
+
+void use_compiled() {
+  FASTCONV_CHECK(built_with_cuda(), "fastconv was built without CUDA");
+  way = GpuWay::kCompiled;
+  register_for_gpu();
+}
+
+void use_nvrtc(Compile compile) {
+  nvrtc = std::move(compile);
+  way = GpuWay::kNvrtc;
+  register_for_gpu();
+}
+
+void use_emulator(cuda::Launcher launcher, Device device) {
+  emulated_device = device;
+  emulator = launcher;
+}
+
+void stop_emulator() {
+  emulator = nullptr;
+}
+
+}  // namespace fastconv::ops

@@ -1,0 +1,64 @@
+// Launching the kernels of csrc/kernels/cuda for tensors on a GPU, on torch's stream.
+//
+// There are three ways in: what nvcc compiled into this library, what NVRTC compiles at run time,
+// and for tests the emulator, which runs the kernels on the CPU for CPU tensors.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "../kernels/cuda/launch.h"
+#include "tensor.h"
+
+namespace fastconv::ops {
+
+using Library = torch::stable::detail::StableLibrary;
+
+// Whether CUDA kernels serve this tensor.
+bool on_gpu(const Tensor& t);
+
+cuda::Device gpu_of(const Tensor& t);
+
+// Runs a kernel on the device of t; raises what the driver said.
+void launch(const cuda::Launch& launch, const void* params, const Tensor& t);
+
+template <class Params>
+void run_on_gpu(const Params& p, const Tensor& t) {
+  launch(plan(p, gpu_of(t)), &p, t);
+}
+
+// Memory of a launch's own, freed in stream order.
+Tensor gpu_scratch(const Tensor& like, int64_t bytes);
+
+int64_t times_launched(cuda::Kernel kernel);
+
+// Ways in, set by the bindings.
+enum class GpuWay { kNone, kCompiled, kNvrtc, kEmulated };
+GpuWay gpu_way();
+bool built_with_cuda();
+
+// Registers the ops for CUDA tensors, once.
+void use_compiled();
+// compile(kernel, arguments, device) gives a CUfunction.
+using Compile = std::function<uintptr_t(const cuda::Launch&, int device)>;
+void use_nvrtc(Compile compile);
+// Until stop_emulator, CPU tensors too take CUDA kernels, run by this launcher for a device like
+// this one.
+void use_emulator(cuda::Launcher launcher, cuda::Device device);
+void stop_emulator();
+
+// The registrations of an op's adapters: for CPU tensors at once, for CUDA tensors when there is a
+// way in.
+struct Registration {
+  explicit Registration(void (*init)(Library&));
+};
+
+#define FASTCONV_IMPL(op, m)                                                              \
+  static void fastconv_register_##op(torch::stable::detail::StableLibrary& m);            \
+  STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, library) {                                     \
+    fastconv_register_##op(library);                                                      \
+  }                                                                                       \
+  static const fastconv::ops::Registration fastconv_on_gpu_##op(&fastconv_register_##op); \
+  static void fastconv_register_##op(torch::stable::detail::StableLibrary& m)
+
+}  // namespace fastconv::ops

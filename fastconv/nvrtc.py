@@ -1,0 +1,156 @@
+"""CUDA kernels compiled at run time by NVRTC through CuPy, from the sources that nvcc takes too.
+
+A kernel is compiled when first launched, for the very template arguments of the launch (element
+type, kernel size, stride, ...), and kept on disk under a key of all sources, compiler version and
+architecture.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger("fastconv")
+_DIGEST = hashlib.sha256().digest_size
+
+# What the kernels take from the standard library, which NVRTC does not have.
+STANDARD_HEADERS = {
+    "cstdint": """#pragma once
+using int8_t = signed char; using uint8_t = unsigned char;
+using int16_t = short; using uint16_t = unsigned short;
+using int32_t = int; using uint32_t = unsigned int;
+using int64_t = long long; using uint64_t = unsigned long long;
+using uintptr_t = unsigned long long;
+""",
+    "cmath": "#pragma once\n",
+}
+
+
+def sources() -> Path:
+    """csrc/kernels: within the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "csrc" / "kernels"
+    return installed if installed.exists() else Path(__file__).parents[1] / "csrc" / "kernels"
+
+
+@functools.cache
+def _digest_of_sources() -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(sources().rglob("*")):
+        if path.suffix in (".h", ".cuh", ".def") and "cpu" not in path.parts:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
+
+
+def compile_cubin(op: str, expression: str, architecture: str) -> tuple[str, bytes]:
+    """The symbol and the cubin of a kernel, e.g. 'fastconv::cuda::residual_add_shortcut<0>'.
+
+    Args:
+        op: the stem of its source, csrc/kernels/cuda/<op>.cuh.
+        architecture: such as 'sm_90'; needs no device.
+
+    Raises:
+        RuntimeError: NVRTC is missing, or refuses; the message has its log.
+    """
+    try:
+        from cupy.cuda import nvrtc
+
+        version = nvrtc.getVersion()
+    except Exception as error:  # ImportError, or CuPy's own where it finds no NVRTC
+        raise RuntimeError(
+            f"fastconv compiles its CUDA kernels through CuPy, which does not work here ({error}): "
+            "`pip install cupy-cuda13x nvidia-cuda-nvrtc` (cupy-cuda12x for CUDA 12)"
+        ) from error
+    options = (
+        "-std=c++17",
+        "-default-device",  # the plans' declarations lie beside the kernels'
+        f"--gpu-architecture={architecture}",
+        f"-I{sources() / 'cuda'}",
+    )
+    key = hashlib.sha256(_digest_of_sources())
+    key.update(repr((op, expression, version, *options[:-1])).encode())
+    path = _cache_folder() / f"{key.hexdigest()}.cubin"
+    if (kept := _read(path)) is not None:
+        return kept
+    program = nvrtc.createProgram(
+        f'#include "{op}.cuh"\n',
+        f"{op}.cu",
+        [text.encode() for text in STANDARD_HEADERS.values()],
+        [name.encode() for name in STANDARD_HEADERS],
+    )
+    try:
+        nvrtc.addNameExpression(program, expression)
+        try:
+            nvrtc.compileProgram(program, options)
+        except nvrtc.NVRTCError as error:
+            raise RuntimeError(
+                f"NVRTC {'.'.join(map(str, version))} cannot compile {expression} for "
+                f"{architecture} ({error}):\n{nvrtc.getProgramLog(program)}"
+            ) from None
+        symbol = nvrtc.getLoweredName(program, expression)
+        symbol = symbol.decode() if isinstance(symbol, bytes) else symbol
+        cubin = nvrtc.getCUBIN(program)
+    finally:
+        nvrtc.destroyProgram(program)
+    _write(path, symbol, cubin)
+    return symbol, cubin
+
+
+def load(launch: Any, device: int) -> int:
+    """The CUfunction of a planned launch on a device: what fastconv._C asks for."""
+    import cupy
+
+    with cupy.cuda.Device(device) as current:
+        symbol, cubin = compile_cubin(
+            launch.op, launch.expression, f"sm_{current.compute_capability}"
+        )
+        module = cupy.cuda.function.Module()
+        module.load(cubin)
+        _loaded.append(module)
+        return int(module.get_function(symbol).ptr)
+
+
+_loaded: list[Any] = []  # a module unloads its kernels when it is collected
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FASTCONV_CACHE") or Path(base) / "fastconv") / "nvrtc"
+
+
+# A file is the digest of the rest, the symbol, a line end and the cubin.
+def _read(path: Path) -> tuple[str, bytes] | None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    body = data[_DIGEST:]
+    if hashlib.sha256(body).digest() != data[:_DIGEST]:
+        _log.warning("%s is broken and is compiled anew", path)
+        return None
+    symbol, _, cubin = body.partition(b"\n")
+    return symbol.decode(), cubin
+
+
+def _write(path: Path, symbol: str, cubin: bytes) -> None:
+    """Whole or not at all; a full or read-only disk costs only the next process a compilation."""
+    body = symbol.encode() + b"\n" + cubin
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            try:
+                file.write(hashlib.sha256(body).digest() + body)
+                file.flush()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        _say_once(f"compiled CUDA kernels are not kept: {error}")
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _log.warning(message)

@@ -1,0 +1,57 @@
+"""What nvcc makes of the kernels: gates that a slower kernel does not pass, with no GPU."""
+
+from functools import cache
+
+import pytest
+
+from fastconv import _C
+from tests.cuda.toolkit import ARCHITECTURES, KERNELS, Compiled, compile_file
+
+FILES = {path.stem: path for path in sorted(KERNELS.glob("*.cu")) if "table" not in path.stem}
+FILES.pop("launcher")
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cubins")
+
+    @cache
+    def of(stem: str, architecture: str) -> list[Compiled]:
+        return compile_file(FILES[stem], architecture, folder)
+
+    return of
+
+
+# Kernel: registers at most, so that the threads meant to share a multiprocessor do.
+REGISTERS = {
+    "activation_backward_elementwise": 64,
+    "residual_add_same_size": 80,
+    "residual_add_shortcut": 40,
+}
+# Kernel, arguments: 16-byte loads and stores at least.
+WIDE = {
+    ("activation_backward_elementwise", (2, 8)): (2, 1),
+    ("residual_add_same_size", (0, 4)): (8, 4),
+    ("residual_add_same_size", (2, 8)): (8, 4),
+}
+
+
+def test_every_kernel_has_a_row():
+    kernels = {f"{op}_{name}" for op, name, *_ in _C.gpu.kernels()}
+    assert REGISTERS.keys() == kernels
+    assert {kernel for kernel, _ in WIDE} <= kernels
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("stem", FILES)
+def test_gates(stem, architecture, compiled):
+    kernels = compiled(stem, architecture)
+    assert kernels
+    for kernel in kernels:
+        what = f"{kernel.kernel}{kernel.arguments}"
+        assert kernel.stack == 0, f"{what} spills {kernel.stack} bytes"
+        limit = REGISTERS[kernel.kernel]
+        assert kernel.registers <= limit, f"{what} takes {kernel.registers} registers of {limit}"
+        loads, stores = WIDE.get((kernel.kernel, kernel.arguments), (0, 0))
+        assert kernel.count(r"LDG\.E\S*\.128") >= loads, f"{what}: narrow loads"
+        assert kernel.count(r"STG\.E\S*\.128") >= stores, f"{what}: narrow stores"

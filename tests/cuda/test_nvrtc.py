@@ -1,0 +1,76 @@
+"""NVRTC compiles the sources that nvcc and the emulator take, with no device."""
+
+import logging
+import sys
+
+import pytest
+import torch
+
+from fastconv import _C, nvrtc, ops
+from tests.cuda.emulator import recorded
+from tests.helpers import channels_last
+
+# The op as a function of one image; each is compiled for the launches that it plans.
+CALLS = {
+    "residual_add": lambda x: ops.residual_add(x, x, "silu"),
+    "residual_add, shortcut": lambda x: ops.residual_add(x, x[:, :3]),
+}
+DEVICE = _C.gpu.Device(architecture=90, compiles=True)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTCONV_CACHE", str(tmp_path))
+    nvrtc._say_once.cache_clear()
+    return tmp_path / "nvrtc"
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_compiles_every_planned_launch(call):
+    with recorded(DEVICE) as launches:
+        CALLS[call](channels_last(torch.zeros(2, 8, 9, 7, dtype=torch.bfloat16)))
+    assert launches
+    for launch in launches:
+        symbol, cubin = nvrtc.compile_cubin(launch.op, launch.expression, "sm_90")
+        assert launch.kernel in symbol
+        assert cubin[:4] == b"\x7fELF"
+
+
+ADD = ("residual_add", "fastconv::cuda::residual_add_shortcut<0>", "sm_80")
+
+
+def test_keeps_what_it_compiled(cache, monkeypatch):
+    first = nvrtc.compile_cubin(*ADD)
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(nvrtc, "STANDARD_HEADERS", {"cstdint": "#error compiled again"})
+    assert nvrtc.compile_cubin(*ADD) == first
+
+
+@pytest.mark.parametrize("broken", [b"", b"too short", b"x" * 4000])
+def test_compiles_again_what_is_broken_on_disk(broken, cache, caplog):
+    first = nvrtc.compile_cubin(*ADD)
+    (file,) = cache.iterdir()
+    file.write_bytes(broken)
+    with caplog.at_level(logging.WARNING, "fastconv"):
+        assert nvrtc.compile_cubin(*ADD)[0] == first[0]
+    assert "is broken" in caplog.text
+    assert len(file.read_bytes()) > 4000
+
+
+def test_goes_on_without_a_folder_to_write_to(cache, monkeypatch, caplog):
+    cache.write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING, "fastconv"):
+        nvrtc.compile_cubin(*ADD)
+        nvrtc.compile_cubin(*ADD)
+    assert caplog.text.count("are not kept") == 1
+
+
+def test_says_what_the_compiler_refuses():
+    with pytest.raises(RuntimeError, match="cannot compile fastconv::cuda::no_such<1>"):
+        nvrtc.compile_cubin("residual_add", "fastconv::cuda::no_such<1>", "sm_90")
+
+
+def test_says_how_to_get_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy.cuda", None)
+    with pytest.raises(RuntimeError, match="pip install cupy-cuda13x"):
+        nvrtc.compile_cubin(*ADD)

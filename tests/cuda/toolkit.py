@@ -1,0 +1,78 @@
+"""nvcc and cuobjdump as pip installs them, and what they say of a kernel."""
+
+import functools
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from tests.helpers import ROOT
+
+KERNELS = ROOT / "csrc" / "kernels" / "cuda"
+ARCHITECTURES = ["80", "90a", "100"]
+
+
+@functools.cache
+def toolkit() -> Path:
+    spec = find_spec("nvidia")
+    assert spec is not None, "pip install --group cuda"
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "cu13"
+
+
+def run(program: str, *arguments: object) -> str:
+    programs = toolkit() / "bin"
+    result = subprocess.run(
+        [str(programs / program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert result.returncode == 0, f"{program}: {result.stderr}"
+    return result.stdout + result.stderr
+
+
+@dataclass
+class Compiled:
+    """One instance of a kernel template for one architecture."""
+
+    kernel: str  # the template's name
+    arguments: tuple[int, ...]
+    registers: int
+    stack: int  # bytes in local memory; spills lie there
+    sass: list[str]  # instructions
+
+    def count(self, pattern: str) -> int:
+        return sum(re.search(pattern, line) is not None for line in self.sass)
+
+
+def _name(symbol: str) -> tuple[str, tuple[int, ...]]:
+    match = re.match(r"_ZN8fastconv4cuda(\d+)", symbol)
+    assert match, symbol
+    start = match.end()
+    name = symbol[start : start + int(match[1])]
+    rest = symbol[start + int(match[1]) :]
+    arguments = re.match(r"I((?:Li(?:n?\d+)E)+)E", rest)
+    assert arguments, symbol
+    values = re.findall(r"Li(n?\d+)E", arguments[1])
+    return name, tuple(int(value.replace("n", "-")) for value in values)
+
+
+def compile_file(path: Path, architecture: str, folder: Path) -> list[Compiled]:
+    """The kernels of a .cu file as nvcc compiles them."""
+    cubin = folder / f"{path.stem}.{architecture}.cubin"
+    run("nvcc", "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-cubin", "-o", cubin, path)
+    usage = run("cuobjdump", "-res-usage", cubin)
+    rows = re.findall(r"Function (\w+):\s*REG:(\d+) STACK:(\d+)", usage)
+    sass: dict[str, list[str]] = {}
+    for line in run("cuobjdump", "-sass", cubin).splitlines():
+        if match := re.search(r"Function : (\w+)", line):
+            current = sass.setdefault(match[1], [])
+        elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            current.append(match[1])
+    return [
+        Compiled(*_name(symbol), int(registers), int(stack), sass[symbol])
+        for symbol, registers, stack in rows
+    ]
