@@ -7,6 +7,8 @@ the build writes a ninja file; ninja rebuilds only what changed.
 
 Environment:
     CXX                   the compiler, g++ where unset; may carry a prefix ("ccache g++")
+    FASTCONV_CUDA=1, 0    with the CUDA kernels, or without, rather than as torch was built
+    CUDA_HOME             where nvcc is, beside PATH and what pip installed
     FASTCONV_SANITIZE=1   AddressSanitizer and UBSan, in a build folder of its own: `make sanitize`
 """
 
@@ -14,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -91,6 +94,47 @@ def find_ninja():
     return found
 
 
+def find_nvcc():
+    """nvcc of CUDA_HOME, of PATH, or as pip installs it; None where there is none."""
+    homes = [os.environ.get("CUDA_HOME")] if os.environ.get("CUDA_HOME") else []
+    nvidia = package_folder("nvidia")
+    folders = [f"{home}/bin" for home in homes] + [os.environ.get("PATH", "")]
+    folders += [str(nvidia / "cu13" / "bin")] if nvidia else []
+    found = shutil.which("nvcc", path=os.pathsep.join(folders))
+    return Path(found).resolve() if found else None
+
+
+def cuda_compiler(torch):
+    """nvcc where the CUDA kernels are to be built, else None."""
+    wanted = os.environ.get("FASTCONV_CUDA")
+    if wanted is None:
+        built_for = re.search(r"^cuda\b.*= '", (torch / "version.py").read_text(), re.MULTILINE)
+        return find_nvcc() if built_for else None
+    if wanted == "0":
+        return None
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise SystemExit(
+            "FASTCONV_CUDA=1 needs nvcc, which was not found: install NVIDIA's CUDA toolkit and "
+            "name its folder in CUDA_HOME, or `pip install --group cuda` in a checkout"
+        )
+    return nvcc
+
+
+def cuda_flags(nvcc):
+    """What to compile for: each architecture's own code, and PTX for those to come."""
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", version)
+    known = tuple(map(int, release.groups())) if release else (0, 0)
+    if known < (12, 0):
+        raise SystemExit(f"fastconv needs nvcc 12.0 or newer, and {nvcc} is {known[0]}.{known[1]}")
+    architectures = [80, 90] + ([100] if known >= (12, 8) else [])
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
+    host = shlex.quote(shlex.split(CXX)[-1])
+    return f"-std=c++17 -O3 -ccbin {host} -Xcompiler -fPIC,-fvisibility=hidden {' '.join(codes)}"
+
+
 def check_compiler():
     program = shlex.split(CXX)[0]
     if shutil.which(program) is None:
@@ -117,6 +161,23 @@ def include_folders(torch):
 def escape(path):
     """A path as ninja reads it."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def cuda_libraries(nvcc):
+    """CUDA's runtime, linked in: the library must load where there is none."""
+    # Its own word for where it is: the one on PATH may be a script. Without an input it refuses.
+    plan = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True
+    ).stderr
+    top = re.search(r"^#\$ TOP=(.*)$", plan, re.MULTILINE)
+    home = Path(top[1]).resolve() if top else nvcc.parent.parent
+    folders = [home / name for name in ("lib64", "lib", "targets/x86_64-linux/lib")]
+    found = [folder for folder in folders if (folder / "libcudart_static.a").exists()]
+    if not found:
+        raise SystemExit(
+            f"fastconv's CUDA kernels need libcudart_static.a, which is not beside {nvcc}"
+        )
+    return f"-L{shlex.quote(str(found[0]))} -lcudart_static -ldl -lrt -lpthread".replace("$", "$$")
 
 
 def cuda_sources():
@@ -158,8 +219,20 @@ def ninja_file(target):
 
     includes = " ".join(f"-isystem {shlex.quote(str(folder))}" for folder in include_folders(torch))
     adapter_flags = f"-std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} {includes}"
+    nvcc = cuda_compiler(torch)
     for source in [*sorted((CSRC / "ops").glob("*.cpp")), *sorted(CSRC.glob("*.cpp"))]:
-        compile(source, "", adapter_flags.replace("$", "$$"))
+        with_cuda = " -DFASTCONV_WITH_CUDA" if nvcc and source.stem == "gpu" else ""
+        compile(source, "", adapter_flags.replace("$", "$$") + with_cuda)
+
+    if nvcc:
+        lines.append("rule compile_cuda")
+        lines.append(f"  command = {shlex.quote(str(nvcc))} -MD -MF $out.d $flags -c $in -o $out")
+        lines.extend(["  depfile = $out.d", "  deps = gcc", "  description = nvcc $out"])
+        for source in sorted((CSRC / "kernels" / "cuda").glob("*.cu")):
+            name = escape(f"{source.relative_to(CSRC)}.o")
+            lines.append(f"build {name}: compile_cuda {escape(source)}")
+            lines.append(f"  flags = {cuda_flags(nvcc)}".replace("$", "$$"))
+            objects.append(name)
 
     emulated = []
     emulator = CSRC / "emulator"
@@ -173,7 +246,8 @@ def ninja_file(target):
 
     library = shlex.quote(str(torch / "lib")).replace("$", "$$")
     lines.append(f"build {escape(target)}: link {' '.join(objects)}")
-    lines.append(f"  flags = -L{library} -ltorch -ltorch_cpu -lc10")
+    cuda = f" {cuda_libraries(nvcc)}" if nvcc else ""
+    lines.append(f"  flags = -L{library} -ltorch -ltorch_cpu -lc10{cuda}")
     lines.append(f"default {escape(target)}")
     return "\n".join(lines) + "\n"
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 def isa() -> str: ...
@@ -5,6 +6,47 @@ def detected_isa() -> str: ...
 def force_isa(name: str) -> None: ...
 def variants() -> list[tuple[str, str, str, int]]: ...
 def advise_huge_pages(memory: int, bytes: int) -> None: ...
+
+class gpu:  # noqa: N801, a module
+    class Launch:
+        op: str
+        kernel: str
+        when: str
+        arguments: list[int]
+        expression: str
+        blocks: int
+        threads: int
+        shared_bytes: int
+
+    class Device:
+        architecture: int
+        multiprocessors: int
+        def __init__(
+            self,
+            architecture: int = 90,
+            multiprocessors: int = 132,
+            shared_bytes: int = 232448,
+            compiles: bool = False,
+        ) -> None: ...
+
+    @staticmethod
+    def kernels() -> list[tuple[str, str, str, int]]: ...
+    @staticmethod
+    def way() -> str | None: ...
+    @staticmethod
+    def built_with_cuda() -> bool: ...
+    @staticmethod
+    def use_compiled() -> None: ...
+    @staticmethod
+    def use_nvrtc(compile: Callable[[Launch, int], int]) -> None: ...
+    @staticmethod
+    def use_emulator(launcher: int, device: Device) -> None: ...
+    @staticmethod
+    def stop_emulator() -> None: ...
+    @staticmethod
+    def use_recorder(device: Device) -> None: ...
+    @staticmethod
+    def take_recorded() -> list[Launch]: ...
 
 class probe:  # noqa: N801, a module
     @staticmethod

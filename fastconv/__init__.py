@@ -30,13 +30,14 @@ else:
             _C.force_isa(_forced)
         except ValueError as _error:
             raise ValueError(f"FASTCONV_ISA: {_error}") from None
-    from fastconv import fork, models, nn, ops
+    from fastconv import fork, gpu, models, nn, ops
     from fastconv.cost import cost
     from fastconv.explain import explain
     from fastconv.memory import peak_memory
     from fastconv.optimize import optimize, restore_, swap_
 
     fork.register()
+    gpu.start()
     __all__ = [
         "cost",
         "explain",

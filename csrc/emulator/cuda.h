@@ -87,6 +87,7 @@ inline T __ldg(const T* from) {
 inline float rsqrtf(float x) {
   return 1 / std::sqrt(x);
 }
+
 inline float __fdividef(float a, float b) {
   return a / b;
 }

@@ -1,7 +1,9 @@
-// fastconv::local_response_norm and its backward pass on CPU tensors.
+// fastconv::local_response_norm and its backward pass.
 #include "../kernels/local_response_norm.h"
 
 #include "../kernels/cpu/registry.h"
+#include "../kernels/cuda/local_response_norm.h"
+#include "gpu.h"
 #include "out.h"
 #include "scratch.h"
 
@@ -32,8 +34,9 @@ LocalResponseNormParams params(const char* op, const Tensor& input, int64_t size
   return p;
 }
 
-void run(LocalResponseNormParams p, double cost_an_element) {
+void run(LocalResponseNormParams p, const Tensor& input, double cost_an_element) {
   if (p.pixels == 1) p.layout = Layout::kNHWC;  // the same memory, and full vectors
+  if (on_gpu(input)) return run_on_gpu(p, input);
   const bool backward = p.grad_output != nullptr;
   count(backward ? local_response_norm_backward_variant(p) : local_response_norm_variant(p));
   const auto kernel =
@@ -57,7 +60,7 @@ Tensor local_response_norm(Out out, const Tensor& input, int64_t size, double al
   if (input.numel() == 0) return output;
   p.input = x.const_data_ptr();
   p.output = output.mutable_data_ptr();
-  run(p, kNanosecondsAnElement);
+  run(p, input, kNanosecondsAnElement);
   return output;
 }
 
@@ -76,7 +79,7 @@ Tensor local_response_norm_backward(const Tensor& grad_output, const Tensor& inp
   p.input = x.const_data_ptr();
   p.grad_output = g.const_data_ptr();
   p.output = grad_input.mutable_data_ptr();
-  run(p, 2 * kNanosecondsAnElement);
+  run(p, input, 2 * kNanosecondsAnElement);
   return grad_input;
 }
 
@@ -84,7 +87,7 @@ Tensor local_response_norm_backward(const Tensor& grad_output, const Tensor& inp
 
 }  // namespace fastconv::ops
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+FASTCONV_IMPL(local_response_norm, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::local_response_norm>(m, "local_response_norm");
   m.impl("local_response_norm_backward", TORCH_BOX(&fastconv::ops::local_response_norm_backward));
 }

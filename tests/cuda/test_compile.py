@@ -25,12 +25,21 @@ def compiled(tmp_path_factory):
 # Kernel: registers at most, so that the threads meant to share a multiprocessor do.
 REGISTERS = {
     "activation_backward_elementwise": 64,
-    "residual_add_same_size": 80,
+    "local_response_norm_nchw": 64,
+    "local_response_norm_nhwc": 64,
+    "local_response_norm_any": 56,
+    "local_response_norm_backward_nchw": 104,
+    "local_response_norm_backward_nhwc": 96,
+    "local_response_norm_backward_any": 80,
+    "residual_add_same_size": 85,
     "residual_add_shortcut": 40,
 }
 # Kernel, arguments: 16-byte loads and stores at least.
 WIDE = {
     ("activation_backward_elementwise", (2, 8)): (2, 1),
+    ("local_response_norm_nchw", (0, 4, 5, 1)): (5, 5),
+    ("local_response_norm_nhwc", (2, 5, 1)): (1, 1),
+    ("local_response_norm_backward_nhwc", (2, 5, 1)): (2, 1),
     ("residual_add_same_size", (0, 4)): (8, 4),
     ("residual_add_same_size", (2, 8)): (8, 4),
 }

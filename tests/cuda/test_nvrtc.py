@@ -12,6 +12,8 @@ from tests.helpers import channels_last
 
 # The op as a function of one image; each is compiled for the launches that it plans.
 CALLS = {
+    "local_response_norm": lambda x: ops.local_response_norm(x.contiguous(), 9),
+    "local_response_norm, channels_last": lambda x: ops.local_response_norm(x, 3, beta=0.5),
     "residual_add": lambda x: ops.residual_add(x, x, "silu"),
     "residual_add, shortcut": lambda x: ops.residual_add(x, x[:, :3]),
 }

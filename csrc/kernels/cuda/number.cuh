@@ -104,6 +104,35 @@ FASTCONV_INLINE float16 narrow<float16>(float x) {
   return result;
 }
 
+// To 1 ulp or so, without the branches of the exact one.
+FASTCONV_INLINE float approx_sqrt(float x) {
+#if defined(__CUDA_ARCH__)
+  float root;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+#else
+  return sqrtf(x);
+#endif
+}
+
+// To a few ulp where the exponent times log2(x) is small; NaN below zero.
+FASTCONV_INLINE float approx_pow(float x, float exponent) {
+#if defined(__CUDA_ARCH__)
+  float power;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(power) : "f"(x));
+  power *= exponent;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(power) : "f"(power));
+  return power;
+#else
+  return powf(x, exponent);
+#endif
+}
+
+// a % b for a >= 0; 64-bit division takes some 70 instructions, 32-bit division 20 (SASS).
+FASTCONV_INLINE int64_t remainder_of(int64_t a, int64_t b) {
+  return (uint64_t(a) | uint64_t(b)) >> 32 == 0 ? int64_t(uint32_t(a) % uint32_t(b)) : a % b;
+}
+
 // The value type of the activations in common/activation.h.
 template <class A>
 struct Number {
@@ -184,13 +213,35 @@ FASTCONV_INLINE void load_wide(const T* from, accumulate_t<T>* to, int64_t left)
   for (int i = 0; i < count; ++i) to[i] = widen(pack.values[i]);
 }
 
+// One access; left to itself nvcc splits a store whose address it computes in parts.
+template <class T, int count>
+FASTCONV_INLINE void store_pack(T* to, const Pack<T, count>& pack) {
+#if defined(__CUDA_ARCH__)
+  constexpr int kWords = sizeof(pack) / 4;
+  if constexpr (kWords == 2 || kWords == 4) {
+    uint32_t words[kWords];
+    memcpy(words, &pack, sizeof pack);
+    if constexpr (kWords == 4) {
+      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]),
+                   "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
+    } else {
+      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(words[0]), "r"(words[1])
+                   : "memory");
+    }
+    return;
+  }
+#endif
+  *reinterpret_cast<Pack<T, count>*>(to) = pack;
+}
+
 template <int count, class T>
 FASTCONV_INLINE void store_narrow(T* to, const accumulate_t<T>* from, int64_t left) {
   Pack<T, count> pack;
 #pragma unroll
   for (int i = 0; i < count; ++i) pack.values[i] = narrow<T>(from[i]);
   if (left >= count) {
-    *reinterpret_cast<Pack<T, count>*>(to) = pack;
+    store_pack(to, pack);
     return;
   }
 #pragma unroll

@@ -1,0 +1,61 @@
+"""The way in to the CUDA kernels, chosen when fastconv is imported.
+
+'cuda': nvcc compiled them when fastconv was built. 'nvrtc': NVRTC compiles each at its first call,
+through CuPy. Neither touches a GPU before the first call on one.
+"""
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+from fastconv import _C
+
+WAYS = ("cuda", "nvrtc")
+
+
+def start() -> None:
+    """Takes the way that FASTCONV_GPU names (cuda, nvrtc or none), else the best there is."""
+    wanted = os.environ.get("FASTCONV_GPU") or None
+    if wanted == "none":
+        return
+    if wanted is not None and wanted not in WAYS:
+        raise ValueError(f"FASTCONV_GPU: expected 'cuda', 'nvrtc' or 'none', got '{wanted}'")
+    if wanted is None and torch.version.cuda is None:
+        return
+    for way in (wanted,) if wanted else WAYS:
+        if missing(way) is None:
+            use(way)
+            return
+    if wanted:
+        raise ValueError(f"FASTCONV_GPU={wanted}: {missing(wanted)}")
+
+
+def use(way: str) -> None:
+    """CUDA tensors take the kernels by this way from now on, in the whole process."""
+    if (reason := missing(way)) is not None:
+        raise RuntimeError(reason)
+    if way == "cuda":
+        _C.gpu.use_compiled()
+    else:
+        _C.gpu.use_nvrtc(_load)
+
+
+def missing(way: str) -> str | None:
+    """What this way lacks here, with the command that brings it; None where it is open."""
+    if way == "cuda":
+        if _C.gpu.built_with_cuda():
+            return None
+        return (
+            "fastconv was built without CUDA: with nvcc at hand and a torch built for CUDA, "
+            "`pip install --no-build-isolation .` in fastconv's checkout"
+        )
+    if find_spec("cupy") is not None:
+        return None
+    return "CuPy is not installed: `pip install cupy-cuda13x` (cupy-cuda12x for CUDA 12)"
+
+
+def _load(launch: "_C.gpu.Launch", device: int) -> int:
+    from fastconv import nvrtc  # CuPy takes a second to import
+
+    return nvrtc.load(launch, device)
