@@ -65,14 +65,39 @@ sanitize: .venv/installed  ## the kernels' tests under AddressSanitizer and UBSa
 	$(SANITIZER_RUN) $(BIN)/pytest --import-mode=append --capture=sys -x $(KERNEL_TESTS) \
 		-k "not (opcheck or derivatives or compile)"
 
-# Only the files that need nothing beside torch and pytest; the doctor needs typer and may fail.
+# On a machine with a GPU nothing is installed: the system's Python, torch, nvcc and pytest serve.
+# What fails leaves the rest its turn. DRY=1 does in .venv, with no GPU, all that can be done there.
 OUT ?= build/gpu
-gpu:  ## build with the system's torch, run the GPU tests, write results to OUT; installs nothing
-	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "torch sees no GPU")'
+ifdef DRY
+GPU_PYTHON := $(BIN)/python
+GPU_TESTS := tests/cuda
+GPU_BENCH := --dry
+gpu: .venv/installed emulator
+else
+GPU_PYTHON := $(PYTHON)
+GPU_TESTS := tests/test_cuda.py
+GPU_BENCH := --minutes 4
+endif
+gpu:  ## on a GPU, with the system's torch: build, tests, sanitizer, comparison, results in OUT
+ifndef DRY
+	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "torch sees no GPU; \
+	make gpu DRY=1 rehearses without one")'
+endif
 	@mkdir -p $(OUT)
-	$(PYTHON) setup.py -q build_ext --inplace
-	-$(PYTHON) -m fastconv doctor --json > $(OUT)/doctor.json
-	$(PYTHON) -m pytest $(wildcard tests/test_cuda*.py) --junitxml=$(OUT)/tests.xml
+	FASTCONV_CUDA=1 $(GPU_PYTHON) setup.py -q build_ext --inplace
+	@failed=""; \
+	$(GPU_PYTHON) -m fastconv doctor --json > $(OUT)/doctor.json || failed="$$failed doctor"; \
+	for way in cuda nvrtc; do \
+		FASTCONV_GPU=$$way $(GPU_PYTHON) -m pytest $(GPU_TESTS) --junitxml=$(OUT)/tests-$$way.xml \
+			|| failed="$$failed tests($$way)"; \
+	done; \
+	if command -v compute-sanitizer > /dev/null; then \
+		timeout 120 compute-sanitizer --error-exitcode 1 $(GPU_PYTHON) -m pytest $(GPU_TESTS) -x \
+			-k "test_values and float32 and not channels" > $(OUT)/sanitizer.txt 2>&1 \
+			|| failed="$$failed compute-sanitizer"; \
+	else echo "no compute-sanitizer here" | tee $(OUT)/sanitizer.txt; fi; \
+	$(GPU_PYTHON) -m bench.gpu --out $(OUT) $(GPU_BENCH) || failed="$$failed bench.gpu"; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 clean:  ## all that was built, .venv too
 	rm -rf .venv build *.egg-info fastconv/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -271,6 +271,10 @@ class BuildKernels(build_ext):
         run_ninja(wanted.name)
         wanted.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(BUILD_DIR / wanted.name), str(wanted))
+        if not self.inplace and not self.editable_mode:  # there NVRTC reads them in the checkout
+            kernels = wanted.parent / "csrc" / "kernels"
+            only_cuda = shutil.ignore_patterns("cpu", "*.cpp")
+            shutil.copytree(CSRC / "kernels", kernels, ignore=only_cuda, dirs_exist_ok=True)
 
 
 class BuildEmulator(build_ext):

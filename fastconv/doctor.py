@@ -80,9 +80,28 @@ def gpu_findings() -> Iterator[Finding]:
     else:
         detail = "a CPU build; pytorch.org/get-started gives the command for your CUDA version"
         yield Finding(topic, "CUDA in torch", False, detail)
+    yield from cuda_kernel_findings(topic)
     yield nvcc_finding(topic)
     yield package_finding(topic, "Triton", ["triton"], "triton")
     yield package_finding(topic, "CuPy", ["cupy", "cupy-cuda13x", "cupy-cuda12x"], "cupy-cuda13x")
+
+
+def cuda_kernel_findings(topic: str) -> Iterator[Finding]:
+    """Which way in is live, and what each of the others lacks."""
+    try:
+        from fastconv import _C, gpu
+    except ImportError:
+        return
+    live = _C.gpu.way()
+    for way, what in {"cuda": "built by nvcc", "nvrtc": "compiled at run time"}.items():
+        name = f"CUDA kernels, {what}"
+        if (missing := gpu.missing(way)) is not None:
+            yield Finding(topic, name, False, missing)
+        elif way == live:
+            yield Finding(topic, name, True, "these serve CUDA tensors")
+        else:
+            why = f"another way serves: FASTCONV_GPU={way} takes this" if live else gpu.why_none()
+            yield Finding(topic, name, True, why)
 
 
 def nvcc_finding(topic: str) -> Finding:

@@ -31,6 +31,13 @@ def start() -> None:
         raise ValueError(f"FASTCONV_GPU={wanted}: {missing(wanted)}")
 
 
+def why_none() -> str:
+    """Why no way is taken although one is open."""
+    if os.environ.get("FASTCONV_GPU") == "none":
+        return "switched off by FASTCONV_GPU=none"
+    return "not used: this torch is built without CUDA"
+
+
 def use(way: str) -> None:
     """CUDA tensors take the kernels by this way from now on, in the whole process."""
     if (reason := missing(way)) is not None:

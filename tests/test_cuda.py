@@ -127,6 +127,90 @@ def test_runs_on_the_current_stream(function, shapes):
     torch.testing.assert_close(actual.cpu(), expected)
 
 
+# What has CUDA kernels of its own; the others run their reference.
+OURS = sorted({op for op, *_ in fastconv._C.gpu.kernels()} & set(ops.__all__))
+each_of_ours = pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (function, shapes)
+        for name, (function, *shapes) in CALLS.items()
+        if name.split(",")[0] in OURS
+    ],
+    ids=[name for name in CALLS if name.split(",")[0] in OURS],
+)
+
+
+def launches():
+    return sum(count for *_, count in fastconv._C.gpu.kernels())
+
+
+@on_gpu
+@each_of_ours
+def test_our_kernels_serve(function, shapes):
+    _, on_gpu = tensors(shapes)
+    before = launches()
+    function(*on_gpu)
+    assert launches() > before
+
+
+@on_gpu
+@each_of_ours
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_graphs_capture_and_replay(function, shapes, dtype):
+    on_cpu, on_gpu = tensors(shapes, dtype, channels_last)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        function(*on_gpu)  # compiles, where kernels are compiled at run time
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        actual = function(*on_gpu)
+    others = [torch.randn(x.shape).to(dtype) for x in on_cpu]
+    for x, other in zip(on_gpu, others, strict=True):
+        x.copy_(other)
+    graph.replay()
+    assert_near(actual, function(*(x.double() for x in others)))
+
+
+@on_gpu
+@each_of_ours
+def test_two_streams_at_once(function, shapes):
+    expected, results = [], []
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    for stream in streams:
+        on_cpu, on_gpu = tensors(shapes)
+        expected.append(function(*(x.double() for x in on_cpu)))
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            for _ in range(20):
+                actual = function(*on_gpu)
+        results.append(actual)
+    torch.cuda.synchronize()
+    for actual, wanted in zip(results, expected, strict=True):
+        assert_near(actual, wanted)
+
+
+@on_gpu
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("name", ["residual_add", "local_response_norm", "depthwise_conv2d"])
+def test_more_than_2_to_the_31_elements(name, layout):
+    size = (1, 64, 6000, 6000)  # 2.3e9 elements, 4.3 GiB
+    if torch.cuda.mem_get_info()[0] < 16 << 30:
+        pytest.skip("less than 16 GiB of GPU memory are free")
+    x = layout(torch.zeros(size, dtype=torch.bfloat16, device=DEVICE))
+    last = torch.randn(64, 9).bfloat16()
+    x[0, :, -3:, -3:] = last.view(64, 3, 3).to(DEVICE)
+    weight = torch.randn(64, 1, 3, 3).bfloat16()
+    function = {
+        "residual_add": lambda x, w: ops.residual_add(x, x, None),
+        "local_response_norm": lambda x, w: ops.local_response_norm(x, 5),
+        "depthwise_conv2d": lambda x, w: ops.depthwise_conv2d(x, w, padding=1),
+    }[name]
+    actual = function(x, weight.to(DEVICE))[:, :, -2:, -2:]
+    corner = last.view(1, 64, 3, 3).double()
+    assert_near(actual, function(corner, weight.double())[:, :, -2:, -2:])
+
+
 @on_gpu
 @each_call
 def test_other_device_is_refused(function, shapes):

@@ -1,0 +1,119 @@
+"""python -m bench.gpu --out FOLDER [--dry] [--only TEXT] [--minutes M]"""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+import torch
+
+import fastconv
+from bench.gpu.cases import NETWORKS, Case, all_cases
+from bench.gpu.measure import copy_rate, matrix_rate, measure
+from bench.gpu.timing import ROUNDS
+from fastconv import gpu
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "torch": torch.__version__,
+        "fastconv": fastconv.__version__,
+        "ways": [way for way in gpu.WAYS if gpu.missing(way) is None],
+    }
+    with contextlib.suppress(ImportError):
+        import triton
+
+        found["triton"] = triton.__version__
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "device": properties.name,
+            "architecture": f"sm_{properties.major}{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "l2_bytes": properties.L2_cache_size,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return found
+
+
+def small(case: Case) -> bool:
+    """What the CPU can rehearse in a second."""
+    return case.bytes < 1 << 19
+
+
+def line(row: dict[str, Any]) -> str:
+    variants = row["variants"]
+    if row["ours"] is None:
+        return f"{row['case']:<70} nothing of ours ran"
+    text = f"{row['case']:<70} {variants[row['ours']]['seconds'] * 1e6:9.1f} us {row['ours']:<14}"
+    text += f" {row['share_of_copy']:5.2f} of copy"
+    return text + (f"  {row['ratio']:5.2f}x {row['rival']}" if "ratio" in row else "")
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """The geometric mean and the least ratio of each op, direction and dtype."""
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        if "ratio" in row:
+            key = (row["op"], row["direction"], row["dtype"])
+            groups.setdefault(key, []).append(row["ratio"])
+    return [
+        f"{' '.join(key):<48} {geometric_mean(ratios):5.2f}x the best rival, least "
+        f"{min(ratios):.2f}, {len(ratios)} shapes"
+        for key, ratios in groups.items()
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="where results go")
+    parser.add_argument(
+        "--dry", action="store_true", help="rehearse on the CPU; times mean nothing"
+    )
+    parser.add_argument("--only", default="", help="cases whose name has this")
+    parser.add_argument("--minutes", type=float, default=5.0, help="no case begins after these")
+    options = parser.parse_args()
+    if not options.dry and not torch.cuda.is_available():
+        print("torch sees no GPU; --dry rehearses without one", file=sys.stderr)
+        return 1
+    device = torch.device("cpu" if options.dry else "cuda")
+    torch.backends.cudnn.benchmark = True
+    batches, dtypes = ([1], ["float32"]) if options.dry else ([128, 1, 32], ["bfloat16", "float16"])
+    cases = [case for case in all_cases(batches, NETWORKS, dtypes) if options.only in str(case)]
+    if options.dry:
+        cases = [case for case in cases if small(case)][::6]
+    elif not options.only:
+        cases.extend(all_cases([128], NETWORKS[:1], ["float32"]))
+    rate = copy_rate(device, 8 if options.dry else 1024)
+    result = {
+        "machine": machine(device),
+        "copy_bytes_a_second": rate,
+        "matrix_flops_a_second": matrix_rate(device, 128 if options.dry else 8192),
+        "rows": [],
+    }
+    rows: list[dict[str, Any]] = result["rows"]  # type: ignore[assignment]
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "kernels.json"
+    began = time.monotonic()
+    for case in cases:
+        if time.monotonic() - began > 60 * options.minutes:
+            result["left_out"] = len(cases) - len(rows)
+            print(f"{result['left_out']} cases left out after {options.minutes} minutes")
+            break
+        rows.append(measure(case, device, rate, 2 if options.dry else ROUNDS))
+        print(line(rows[-1]), flush=True)
+        file.write_text(json.dumps(result, indent=1) + "\n")  # what is there survives a cut
+    print("\n".join(summary(rows)))
+    failed = [row["case"] for row in rows if row["ours"] is None]
+    return 1 if failed or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""One case: inputs, variants, checks, times."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastconv
+from bench.gpu.cases import Case, Rival, Tensors
+from bench.gpu.timing import Calls, Graph, in_turn, kernels, ratio
+from fastconv import gpu
+
+FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+
+
+def backends() -> list[str]:
+    """Ours that are open here."""
+    ways = [way for way in gpu.WAYS if gpu.missing(way) is None]
+    return [*ways, "triton"] if torch.cuda.is_available() else ["cpu"]
+
+
+@contextlib.contextmanager
+def forced(backend: str | None) -> Iterator[None]:
+    if backend in gpu.WAYS:
+        gpu.use(backend)
+        with fastconv.use_backend(backend):
+            yield
+    elif backend == "triton":
+        with fastconv.use_backend("triton"):
+            yield
+    else:
+        yield
+
+
+def sets_of(case: Case, device: torch.device) -> int:
+    """Inputs to rotate, so that what a call reads was not left in L2 by one before."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(1, min(16, -(-3 * cache // max(case.bytes, 1))))
+
+
+def inputs_of(case: Case, device: torch.device, sets: int) -> list[Tensors]:
+    torch.manual_seed(0)
+    result = []
+    for _ in range(sets):
+        tensors = [torch.randn(size, device=device) for size in case.sizes]
+        for i, size in enumerate(case.sizes):  # weights such that outputs stay near 1
+            if len(size) == 4 and i > 0 and size[0] != case.sizes[0][0]:
+                tensors[i] /= (size[1] * size[2] * size[3]) ** 0.5
+        result.append(case.derive([t.to(case.dtype) for t in tensors]))
+    return result
+
+
+def in_layout(tensors: Tensors, layout: str) -> Tensors:
+    return [t.contiguous(memory_format=FORMATS[layout]) if t.dim() == 4 else t for t in tensors]
+
+
+def error_of(result: Any, expected: Tensor) -> float:
+    """The largest difference, of the largest value."""
+    difference = (result.double() - expected).abs().max()
+    return float(difference / expected.abs().max().clamp_min(1e-30))
+
+
+def check(name: str, error: float, dtype: torch.dtype) -> None:
+    # 32 roundings: sums are in float32, but cuBLASLt and torch.compile may round between ops.
+    bound = 32 * torch.finfo(dtype).eps
+    if not error <= bound:
+        raise AssertionError(f"{name} differs from float64 by {error:.2g} of the largest value")
+
+
+def variants_of(case: Case) -> dict[str, Rival]:
+    ours = {
+        f"{backend} {layout}": Rival(case.ours, layout, backend)
+        for backend in backends()
+        for layout in FORMATS
+    }
+    return ours | case.rivals
+
+
+def measure(case: Case, device: torch.device, copy_rate: float, rounds: int) -> dict[str, Any]:
+    """The row of a case: seconds, error and kernels of each variant, or why it has none."""
+    torch._dynamo.reset()  # or the tenth case would run into its limit of recompilations
+    sets = sets_of(case, device)
+    base = inputs_of(case, device, sets)
+    expected = case.oracle(*(t.double() for t in base[0]))
+    assert isinstance(expected, Tensor)
+    layouts = {layout: [in_layout(tensors, layout) for tensors in base] for layout in FORMATS}
+    runners: dict[str, Graph | Calls] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, variant in variants_of(case).items():
+        inputs = layouts[variant.layout]
+
+        def call(i: int, variant: Rival = variant, inputs: list[Tensors] = inputs) -> object:
+            return variant.function(*inputs[i])
+
+        try:
+            with forced(variant.backend), torch.no_grad():
+                result = call(0)
+                error = error_of(result, expected)
+                relu = "relu nhwc" in name and case.op == "pointwise_conv2d"  # another activation
+                if not relu:
+                    check(name, error, case.dtype)
+                rows[name] = {"error": error}
+                if device.type == "cuda":
+                    rows[name]["kernels"] = kernels(partial(call, 0))
+                runners[name] = (Graph if device.type == "cuda" else Calls)(call, sets)
+        except Exception as reason:  # a variant that fails leaves the others their times
+            rows[name] = {"failed": f"{type(reason).__name__}: {str(reason).splitlines()[0]}"}
+    times = in_turn(runners, rounds)
+    for name, taken in times.items():
+        rows[name]["seconds"] = median(taken)
+        rows[name]["spread"] = (max(taken) - min(taken)) / median(taken)
+    return {
+        "case": str(case),
+        "op": case.op,
+        "direction": case.direction,
+        "shape": case.shape,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "floor_seconds": case.bytes / copy_rate,
+        "sets": sets,
+        "variants": rows,
+        **best_of(times, case, copy_rate),
+    }
+
+
+def best_of(times: dict[str, list[float]], case: Case, copy_rate: float) -> dict[str, Any]:
+    def fastest(names: list[str]) -> str | None:
+        return min(names, key=lambda name: median(times[name]), default=None)
+
+    def is_ours(name: str) -> bool:
+        return name.split()[0] in (*gpu.WAYS, "triton", "cpu")
+
+    ours = fastest([name for name in times if is_ours(name)])
+    rival = fastest([name for name in times if not is_ours(name)])
+    result: dict[str, Any] = {"ours": ours, "rival": rival}
+    if ours:
+        result["share_of_copy"] = case.bytes / copy_rate / median(times[ours])
+    if ours and rival:
+        result["ratio"] = ratio(times, rival, ours)
+    return result
+
+
+def copy_rate(device: torch.device, megabytes: int) -> float:
+    """Bytes a second, read and written, of a copy that no cache holds."""
+    source = torch.empty(megabytes << 18, device=device)
+    target = torch.empty_like(source)
+    copy: Callable[[int], object] = lambda i: target.copy_(source)  # noqa: E731
+    runner = Graph(copy, 2) if device.type == "cuda" else Calls(copy, 2)
+    times = in_turn({"copy": runner}, 10)["copy"]
+    return 2 * source.numel() * 4 / median(times)
+
+
+def matrix_rate(device: torch.device, size: int) -> float:
+    """Multiplications and additions a second of a bfloat16 product."""
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    product: Callable[[int], object] = lambda i: a @ b  # noqa: E731
+    runner = Graph(product, 2) if device.type == "cuda" else Calls(product, 1)
+    return 2 * size**3 / median(in_turn({"product": runner}, 5)["product"])

@@ -1,0 +1,50 @@
+"""Which way in to the CUDA kernels is taken, and what is said where none is."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastconv import _C, doctor, gpu
+
+SHOW = "import fastconv; print(fastconv._C.gpu.way())"
+
+
+def python(code, **variables):
+    environment = {k: v for k, v in os.environ.items() if k != "FASTCONV_GPU"} | variables
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(("wanted", "way"), [("none", "None"), ("", "None"), ("nvrtc", "nvrtc")])
+def test_the_variable_chooses(wanted, way):
+    result = python(SHOW, FASTCONV_GPU=wanted)
+    assert result.stdout.strip() == way, result.stderr
+
+
+def test_a_wrong_variable_names_the_right_ones():
+    result = python(SHOW, FASTCONV_GPU="cupy")
+    assert "expected 'cuda', 'nvrtc' or 'none', got 'cupy'" in result.stderr
+
+
+def test_a_way_that_is_not_there_says_what_brings_it(monkeypatch):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="pip install cupy-cuda13x"):
+        gpu.use("nvrtc")
+    if not _C.gpu.built_with_cuda():
+        with pytest.raises(RuntimeError, match="pip install --no-build-isolation"):
+            gpu.use("cuda")
+
+
+def test_the_doctor_names_both_ways():
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert found["CUDA kernels, built by nvcc"].found == _C.gpu.built_with_cuda()
+    assert "torch is built without CUDA" in found["CUDA kernels, compiled at run time"].detail
+
+
+def test_importing_touches_no_gpu():
+    """Not even where a way is open: a process that forks later could not use CUDA any more."""
+    loaded = "'cupy' in sys.modules, 'libcuda' in open('/proc/self/maps').read()"
+    result = python(f"{SHOW}; import sys; print({loaded})", FASTCONV_GPU="nvrtc")
+    assert result.stdout.split() == ["nvrtc", "False", "False"], result.stderr
