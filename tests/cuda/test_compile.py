@@ -25,6 +25,9 @@ def compiled(tmp_path_factory):
 # Kernel: registers at most, so that the threads meant to share a multiprocessor do.
 REGISTERS = {
     "activation_backward_elementwise": 64,
+    "depthwise_conv2d_any": 80,
+    "depthwise_conv2d_weight_any": 80,
+    "depthwise_conv2d_weight_sum": 64,
     "residual_add_same_size": 80,
     "residual_add_shortcut": 40,
 }

@@ -46,6 +46,7 @@ Instance instance(Kernel kernel, void (*function)(Params), const int (&arguments
 // The tables of all ops, each in its <op>.cu.
 #define FASTCONV_CUDA_TABLES(X) \
   X(activation_backward)        \
+  X(depthwise_conv2d)           \
   X(residual_add)
 
 #define FASTCONV_DECLARE_TABLE(op) Table op##_table();
