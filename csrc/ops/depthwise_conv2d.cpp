@@ -121,8 +121,8 @@ cuda::DepthwiseParams gpu_params(const DepthwiseConv2dShape& s, bool transposed,
   cuda::DepthwiseParams p{};
   p.shape = s;
   p.transposed = transposed;
-  cuda::set_periods(p);
   p.weight = {weight.const_data_ptr(), weight.stride(0), weight.stride(2), weight.stride(3)};
+  cuda::complete(p);
   return p;
 }
 

@@ -2,3 +2,4 @@
 #pragma once
 
 #include "depthwise_conv2d_any.cuh"
+#include "depthwise_conv2d_nhwc.cuh"

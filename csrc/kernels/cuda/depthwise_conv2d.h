@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../depthwise_conv2d.h"
+#include "depthwise_conv2d_tile.h"
 #include "launch.h"
 
 namespace fastconv::cuda {
@@ -18,12 +19,14 @@ struct DepthwiseParams {
   DepthwiseConv2dShape shape;  // of the convolution, also where transposed
   bool transposed;
   // Taps from one that meets a pixel to the next that does: 1, but the transpose of a stride skips.
+  // See complete().
   int64_t period_h, period_w;
   const void* source;  // (batch, channels, height, width); transposed: as the output
   DepthwiseWeight weight;
   const void* bias;  // (out_channels) or null
   void* target;      // (batch, out_channels, out_height, out_width); transposed: as the input
   Activation activation;
+  DepthwiseTiles tiles;
 
   FASTCONV_INLINE int64_t target_channels() const {
     return transposed ? shape.channels : shape.out_channels();
@@ -64,8 +67,8 @@ constexpr int kDepthwiseLeastChannels = 16;
 constexpr int kDepthwiseSumChannels = 32;  // of a block that sums parts: a warp
 constexpr int kDepthwiseSumRows = 8;       // its warps, each with slabs of its own
 
-// Fills period_h and period_w.
-void set_periods(DepthwiseParams& p);
+// Fills the periods and the tiles, which follow from the rest.
+void complete(DepthwiseParams& p);
 
 // How many parts the weight gradient is summed in: some blocks a multiprocessor, so that one that
 // ends early does not leave it idle.
