@@ -19,11 +19,16 @@ def _gradients(y):
     y.sum().backward()
 
 
+W = torch.zeros(5, 8, 1, 1, dtype=torch.bfloat16)
 # The op as a function of one image; each is compiled for the launches that it plans.
 CALLS = {
     "depthwise_conv2d": lambda x: _gradients(ops.depthwise_conv2d(x, _filters(x, 3), padding=1)),
     "depthwise_conv2d, any": lambda x: _gradients(
         ops.depthwise_conv2d(x, _filters(x, 4), stride=3, padding=2)
+    ),
+    "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, W, activation="silu"),
+    "pointwise_conv2d, gradients": lambda x: torch.ops.fastconv.pointwise_conv2d_backward(
+        x[:, :5, ::2], x, W, (2, 1), (True, True, True)
     ),
     "residual_add": lambda x: ops.residual_add(x, x, "silu"),
     "residual_add, shortcut": lambda x: ops.residual_add(x, x[:, :3]),
