@@ -31,11 +31,18 @@ struct State {
 extern State state;
 
 void sync_block();
+bool sync_block_or(bool vote);  // whether any thread votes for
 void sync_warp(unsigned mask);
 
 // What each lane of a warp sees of the others' values of up to 64 bytes: all bring theirs, then
 // each takes the one of lane `source`.
 void exchange(unsigned mask, const void* mine, void* theirs, int source, int bytes);
+
+// Copies of 16 bytes into shared memory, zeros from nullptr. They are late, as a GPU's may be: a
+// thread's are made when it waits for them, group by group.
+void copy_async(void* to, const void* from);
+void commit_copies();
+void wait_copies(int pending);
 
 }  // namespace fastconv::emulator
 
@@ -46,6 +53,9 @@ void exchange(unsigned mask, const void* mine, void* theirs, int source, int byt
 
 inline void __syncthreads() {
   ::fastconv::emulator::sync_block();
+}
+inline int __syncthreads_or(int vote) {
+  return ::fastconv::emulator::sync_block_or(vote != 0);
 }
 inline void __syncwarp(unsigned mask = ~0u) {
   ::fastconv::emulator::sync_warp(mask);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -35,10 +36,16 @@ struct Warp {
   unsigned char values[kLanes][kMostExchanged];
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+};
+
 struct Fiber {
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStackBytes]};
   jmp_buf resume;
   bool started = false, ended = false;
+  std::deque<std::vector<Copy>> copies;  // groups that are under way, the last one open
 };
 
 // All that a running block is. Fibers keep their stacks from block to block.
@@ -48,6 +55,7 @@ struct Block {
   Barrier barrier;
   int live = 0;
   int current = 0;
+  bool vote = false;
   int64_t progress = 0;  // counts what ends a wait
   void (*body)(const void*) = nullptr;
   const void* argument = nullptr;
@@ -145,7 +153,10 @@ std::string run_block(int threads, Order order, void (*body)(const void*), const
   if (int(block.fibers.size()) < threads) block.fibers.resize(threads);
   block.warps.assign((threads + kLanes - 1) / kLanes, Warp{});
   for (int i = 0; i < threads; ++i) ++block.warps[i / kLanes].live;
-  for (Fiber& fiber : block.fibers) fiber.started = fiber.ended = false;
+  for (Fiber& fiber : block.fibers) {
+    fiber.started = fiber.ended = false;
+    fiber.copies.assign(1, {});
+  }
   block.barrier = Barrier{};
   block.live = threads;
   block.body = body;
@@ -163,6 +174,38 @@ std::string run_block(int threads, Order order, void (*body)(const void*), const
 
 void sync_block() {
   wait(block.barrier, block.live);
+}
+
+bool sync_block_or(bool vote) {
+  if (vote) block.vote = true;
+  sync_block();
+  const bool any = block.vote;
+  sync_block();
+  block.vote = false;
+  sync_block();
+  return any;
+}
+
+void copy_async(void* to, const void* from) {
+  block.fibers[block.current].copies.back().push_back({to, from});
+}
+
+void commit_copies() {
+  block.fibers[block.current].copies.emplace_back();
+}
+
+void wait_copies(int pending) {
+  auto& copies = block.fibers[block.current].copies;
+  while (int(copies.size()) - 1 > pending) {
+    for (const Copy& copy : copies.front()) {
+      if (copy.from) {
+        std::memcpy(copy.to, copy.from, 16);
+      } else {
+        std::memset(copy.to, 0, 16);
+      }
+    }
+    copies.pop_front();
+  }
 }
 
 void sync_warp(unsigned) {

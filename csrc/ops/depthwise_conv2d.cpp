@@ -1,11 +1,13 @@
-// fastconv::depthwise_conv2d and its two gradients on CPU tensors.
+// fastconv::depthwise_conv2d and its two gradients.
 #include "../kernels/depthwise_conv2d.h"
 
 #include <limits>
 #include <tuple>
 
 #include "../kernels/cpu/registry.h"
+#include "../kernels/cuda/depthwise_conv2d.h"
 #include "convolutions.h"
+#include "gpu.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -114,6 +116,43 @@ double unit_cost(const DepthwiseConv2dShape& s, int64_t units) {
   return outputs * s.taps() * kNanosecondsATap / std::max<int64_t>(units, 1);
 }
 
+cuda::DepthwiseParams gpu_params(const DepthwiseConv2dShape& s, bool transposed,
+                                 const Tensor& weight) {
+  cuda::DepthwiseParams p{};
+  p.shape = s;
+  p.transposed = transposed;
+  p.weight = {weight.const_data_ptr(), weight.stride(0), weight.stride(2), weight.stride(3)};
+  cuda::complete(p);
+  return p;
+}
+
+void forward_on_gpu(const DepthwiseConv2dParams& p, const Tensor& weight, const Tensor& input) {
+  cuda::DepthwiseParams gpu = gpu_params(p.shape, false, weight);
+  gpu.source = p.input, gpu.bias = p.bias, gpu.target = p.output;
+  gpu.activation = p.activation;
+  run_on_gpu(gpu, input);
+}
+
+void backward_input_on_gpu(const DepthwiseConv2dBackwardInputParams& p, const Tensor& weight,
+                           const Tensor& input) {
+  cuda::DepthwiseParams gpu = gpu_params(p.shape, true, weight);
+  gpu.source = p.grad_output, gpu.target = p.grad_input;
+  run_on_gpu(gpu, input);
+}
+
+void backward_weight_on_gpu(const DepthwiseConv2dBackwardWeightParams& p, const Tensor& input) {
+  const int64_t slabs = cuda::depthwise_slabs(p.shape, gpu_of(input));
+  const int64_t element = p.shape.dtype == DType::kFloat64 ? 8 : 4;
+  const Tensor partial =
+      gpu_scratch(input, slabs * (p.shape.taps() + 1) * p.shape.out_channels() * element);
+  void* sums = partial.mutable_data_ptr();
+  run_on_gpu(cuda::DepthwiseWeightParams{p.shape, p.grad_output, p.input, slabs, sums}, input);
+  run_on_gpu(
+      cuda::DepthwiseWeightSumParams{p.shape, sums, slabs, p.grad_weight, p.grad_stride_channel,
+                                     p.grad_stride_h, p.grad_stride_w, p.grad_bias},
+      input);
+}
+
 }  // namespace
 
 Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
@@ -136,8 +175,12 @@ Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
   Tensor output = output_of(op, out, input, out_sizes(p.shape), p.shape.layout);
   if (output.numel() == 0) return output;
   p.input = x.const_data_ptr();
-  p.weight = packed_weight(weight, p.shape, false);
   p.output = output.mutable_data_ptr();
+  if (on_gpu(input)) {
+    forward_on_gpu(p, weight, input);
+    return output;
+  }
+  p.weight = packed_weight(weight, p.shape, false);
 
   count(depthwise_conv2d_variant(p.shape));
   const int64_t units = depthwise_conv2d_units(p.shape);
@@ -162,8 +205,12 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
   Tensor grad_input = empty_like(input, sizes, p.shape.layout);
   if (grad_input.numel() == 0) return grad_input;
   p.grad_output = g.const_data_ptr();
-  p.weight = packed_weight(weight, p.shape, depthwise_conv2d_backward_is_forward(p.shape));
   p.grad_input = grad_input.mutable_data_ptr();
+  if (on_gpu(input)) {
+    backward_input_on_gpu(p, weight, input);
+    return grad_input;
+  }
+  p.weight = packed_weight(weight, p.shape, depthwise_conv2d_backward_is_forward(p.shape));
 
   count(depthwise_conv2d_backward_input_variant(p.shape));
   const int64_t units = depthwise_conv2d_backward_input_units(p.shape);
@@ -194,16 +241,20 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
     torch::stable::zero_(grad_bias);
     return {grad_weight, grad_bias};
   }
-  const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
-  const int64_t sums = depthwise_conv2d_chunks(s) * (s.taps() + 1) * s.out_channels();
   p.grad_output = g.const_data_ptr();
   p.input = x.const_data_ptr();
-  p.partial = scratch(Purpose::kShared, sums * element);
   p.grad_weight = grad_weight.mutable_data_ptr();
   p.grad_stride_channel = grad_weight.stride(0);
   p.grad_stride_h = grad_weight.stride(2);
   p.grad_stride_w = grad_weight.stride(3);
   p.grad_bias = grad_bias.mutable_data_ptr();
+  if (on_gpu(input)) {
+    backward_weight_on_gpu(p, input);
+    return {grad_weight, grad_bias};
+  }
+  const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
+  const int64_t sums = depthwise_conv2d_chunks(s) * (s.taps() + 1) * s.out_channels();
+  p.partial = scratch(Purpose::kShared, sums * element);
 
   count(depthwise_conv2d_backward_weight_variant(s));
   const int64_t units = depthwise_conv2d_backward_weight_units(s);
@@ -219,7 +270,7 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
 
 }  // namespace fastconv::ops
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+FASTCONV_IMPL(depthwise_conv2d, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::depthwise_conv2d>(m, "depthwise_conv2d");
   m.impl("depthwise_conv2d_backward_input",
          TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward_input));

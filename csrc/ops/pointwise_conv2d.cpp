@@ -1,11 +1,13 @@
-// fastconv::pointwise_conv2d and its backward pass on CPU tensors.
+// fastconv::pointwise_conv2d and its backward pass.
 #include "../kernels/pointwise_conv2d.h"
 
 #include <array>
 #include <tuple>
 
 #include "../kernels/cpu/registry.h"
+#include "../kernels/cuda/pointwise_conv2d.h"
 #include "convolutions.h"
+#include "gpu.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -67,8 +69,9 @@ Layout kernel_layout(const PointwiseConv2dShape& s) {
   return s.in_height * s.in_width == 1 ? Layout::kNHWC : s.layout;
 }
 
-void run(PointwiseConv2dParams p) {
+void run(PointwiseConv2dParams p, const Tensor& input) {
   p.layout = kernel_layout(p);
+  if (on_gpu(input)) return run_on_gpu(p, input);
   const PointwiseConv2dKernels& kernels = kernels_of(p);
   const PointwiseConv2dPlan plan = kernels.plan(p);
   const double weights = double(p.in_channels) * p.out_channels;
@@ -90,7 +93,7 @@ void run(PointwiseConv2dParams p) {
 bool is_pairs(const Tensor& weight, const Tensor& input) {
   using torch::headeronly::ScalarType;
   const bool fits = input.scalar_type() == ScalarType::BFloat16 &&
-                    weight.scalar_type() == ScalarType::Int && weight.is_cpu();
+                    weight.scalar_type() == ScalarType::Int && !on_gpu(weight);
   if (!fits) return false;
   FASTCONV_CHECK(weight.dim() == 4 && (weight.size(0) == 1 || weight.stride(0) == 1), kOp,
                  ": expected an int32 weight in the memory order of pack_pointwise_pairs");
@@ -121,7 +124,7 @@ Tensor pointwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
   p.bias = b ? b->const_data_ptr() : nullptr;
   p.residual = r ? r->const_data_ptr() : nullptr;
   p.output = output.mutable_data_ptr();
-  if (p.batch > 0) run(p);
+  if (p.batch > 0) run(p, x);
   if (!turned) return output;
   Tensor result = output_of(kOp, out, input, sizes, Layout::kNCHW);
   return torch::stable::copy_(result, output);
@@ -143,7 +146,7 @@ Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
   p.weight = weight.const_data_ptr();
   p.weight_out_stride = weight.stride(1), p.weight_in_stride = weight.stride(0);
   p.output = compact.mutable_data_ptr();
-  if (s.batch > 0) run(p);
+  if (s.batch > 0) run(p, grad);
   if (!spreads) return compact;
 
   Tensor result = empty_like(grad, Sizes(input.sizes().begin(), input.sizes().end()), s.layout);
@@ -151,6 +154,10 @@ Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
   static_cast<PointwiseConv2dShape&>(q) = s;
   q.compact = compact.const_data_ptr();
   q.grad_input = result.mutable_data_ptr();
+  if (on_gpu(grad)) {
+    run_on_gpu(q, grad);
+    return result;
+  }
   const auto spread = pointwise_conv2d_backward_kernels().spread;
   const double bytes = double(s.in_channels) * s.in_width * input.element_size();
   parallel(s.batch * s.in_height, bytes * kNanosecondsAByte,
@@ -158,8 +165,20 @@ Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
   return result;
 }
 
-void run_weight_gradient(PointwiseConv2dWeightGradientParams p) {
+void run_weight_gradient_on_gpu(const PointwiseConv2dWeightGradientParams& p, const Tensor& input) {
+  cuda::PointwiseConv2dSumParams q{};
+  static_cast<PointwiseConv2dWeightGradientParams&>(q) = p;
+  q.splits = cuda::splits_of(p, gpu_of(input));
+  const int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const Tensor partial = gpu_scratch(input, q.splits * cuda::partial_elements(p) * element);
+  q.partial = partial.mutable_data_ptr();
+  run_on_gpu(static_cast<const cuda::PointwiseConv2dPartialParams&>(q), input);
+  run_on_gpu(q, input);
+}
+
+void run_weight_gradient(PointwiseConv2dWeightGradientParams p, const Tensor& input) {
   p.layout = kernel_layout(p);
+  if (on_gpu(input)) return run_weight_gradient_on_gpu(p, input);
   const PointwiseConv2dBackwardKernels& kernels = pointwise_conv2d_backward_kernels();
   const PointwiseConv2dWeightGradientPlan plan = kernels.plan(p);
   const double pixels = double(p.batch) * p.height * p.width;
@@ -208,7 +227,7 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_
     std::get<2>(result) = grad_bias;
   }
   if (s.batch > 0) {
-    run_weight_gradient(p);
+    run_weight_gradient(p, x);
   } else {
     torch::stable::zero_(std::get<1>(result)), torch::stable::zero_(std::get<2>(result));
   }
@@ -219,7 +238,7 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_
 
 }  // namespace fastconv::ops
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+FASTCONV_IMPL(pointwise_conv2d, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::pointwise_conv2d>(m, "pointwise_conv2d");
   m.impl("pointwise_conv2d_backward", TORCH_BOX(&fastconv::ops::pointwise_conv2d_backward));
 }

@@ -10,10 +10,28 @@ from fastconv import _C, nvrtc, ops
 from tests.cuda.emulator import recorded
 from tests.helpers import channels_last
 
+
+def _filters(x, kernel):
+    return torch.zeros(x.shape[1], 1, kernel, kernel, dtype=x.dtype, requires_grad=True)
+
+
+def _gradients(y):
+    y.sum().backward()
+
+
+W = torch.zeros(5, 8, 1, 1, dtype=torch.bfloat16)
 # The op as a function of one image; each is compiled for the launches that it plans.
 CALLS = {
     "local_response_norm": lambda x: ops.local_response_norm(x.contiguous(), 9),
     "local_response_norm, channels_last": lambda x: ops.local_response_norm(x, 3, beta=0.5),
+    "depthwise_conv2d": lambda x: _gradients(ops.depthwise_conv2d(x, _filters(x, 3), padding=1)),
+    "depthwise_conv2d, any": lambda x: _gradients(
+        ops.depthwise_conv2d(x, _filters(x, 4), stride=3, padding=2)
+    ),
+    "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, W, activation="silu"),
+    "pointwise_conv2d, gradients": lambda x: torch.ops.fastconv.pointwise_conv2d_backward(
+        x[:, :5, ::2], x, W, (2, 1), (True, True, True)
+    ),
     "residual_add": lambda x: ops.residual_add(x, x, "silu"),
     "residual_add, shortcut": lambda x: ops.residual_add(x, x[:, :3]),
 }
@@ -30,7 +48,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("call", CALLS)
 def test_compiles_every_planned_launch(call):
     with recorded(DEVICE) as launches:
-        CALLS[call](channels_last(torch.zeros(2, 8, 9, 7, dtype=torch.bfloat16)))
+        CALLS[call](channels_last(torch.zeros(2, 8, 9, 7, dtype=torch.bfloat16)).requires_grad_())
     assert launches
     for launch in launches:
         symbol, cubin = nvrtc.compile_cubin(launch.op, launch.expression, "sm_90")

@@ -250,4 +250,21 @@ FASTCONV_INLINE void store_narrow(T* to, const accumulate_t<T>* from, int64_t le
   }
 }
 
+// A whole pack to global memory, by one access for certain: where the elements come from all over
+// the registers, the compiler takes the copy of a pack apart and stores them one by one.
+template <int count, class T>
+FASTCONV_INLINE void store_pack(T* to, const Pack<T, count>& pack) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(pack) == 16) {
+    uint32_t words[4];
+    memcpy(words, &pack, sizeof words);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+                 "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
+    return;
+  }
+#endif
+  *reinterpret_cast<Pack<T, count>*>(to) = pack;
+}
+
 }  // namespace fastconv::cuda

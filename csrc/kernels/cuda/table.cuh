@@ -47,6 +47,8 @@ Instance instance(Kernel kernel, void (*function)(Params), const int (&arguments
 #define FASTCONV_CUDA_TABLES(X) \
   X(activation_backward)        \
   X(local_response_norm)        \
+  X(depthwise_conv2d)           \
+  X(pointwise_conv2d)           \
   X(residual_add)
 
 #define FASTCONV_DECLARE_TABLE(op) Table op##_table();

@@ -1,0 +1,5 @@
+// Every kernel of depthwise_conv2d on a GPU.
+#pragma once
+
+#include "depthwise_conv2d_any.cuh"
+#include "depthwise_conv2d_nhwc.cuh"

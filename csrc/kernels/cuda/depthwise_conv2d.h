@@ -1,0 +1,81 @@
+// How depthwise_conv2d and its gradients are launched on a GPU.
+#pragma once
+
+#include "../depthwise_conv2d.h"
+#include "depthwise_conv2d_tile.h"
+#include "launch.h"
+
+namespace fastconv::cuda {
+
+// Weights where the tensor has them: nothing is packed on the way to a GPU.
+struct DepthwiseWeight {
+  const void* data;  // (out_channels, 1, kernel_h, kernel_w), strides in elements:
+  int64_t stride_channel, stride_h, stride_w;
+};
+
+// The convolution, or its transpose, which takes the gradient of the output to that of the input:
+// both sum products of weights and a window, and differ in which pixel a tap meets.
+struct DepthwiseParams {
+  DepthwiseConv2dShape shape;  // of the convolution, also where transposed
+  bool transposed;
+  // Taps from one that meets a pixel to the next that does: 1, but the transpose of a stride skips.
+  // See complete().
+  int64_t period_h, period_w;
+  const void* source;  // (batch, channels, height, width); transposed: as the output
+  DepthwiseWeight weight;
+  const void* bias;  // (out_channels) or null
+  void* target;      // (batch, out_channels, out_height, out_width); transposed: as the input
+  Activation activation;
+  DepthwiseTiles tiles;
+
+  FASTCONV_INLINE int64_t target_channels() const {
+    return transposed ? shape.channels : shape.out_channels();
+  }
+  FASTCONV_INLINE int64_t target_height() const {
+    return transposed ? shape.height : shape.out_height;
+  }
+  FASTCONV_INLINE int64_t target_width() const {
+    return transposed ? shape.width : shape.out_width;
+  }
+};
+
+// The gradient of weight and bias, in two launches: sums over slabs of the output's pixels, then
+// their sum in the order of the slabs.
+struct DepthwiseWeightParams {
+  DepthwiseConv2dShape shape;
+  const void* grad_output;  // (batch, out_channels, out_height, out_width)
+  const void* input;        // (batch, channels, height, width)
+  int64_t slabs;
+  void* partial;  // (slabs, taps + 1, out_channels) in the accumulation type, the bias last
+};
+
+struct DepthwiseWeightSumParams {
+  DepthwiseConv2dShape shape;
+  const void* partial;
+  int64_t slabs;
+  void* grad_weight;  // (out_channels, 1, kernel_h, kernel_w), strides in elements:
+  int64_t stride_channel, stride_h, stride_w;
+  void* grad_bias;  // (out_channels)
+};
+
+// Three blocks a multiprocessor by registers: left alone, 64-bit indices take 122 on sm_100.
+constexpr int kDepthwiseThreads = 256;
+
+// The sums of a tap over a slab are one thread's where neighbours read neighbouring channels, else
+// a warp's. Fewer channels than this would leave lanes idle.
+constexpr int kDepthwiseLeastChannels = 16;
+constexpr int kDepthwiseSumChannels = 32;  // of a block that sums parts: a warp
+constexpr int kDepthwiseSumRows = 8;       // its warps, each with slabs of its own
+
+// Fills the periods and the tiles, which follow from the rest.
+void complete(DepthwiseParams& p);
+
+// How many parts the weight gradient is summed in: some blocks a multiprocessor, so that one that
+// ends early does not leave it idle.
+int64_t depthwise_slabs(const DepthwiseConv2dShape& s, const Device& device);
+
+Launch plan(const DepthwiseParams& p, const Device& device);
+Launch plan(const DepthwiseWeightParams& p, const Device& device);
+Launch plan(const DepthwiseWeightSumParams& p, const Device& device);
+
+}  // namespace fastconv::cuda

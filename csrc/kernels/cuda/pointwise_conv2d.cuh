@@ -1,0 +1,4 @@
+#pragma once
+
+#include "pointwise_conv2d_gradient.cuh"
+#include "pointwise_conv2d_simt.cuh"
