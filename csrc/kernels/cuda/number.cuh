@@ -213,7 +213,8 @@ FASTCONV_INLINE void load_wide(const T* from, accumulate_t<T>* to, int64_t left)
   for (int i = 0; i < count; ++i) to[i] = widen(pack.values[i]);
 }
 
-// One access; left to itself nvcc splits a store whose address it computes in parts.
+// A whole pack to global memory, by one access for certain: where the elements come from all over
+// the registers, the compiler takes the copy of a pack apart and stores them one by one.
 template <class T, int count>
 FASTCONV_INLINE void store_pack(T* to, const Pack<T, count>& pack) {
 #if defined(__CUDA_ARCH__)
@@ -222,11 +223,12 @@ FASTCONV_INLINE void store_pack(T* to, const Pack<T, count>& pack) {
     uint32_t words[kWords];
     memcpy(words, &pack, sizeof pack);
     if constexpr (kWords == 4) {
-      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]),
-                   "r"(words[1]), "r"(words[2]), "r"(words[3])
+      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
                    : "memory");
     } else {
-      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(words[0]), "r"(words[1])
+      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)),
+                   "r"(words[0]), "r"(words[1])
                    : "memory");
     }
     return;
@@ -248,23 +250,6 @@ FASTCONV_INLINE void store_narrow(T* to, const accumulate_t<T>* from, int64_t le
   for (int i = 0; i < count - 1; ++i) {
     if (i < left) to[i] = pack.values[i];
   }
-}
-
-// A whole pack to global memory, by one access for certain: where the elements come from all over
-// the registers, the compiler takes the copy of a pack apart and stores them one by one.
-template <int count, class T>
-FASTCONV_INLINE void store_pack(T* to, const Pack<T, count>& pack) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(pack) == 16) {
-    uint32_t words[4];
-    memcpy(words, &pack, sizeof words);
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
-                 "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                 : "memory");
-    return;
-  }
-#endif
-  *reinterpret_cast<Pack<T, count>*>(to) = pack;
 }
 
 }  // namespace fastconv::cuda
