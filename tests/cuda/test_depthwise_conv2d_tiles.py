@@ -24,5 +24,5 @@ def window_of(kernel, stride, padding):
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_channels_last(kernel, stride, padding, size):
     dtype = TYPES[(SIZES.index(size) + kernel) % 3]
-    with launches("depthwise_conv2d_nhwc_tile"):
+    with launches("depthwise_conv2d_nhwc_tile"), launches("depthwise_conv2d_weight_nhwc_tile"):
         check(size, window_of(kernel, stride, padding), channels_last, dtype)

@@ -3,3 +3,4 @@
 
 #include "depthwise_conv2d_any.cuh"
 #include "depthwise_conv2d_nhwc.cuh"
+#include "depthwise_conv2d_weight_nhwc.cuh"

@@ -51,6 +51,19 @@ FASTCONV_INLINE constexpr DepthwiseTile depthwise_tile(int kernel, int stride, i
           first};
 }
 
+// What a thread of the weight gradient sums, whose targets are grad_output's: k x k sums of two
+// channels and these targets are in registers, four rows of them only for a few sums.
+FASTCONV_INLINE constexpr DepthwiseTile depthwise_weight_tile(int kernel, int stride) {
+  const int rows = kernel <= 3 && stride == 1 ? 4 : 2, columns = 7;
+  return {rows,
+          columns,
+          (rows - 1) * stride + kernel,
+          (columns - 1) * stride + kernel,
+          rows * stride,
+          columns * stride,
+          0};
+}
+
 // The tap by which target i meets source r, along either axis; outside of the kernel where none.
 FASTCONV_INLINE constexpr int tile_tap(const DepthwiseTile& tile, int stride, int phase, int i,
                                        int r) {
@@ -68,11 +81,12 @@ FASTCONV_INLINE constexpr int tile_source(const DepthwiseTile& tile, int stride,
 // How a block's threads share a patch of targets: each half warp has a tile, neighbours in columns
 // first, then images, then rows.
 struct DepthwiseTiles {
-  int columns_log2, images_log2, rows;   // tiles of a block
-  int source_rows, source_columns;       // of an image, staged
-  int image_pixels;                      // from image to image in shared memory
-  Divider channel_blocks, across, down;  // blocks
-  int64_t blocks;
+  int columns_log2, images_log2, rows;  // tiles of a block
+  int source_rows, source_columns;      // of an image, staged
+  int image_pixels;                     // from image to image in shared memory
+  Divider across, down;                 // patches of an image
+  uint32_t patches;                     // of all images; 0: no arrangement
+  Divider channel_blocks;
 };
 
 }  // namespace fastconv::cuda
