@@ -26,7 +26,8 @@ struct DepthwiseParams {
   const void* bias;  // (out_channels) or null
   void* target;      // (batch, out_channels, out_height, out_width); transposed: as the input
   Activation activation;
-  DepthwiseTiles tiles;
+  DepthwiseTiles tiles;  // of channels_last tensors
+  PlaneTiles planes;     // of contiguous ones
 
   FASTCONV_INLINE int64_t source_height() const {
     return transposed ? shape.out_height : shape.height;
@@ -51,7 +52,8 @@ struct DepthwiseWeightParams {
   DepthwiseConv2dShape shape;
   const void* grad_output;  // (batch, out_channels, out_height, out_width)
   const void* input;        // (batch, channels, height, width)
-  DepthwiseTiles tiles;  // of grad_output, where there is an arrangement; slabs are ranges of them
+  DepthwiseTiles tiles;     // of grad_output, channels_last; slabs are ranges of patches
+  PlaneTiles planes;        // of a contiguous one
   int64_t slabs;
   void* partial;  // (slabs, taps + 1, out_channels) in the accumulation type, the bias last
 };

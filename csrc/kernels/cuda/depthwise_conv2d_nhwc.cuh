@@ -2,7 +2,6 @@
 // lie in shared memory, each read by a thread once for all its outputs and converted once.
 #pragma once
 
-#include "depthwise_conv2d_any.cuh"
 #include "depthwise_conv2d_stage.cuh"
 #include "pair.cuh"
 
@@ -73,8 +72,27 @@ FASTCONV_INLINE void sum_tile(const T* sources, int pitch, const float* weights,
   }
 }
 
+// The sum of one channel of target (i, j) without the taps in the padding, which sum_tile takes as
+// zeros: an infinite weight would make them NaN. rows, columns: the first and the end of the
+// tile's sources inside the image.
+template <class T, int kernel, int stride, int phase>
+FASTCONV_INLINE float sum_inside(const T* sources, int pitch, const float* weights,
+                                 const int (&rows)[2], const int (&columns)[2], int i, int j) {
+  constexpr DepthwiseTile tile = depthwise_tile(kernel, stride, phase);
+  float sum = 0;
+#pragma unroll 1
+  for (int tap = 0; tap < kernel * kernel; ++tap) {
+    const int r = tile_source(tile, stride, phase, i, tap / kernel);
+    const int c = tile_source(tile, stride, phase, j, tap % kernel);
+    if (r < 0 || r < rows[0] || r >= rows[1]) continue;
+    if (c < 0 || c < columns[0] || c >= columns[1]) continue;
+    sum += widen(sources[r * pitch + c * kTileChannels]) * weights[tap * kTileChannels];
+  }
+  return sum;
+}
+
 template <int dtype, int kernel, int stride, int phase>
-__global__ void __launch_bounds__(kTileThreads, 4)
+__global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
     depthwise_conv2d_nhwc_tile(const DepthwiseParams p) {
   using T = element_t<dtype>;
   constexpr DepthwiseTile tile = depthwise_tile(kernel, stride, phase);
@@ -103,28 +121,41 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   const int row = o.row + at.row * tile.rows, column = o.column + at.column * tile.columns;
   if (image >= batch || channel >= channels) return;
 
-  if (skips) {  // zeros of the padding times an infinite weight would be NaN
-    for (int i = 0; i < tile.rows * tile.columns * 2; ++i) {
-      const int h = row + i / 2 / tile.columns, w = column + i / 2 % tile.columns;
-      if (h < height && w < width) depthwise_output<T>(p, image, channel + i % 2, h, w);
-    }
-    return;
-  }
-
+  const int pitch = t.source_columns * kTileChannels;
+  const T* from = staged_tile(sources, t, tile, at);
+  T* target = static_cast<T*>(p.target) +
+              ((int64_t(image) * height + row) * width + column) * channels + channel;
   float bias[2] = {0, 0};
   if (p.bias) {
     const T* from = static_cast<const T*>(p.bias) + channel;
     bias[0] = widen(from[0]), bias[1] = widen(from[1]);
   }
+  if (skips) {
+    const int source_row = o.source_row + at.row * tile.step_rows;
+    const int source_column = o.source_column + at.column * tile.step_columns;
+    const int rows[] = {-source_row, int(p.source_height()) - source_row};
+    const int columns[] = {-source_column, int(p.source_width()) - source_column};
+#pragma unroll 1
+    for (int i = 0; i < tile.rows * tile.columns; ++i) {
+      const int h = i / tile.columns, w = i % tile.columns;
+      if (row + h >= height || column + w >= width) continue;
+#pragma unroll 1
+      for (int c = 0; c < 2; ++c) {
+        float sum = bias[c] + sum_inside<T, kernel, stride, phase>(
+                                  from + c, pitch, weights + 2 * lane + c, rows, columns, h, w);
+        activate(p.activation, &sum, 1);
+        target[(int64_t(h) * width + w) * channels + c] = narrow<T>(sum);
+      }
+    }
+    return;
+  }
+
   float sums[tile.rows][tile.columns][2];
 #pragma unroll
   for (int i = 0; i < tile.rows * tile.columns * 2; ++i) (&sums[0][0][0])[i] = bias[i % 2];
-  sum_tile<T, kernel, stride, phase>(staged_tile(sources, t, tile, at),
-                                     t.source_columns * kTileChannels, weights + 2 * lane, sums);
-  activate(p.activation, &sums[0][0][0], tile.rows * tile.columns * 2);
+  sum_tile<T, kernel, stride, phase>(from, pitch, weights + 2 * lane, sums);
+  if (phase < 0) activate(p.activation, &sums[0][0][0], tile.rows * tile.columns * 2);
 
-  T* target = static_cast<T*>(p.target) +
-              ((int64_t(image) * height + row) * width + column) * channels + channel;
 #pragma unroll
   for (int i = 0; i < tile.rows; ++i) {
     if (row + i >= height) break;

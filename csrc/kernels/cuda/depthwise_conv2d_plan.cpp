@@ -22,17 +22,14 @@ int phase_of(const DepthwiseParams& p) {
   return p.transposed ? int(p.shape.pad_top % p.shape.stride_h) : -1;
 }
 
-DepthwiseTile tile_of(const DepthwiseParams& p) {
-  return depthwise_tile(int(p.shape.kernel_h), int(p.shape.stride_h), phase_of(p));
-}
+constexpr int64_t kMostSize = 1 << 30;  // and columns, batch, ...: what an int holds
 
 // Whether a thread's tile is compiled for this window, or can be.
 bool has_tile(const DepthwiseConv2dShape& s) {
-  constexpr int64_t kMost = 1 << 30;
   return s.dtype != DType::kFloat64 && s.multiplier == 1 && s.kernel_h == s.kernel_w &&
          s.kernel_h >= 2 && s.kernel_h <= 7 && s.stride_h == s.stride_w && s.stride_h <= 2 &&
-         s.dilation_h == 1 && s.dilation_w == 1 && max_of(s.height, s.width) < kMost &&
-         max_of(s.out_height, s.out_width) < kMost && max_of(s.channels, s.batch) < kMost;
+         s.dilation_h == 1 && s.dilation_w == 1 && max_of(s.height, s.width) < kMostSize &&
+         max_of(s.out_height, s.out_width) < kMostSize && max_of(s.channels, s.batch) < kMostSize;
 }
 
 // The arrangement of a block's tiles that does the least: threads sum all their targets also where
@@ -66,6 +63,30 @@ DepthwiseTiles arrange(const DepthwiseTile& tile, const DepthwiseConv2dShape& s,
   return best;
 }
 
+// Whole planes where a block has threads for them, else bands of rows.
+PlaneTiles arrange_planes(const DepthwiseTile& tile, const DepthwiseConv2dShape& s, int64_t height,
+                          int64_t width) {
+  PlaneTiles t{};
+  const int64_t across = div_up(width, int64_t{tile.columns});
+  const int64_t tiles = div_up(height, int64_t{tile.rows});
+  if (across > kTileThreads || tiles > kMostSize || s.height * s.width > kMostSize) return t;
+  const int64_t bands = div_up(tiles, kTileThreads / across), down = div_up(tiles, bands);
+  t.planes = bands > 1 ? 1 : int(min_of(kTileThreads / (across * down), s.channels));
+  const int64_t groups = div_up<int64_t>(s.channels, t.planes);
+  t.across = make_divider(across), t.down = make_divider(down);
+  t.bands = make_divider(bands), t.groups = make_divider(groups);
+  t.source_rows = int(down - 1) * tile.step_rows + tile.source_rows;
+  const int64_t patches = bands * groups * s.batch;
+  t.patches = patches < int64_t{1} << 31 ? uint32_t(patches) : 0;
+  return t;
+}
+
+int64_t staged_bytes(const PlaneTiles& t, int64_t height, int64_t width, DType dtype) {
+  const int64_t rows = t.bands.divisor == 1 ? t.planes * height : t.source_rows;
+  constexpr int64_t kEnds = 32;  // packs of 16 bytes begin and end outside
+  return rows * width * size_of(dtype) + kEnds;
+}
+
 int64_t staged_bytes(const DepthwiseTiles& t, DType dtype) {
   return (int64_t{t.image_pixels} << t.images_log2) * kTileChannels * size_of(dtype);
 }
@@ -87,6 +108,20 @@ bool takes_nhwc_tiles(const DepthwiseConv2dShape& s, const DepthwiseTiles& t, in
   return s.layout == Layout::kNHWC && t.patches > 0 && width > 1 && s.channels % width == 0 &&
          s.channels >= kTileLanes && bytes <= device.shared_bytes &&
          (device.compiles || s.kernel_h % 2 == 1);
+}
+
+bool takes_planes(const DepthwiseConv2dShape& s, const PlaneTiles& t, int64_t bytes,
+                  const Device& device, const void* a, const void* b) {
+  return s.layout == Layout::kNCHW && t.patches > 0 && pack_width(s.dtype, a, b) > 1 &&
+         bytes <= device.shared_bytes && (device.compiles || s.kernel_h % 2 == 1);
+}
+
+int64_t plane_bytes(const DepthwiseParams& p) {
+  return staged_bytes(p.planes, p.source_height(), p.source_width(), p.shape.dtype);
+}
+
+bool takes_planes(const DepthwiseParams& p, const Device& device) {
+  return takes_planes(p.shape, p.planes, plane_bytes(p), device, p.source, p.target);
 }
 
 bool takes_tiles(const DepthwiseParams& p, const Device& device) {
@@ -113,16 +148,20 @@ void complete(DepthwiseParams& p) {
   const DepthwiseConv2dShape& s = p.shape;
   p.period_h = p.transposed ? s.stride_h / std::gcd(s.stride_h, s.dilation_h) : 1;
   p.period_w = p.transposed ? s.stride_w / std::gcd(s.stride_w, s.dilation_w) : 1;
-  p.tiles = {};
+  p.tiles = {}, p.planes = {};
   const bool phases_agree = s.pad_top % s.stride_h == s.pad_left % s.stride_w;
   if (has_tile(s) && (phases_agree || !p.transposed)) {
-    p.tiles = arrange(tile_of(p), s, p.target_height(), p.target_width());
+    const int kernel = int(s.kernel_h), stride = int(s.stride_h), phase = phase_of(p);
+    p.tiles =
+        arrange(depthwise_tile(kernel, stride, phase), s, p.target_height(), p.target_width());
+    p.planes =
+        arrange_planes(plane_tile(kernel, stride, phase), s, p.target_height(), p.target_width());
   }
 }
 
 void complete(DepthwiseWeightParams& p, const Device& device) {
   const DepthwiseConv2dShape& s = p.shape;
-  p.tiles = {};
+  p.tiles = {}, p.planes = {};
   if (has_tile(s)) {
     p.tiles = arrange(depthwise_weight_tile(int(s.kernel_h), int(s.stride_h)), s, s.out_height,
                       s.out_width);
@@ -148,6 +187,11 @@ Launch plan(const DepthwiseParams& p, const Device& device) {
     const int64_t blocks = int64_t{p.tiles.patches} * p.tiles.channel_blocks.divisor;
     return with_arguments(tile_launch(Kernel::depthwise_conv2d_nhwc_tile, blocks, tile_bytes(p)),
                           s.dtype, s.kernel_h, s.stride_h, phase_of(p));
+  }
+  if (takes_planes(p, device)) {
+    return with_arguments(
+        tile_launch(Kernel::depthwise_conv2d_nchw_tile, p.planes.patches, plane_bytes(p)), s.dtype,
+        s.kernel_h, s.stride_h, phase_of(p));
   }
   Launch launch{};
   launch.kernel = Kernel::depthwise_conv2d_any;

@@ -57,7 +57,7 @@ FASTCONV_INLINE float sum_inside(const DepthwiseWeightParams& p, const Depthwise
 }
 
 template <int dtype, int kernel, int stride>
-__global__ void __launch_bounds__(kTileThreads, kernel <= 5 ? 4 : 3)
+__global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
     depthwise_conv2d_weight_nhwc_tile(const DepthwiseWeightParams p) {
   using T = element_t<dtype>;
   constexpr DepthwiseTile tile = depthwise_weight_tile(kernel, stride);
