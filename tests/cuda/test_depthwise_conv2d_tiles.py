@@ -41,5 +41,5 @@ def test_contiguous(kernel, stride, padding, size):
     if not fits(size, window):
         pytest.skip("kernel larger than the padded image")
     dtype = TYPES[(PLANES.index(size) + kernel) % 3]
-    with launches("depthwise_conv2d_nchw_tile"):
+    with launches("depthwise_conv2d_nchw_tile"), launches("depthwise_conv2d_weight_nchw_tile"):
         check(size, window, contiguous, dtype)

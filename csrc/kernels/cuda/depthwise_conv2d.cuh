@@ -4,4 +4,5 @@
 #include "depthwise_conv2d_any.cuh"
 #include "depthwise_conv2d_nchw.cuh"
 #include "depthwise_conv2d_nhwc.cuh"
+#include "depthwise_conv2d_weight_nchw.cuh"
 #include "depthwise_conv2d_weight_nhwc.cuh"

@@ -120,6 +120,16 @@ int64_t plane_bytes(const DepthwiseParams& p) {
   return staged_bytes(p.planes, p.source_height(), p.source_width(), p.shape.dtype);
 }
 
+// The sums of all threads take the place of the sources.
+int64_t plane_bytes(const DepthwiseWeightParams& p) {
+  return max_of(staged_bytes(p.planes, p.shape.height, p.shape.width, p.shape.dtype),
+                (p.shape.taps() + 1) * kTileThreads * 4);
+}
+
+bool takes_planes(const DepthwiseWeightParams& p, const Device& device) {
+  return takes_planes(p.shape, p.planes, plane_bytes(p), device, p.grad_output, p.input);
+}
+
 bool takes_planes(const DepthwiseParams& p, const Device& device) {
   return takes_planes(p.shape, p.planes, plane_bytes(p), device, p.source, p.target);
 }
@@ -163,15 +173,21 @@ void complete(DepthwiseWeightParams& p, const Device& device) {
   const DepthwiseConv2dShape& s = p.shape;
   p.tiles = {}, p.planes = {};
   if (has_tile(s)) {
-    p.tiles = arrange(depthwise_weight_tile(int(s.kernel_h), int(s.stride_h)), s, s.out_height,
-                      s.out_width);
+    const int kernel = int(s.kernel_h), stride = int(s.stride_h);
+    p.tiles = arrange(depthwise_weight_tile(kernel, stride), s, s.out_height, s.out_width);
+    p.planes = arrange_planes(plane_tile(kernel, stride, -1), s, s.out_height, s.out_width);
   }
+  constexpr int64_t kBlocks = 8;  // a multiprocessor: about twice as many as are there at a time
+  const auto slabs_of = [&](int64_t patches, int64_t rows_of_blocks) {
+    const int64_t wanted = div_up(kBlocks * device.multiprocessors, rows_of_blocks);
+    return div_up(patches, div_up(patches, wanted));  // none is empty
+  };
   if (takes_tiles(p, device)) {
-    constexpr int64_t kBlocks = 8;  // twice as many as are on a multiprocessor at a time
-    const int64_t wanted = kBlocks * device.multiprocessors;
-    p.slabs = div_up<int64_t>(wanted, p.tiles.channel_blocks.divisor);
-    // None is empty.
-    p.slabs = div_up<int64_t>(p.tiles.patches, div_up<int64_t>(p.tiles.patches, p.slabs));
+    p.slabs = slabs_of(p.tiles.patches, p.tiles.channel_blocks.divisor);
+    return;
+  }
+  if (takes_planes(p, device)) {
+    p.slabs = slabs_of(p.planes.patches / p.planes.groups.divisor, p.planes.groups.divisor);
     return;
   }
   const int64_t wanted = int64_t{8} * device.multiprocessors * kDepthwiseThreads;
@@ -208,6 +224,11 @@ Launch plan(const DepthwiseWeightParams& p, const Device& device) {
     return with_arguments(
         tile_launch(Kernel::depthwise_conv2d_weight_nhwc_tile, blocks, tile_bytes(p)),
         p.shape.dtype, p.shape.kernel_h, p.shape.stride_h);
+  }
+  if (takes_planes(p, device)) {
+    return with_arguments(tile_launch(Kernel::depthwise_conv2d_weight_nchw_tile,
+                                      p.slabs * p.planes.groups.divisor, plane_bytes(p)),
+                          p.shape.dtype, p.shape.kernel_h, p.shape.stride_h);
   }
   const bool by_channel =
       p.shape.layout == Layout::kNHWC && p.shape.out_channels() >= kDepthwiseLeastChannels;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "depthwise_conv2d_stage.cuh"
+#include "depthwise_conv2d_weight_inside.cuh"
 #include "pair.cuh"
 
 namespace fastconv::cuda {
@@ -26,32 +27,17 @@ FASTCONV_INLINE void load_targets(const DepthwiseConv2dShape& s, const T* grad, 
   }
 }
 
-// The sum of a tap over a range of patches without the taps in the padding, which the tiles take as
-// zeros: an infinite gradient would make them NaN.
+// The sum of a tap over patches, for where the tiles' zeros met an infinite gradient.
 template <class T>
 FASTCONV_INLINE float sum_inside(const DepthwiseWeightParams& p, const DepthwiseTile& tile,
                                  uint32_t first, uint32_t last, int tap, int channel) {
-  const DepthwiseConv2dShape& s = p.shape;
-  const T* grad = static_cast<const T*>(p.grad_output) + channel;
-  const T* input = static_cast<const T*>(p.input) + channel;
-  const int64_t top = tap / s.kernel_w - s.pad_top, left = tap % s.kernel_w - s.pad_left;
   float sum = 0;
   for (uint32_t patch = first; patch < last; ++patch) {
     const TileOrigin o = tile_origin(p.tiles, tile, patch, channel);
-    const int64_t images = min_of<int64_t>(s.batch, o.image + (1 << p.tiles.images_log2));
-    const int64_t rows = min_of<int64_t>(s.out_height, o.row + tile.rows * p.tiles.rows);
-    const int64_t columns =
-        min_of<int64_t>(s.out_width, o.column + (tile.columns << p.tiles.columns_log2));
-    for (int64_t n = o.image; n < images; ++n) {
-      for (int64_t row = o.row; row < rows; ++row) {
-        for (int64_t column = o.column; column < columns; ++column) {
-          const int64_t h = row * s.stride_h + top, w = column * s.stride_w + left;
-          if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
-          sum += widen(grad[((n * s.out_height + row) * s.out_width + column) * s.channels]) *
-                 widen(input[((n * s.height + h) * s.width + w) * s.channels]);
-        }
-      }
-    }
+    sum += weight_sum_inside<T>(
+        p, channel, tap,
+        {o.image, o.image + (1 << p.tiles.images_log2), o.row, o.row + tile.rows * p.tiles.rows,
+         o.column, o.column + (tile.columns << p.tiles.columns_log2)});
   }
   return sum;
 }
