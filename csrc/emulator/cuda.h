@@ -38,9 +38,9 @@ void sync_warp(unsigned mask);
 // each takes the one of lane `source`.
 void exchange(unsigned mask, const void* mine, void* theirs, int source, int bytes);
 
-// Copies of 16 bytes into shared memory, zeros from nullptr. They are late, as a GPU's may be: a
-// thread's are made when it waits for them, group by group.
-void copy_async(void* to, const void* from);
+// Fill 16 bytes of shared memory with `bytes` from elsewhere, then zeros. They are late, as a GPU's
+// may be: a thread's are made when it waits for them, group by group.
+void copy_async(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_copies(int pending);
 

@@ -24,6 +24,7 @@ namespace {
 constexpr size_t kStackBytes = 64 << 10;
 constexpr int kLanes = 32;
 constexpr int kMostExchanged = 64;
+constexpr int kCopied = 16;
 
 struct Barrier {
   int arrived = 0;
@@ -39,6 +40,7 @@ struct Warp {
 struct Copy {
   void* to;
   const void* from;
+  int bytes;
 };
 
 struct Fiber {
@@ -186,8 +188,8 @@ bool sync_block_or(bool vote) {
   return any;
 }
 
-void copy_async(void* to, const void* from) {
-  block.fibers[block.current].copies.back().push_back({to, from});
+void copy_async(void* to, const void* from, int bytes) {
+  block.fibers[block.current].copies.back().push_back({to, from, bytes});
 }
 
 void commit_copies() {
@@ -198,11 +200,8 @@ void wait_copies(int pending) {
   auto& copies = block.fibers[block.current].copies;
   while (int(copies.size()) - 1 > pending) {
     for (const Copy& copy : copies.front()) {
-      if (copy.from) {
-        std::memcpy(copy.to, copy.from, 16);
-      } else {
-        std::memset(copy.to, 0, 16);
-      }
+      std::memset(copy.to, 0, kCopied);
+      std::memcpy(copy.to, copy.from, copy.bytes);
     }
     copies.pop_front();
   }

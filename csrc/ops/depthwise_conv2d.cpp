@@ -141,16 +141,20 @@ void backward_input_on_gpu(const DepthwiseConv2dBackwardInputParams& p, const Te
 }
 
 void backward_weight_on_gpu(const DepthwiseConv2dBackwardWeightParams& p, const Tensor& input) {
-  const int64_t slabs = cuda::depthwise_slabs(p.shape, gpu_of(input));
-  const int64_t element = p.shape.dtype == DType::kFloat64 ? 8 : 4;
+  const DepthwiseConv2dShape& s = p.shape;
+  cuda::DepthwiseWeightParams parts{};
+  parts.shape = s;
+  parts.grad_output = p.grad_output, parts.input = p.input;
+  cuda::complete(parts, gpu_of(input));
+  const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
   const Tensor partial =
-      gpu_scratch(input, slabs * (p.shape.taps() + 1) * p.shape.out_channels() * element);
-  void* sums = partial.mutable_data_ptr();
-  run_on_gpu(cuda::DepthwiseWeightParams{p.shape, p.grad_output, p.input, slabs, sums}, input);
-  run_on_gpu(
-      cuda::DepthwiseWeightSumParams{p.shape, sums, slabs, p.grad_weight, p.grad_stride_channel,
-                                     p.grad_stride_h, p.grad_stride_w, p.grad_bias},
-      input);
+      gpu_scratch(input, parts.slabs * (s.taps() + 1) * s.out_channels() * element);
+  parts.partial = partial.mutable_data_ptr();
+  run_on_gpu(parts, input);
+  run_on_gpu(cuda::DepthwiseWeightSumParams{s, parts.partial, parts.slabs, p.grad_weight,
+                                            p.grad_stride_channel, p.grad_stride_h, p.grad_stride_w,
+                                            p.grad_bias},
+             input);
 }
 
 }  // namespace

@@ -100,9 +100,9 @@ def test_weights_of_any_strides(layout):
 
 @BOTH
 @EACH_WINDOW
-def test_skips_the_padding(window, layout):
+@pytest.mark.parametrize("size", [(18, 9, 11), (24, 9, 11)])
+def test_skips_the_padding(size, window, layout):
     """An infinite weight or gradient meets no zero of the padding: there would be NaN."""
-    size = (18, 9, 11)
     if not fits(size, window):
         pytest.skip("kernel larger than the padded image")
     x, w, b = tensors(size, window, layout)

@@ -5,7 +5,8 @@ import torch
 
 from tests.cuda.emulator import launches
 from tests.cuda.test_depthwise_conv2d import check
-from tests.helpers import channels_last
+from tests.helpers import channels_last, contiguous
+from tests.test_depthwise_conv2d import fits
 
 # Stride, padding; the transpose of a stride has a case for each parity of the padding.
 STRIDES = [(1, "same"), (1, 0), (2, "half"), (2, 0), (2, (0, 0, 1, 1))]
@@ -23,5 +24,21 @@ def window_of(kernel, stride, padding):
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_channels_last(kernel, stride, padding, size):
     dtype = TYPES[(SIZES.index(size) + kernel) % 3]
-    with launches("depthwise_conv2d_nhwc_tile"):
+    with launches("depthwise_conv2d_nhwc_tile"), launches("depthwise_conv2d_weight_nhwc_tile"):
         check(size, window_of(kernel, stride, padding), channels_last, dtype)
+
+
+# Whole planes, several a block; bands of rows; rows of 2, 4 and 8 elements' alignment.
+PLANES = [(3, 7, 7), (40, 14, 13), (5, 9, 30), (2, 90, 28), (3, 40, 100), (1, 3, 510)]
+
+
+@pytest.mark.parametrize("size", PLANES)
+@pytest.mark.parametrize(("stride", "padding"), STRIDES)
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_contiguous(kernel, stride, padding, size):
+    window = window_of(kernel, stride, padding)
+    if not fits(size, window):
+        pytest.skip("kernel larger than the padded image")
+    dtype = TYPES[(PLANES.index(size) + kernel) % 3]
+    with launches("depthwise_conv2d_nchw_tile"), launches("depthwise_conv2d_weight_nchw_tile"):
+        check(size, window, contiguous, dtype)

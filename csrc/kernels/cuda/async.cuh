@@ -6,15 +6,15 @@
 
 namespace fastconv::cuda {
 
-// Zeros where `inside` is false; from is not read then. Both addresses are multiples of 16.
-FASTCONV_INLINE void copy_async(void* to, const void* from, bool inside) {
+// The first `bytes` of 16, zeros for the others, which are not read. Both addresses are multiples
+// of 16.
+FASTCONV_INLINE void copy_async(void* to, const void* from, int bytes) {
 #if defined(__CUDA_ARCH__)
   const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from),
-               "r"(inside ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes)
                : "memory");
 #elif defined(FASTCONV_EMULATED)
-  emulator::copy_async(to, inside ? from : nullptr);
+  emulator::copy_async(to, from, bytes);
 #endif
 }
 

@@ -12,10 +12,12 @@ namespace fastconv::cuda {
   FASTCONV_INSTANCE(kernel, 0, value), FASTCONV_INSTANCE(kernel, 1, value), \
       FASTCONV_INSTANCE(kernel, 2, value), FASTCONV_INSTANCE(kernel, 3, value)
 
-#define FASTCONV_TILES(dtype, kernel)                                      \
-  FASTCONV_INSTANCE(depthwise_conv2d_nhwc_tile, dtype, kernel, 1, -1),     \
-      FASTCONV_INSTANCE(depthwise_conv2d_nhwc_tile, dtype, kernel, 2, -1), \
-      FASTCONV_INSTANCE(depthwise_conv2d_nhwc_tile, dtype, kernel, 2, 0),  \
+#define FASTCONV_TILES(dtype, kernel)                                         \
+  FASTCONV_INSTANCE(depthwise_conv2d_weight_nhwc_tile, dtype, kernel, 1),     \
+      FASTCONV_INSTANCE(depthwise_conv2d_weight_nhwc_tile, dtype, kernel, 2), \
+      FASTCONV_INSTANCE(depthwise_conv2d_nhwc_tile, dtype, kernel, 1, -1),    \
+      FASTCONV_INSTANCE(depthwise_conv2d_nhwc_tile, dtype, kernel, 2, -1),    \
+      FASTCONV_INSTANCE(depthwise_conv2d_nhwc_tile, dtype, kernel, 2, 0),     \
       FASTCONV_INSTANCE(depthwise_conv2d_nhwc_tile, dtype, kernel, 2, 1)
 #define FASTCONV_TILES_OF_KERNEL(kernel) \
   FASTCONV_TILES(0, kernel), FASTCONV_TILES(2, kernel), FASTCONV_TILES(3, kernel)

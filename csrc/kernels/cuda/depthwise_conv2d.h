@@ -26,8 +26,15 @@ struct DepthwiseParams {
   const void* bias;  // (out_channels) or null
   void* target;      // (batch, out_channels, out_height, out_width); transposed: as the input
   Activation activation;
-  DepthwiseTiles tiles;
+  DepthwiseTiles tiles;  // of channels_last tensors
+  PlaneTiles planes;     // of contiguous ones
 
+  FASTCONV_INLINE int64_t source_height() const {
+    return transposed ? shape.out_height : shape.height;
+  }
+  FASTCONV_INLINE int64_t source_width() const {
+    return transposed ? shape.out_width : shape.width;
+  }
   FASTCONV_INLINE int64_t target_channels() const {
     return transposed ? shape.channels : shape.out_channels();
   }
@@ -45,6 +52,8 @@ struct DepthwiseWeightParams {
   DepthwiseConv2dShape shape;
   const void* grad_output;  // (batch, out_channels, out_height, out_width)
   const void* input;        // (batch, channels, height, width)
+  DepthwiseTiles tiles;     // of grad_output, channels_last; slabs are ranges of patches
+  PlaneTiles planes;        // of a contiguous one
   int64_t slabs;
   void* partial;  // (slabs, taps + 1, out_channels) in the accumulation type, the bias last
 };
@@ -70,9 +79,9 @@ constexpr int kDepthwiseSumRows = 8;       // its warps, each with slabs of its 
 // Fills the periods and the tiles, which follow from the rest.
 void complete(DepthwiseParams& p);
 
-// How many parts the weight gradient is summed in: some blocks a multiprocessor, so that one that
-// ends early does not leave it idle.
-int64_t depthwise_slabs(const DepthwiseConv2dShape& s, const Device& device);
+// Fills the tiles and the number of slabs: some blocks a multiprocessor, so that one that ends
+// early does not leave it idle.
+void complete(DepthwiseWeightParams& p, const Device& device);
 
 Launch plan(const DepthwiseParams& p, const Device& device);
 Launch plan(const DepthwiseWeightParams& p, const Device& device);

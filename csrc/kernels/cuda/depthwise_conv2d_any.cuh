@@ -57,8 +57,7 @@ FASTCONV_INLINE accumulate_t<T> depthwise_window(const DepthwiseParams& p, int64
                                                  int64_t channel, int64_t row, int64_t column) {
   using A = accumulate_t<T>;
   const DepthwiseConv2dShape& s = p.shape;
-  const int64_t height = p.transposed ? s.out_height : s.height;
-  const int64_t width = p.transposed ? s.out_width : s.width;
+  const int64_t height = p.source_height(), width = p.source_width();
   const Taps rows =
       p.transposed
           ? taps_of_input(row, height, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top, p.period_h)

@@ -16,12 +16,7 @@ constexpr int kTilesLog2 = 3;
 constexpr int kTilesABlock = 1 << kTilesLog2;
 static_assert(kTilesABlock * kTileLanes == kTileThreads);
 
-// What a thread sums. Phase is -1 for the convolution, for its transpose padding modulo stride.
-//
-// Issue slots an output, by count: each source takes a load and two conversions, each tap two FMAs
-// and weights that are not in registers a load a row of targets. 4 x 7 targets at stride 1: 15.1
-// (3x3), 32.9 (5x5), 60.8 (7x7). Seven columns, because networks have maps of 7 to 224 pixels, and
-// because 7 pixels of 64 bytes take the two halves of a warp to different banks.
+// Targets that one thread sums, and the sources that they meet.
 struct DepthwiseTile {
   int rows, columns;                // targets
   int source_rows, source_columns;  // that they meet
@@ -29,26 +24,52 @@ struct DepthwiseTile {
   int first;                        // transposed: the first source, from that of the first target
 };
 
-FASTCONV_INLINE constexpr DepthwiseTile depthwise_tile(int kernel, int stride, int phase) {
+// Phase is -1 for the convolution, for its transpose padding modulo stride; rows and columns are
+// then multiples of the stride.
+FASTCONV_INLINE constexpr DepthwiseTile make_tile(int rows, int columns, int kernel, int stride,
+                                                  int phase) {
   if (phase < 0) {
-    const int rows = stride == 1 ? 4 : 2, columns = 7;
-    return {rows,
-            columns,
-            (rows - 1) * stride + kernel,
-            (columns - 1) * stride + kernel,
-            rows * stride,
-            columns * stride,
-            0};
+    const int source_rows = (rows - 1) * stride + kernel;
+    const int source_columns = (columns - 1) * stride + kernel;
+    return {rows, columns, source_rows, source_columns, rows * stride, columns * stride, 0};
   }
-  const int rows = stride, columns = 7 * stride;
   const int first = -max_of(kernel - 1 - phase, 0) / stride;
-  return {rows,
-          columns,
-          (phase + rows - 1) / stride - first + 1,
-          (phase + columns - 1) / stride - first + 1,
-          1,
-          7,
-          first};
+  const int source_rows = (phase + rows - 1) / stride - first + 1;
+  const int source_columns = (phase + columns - 1) / stride - first + 1;
+  return {rows, columns, source_rows, source_columns, rows / stride, columns / stride, first};
+}
+
+// Of two channels. Issue slots an output, by count: each source takes a load and two conversions,
+// each tap two FMAs, and weights that are not in registers a load a row of targets: 12.6, 30.7 and
+// 57.8 at 4 x 7 targets in SASS for 3x3, 5x5 and 7x7, stride 1. Seven columns, because networks
+// have maps of 7 to 224 pixels, and because 7 pixels of 64 bytes take the two halves of a warp to
+// different banks.
+FASTCONV_INLINE constexpr DepthwiseTile depthwise_tile(int kernel, int stride, int phase) {
+  if (phase < 0) return make_tile(stride == 1 ? 4 : 2, 7, kernel, stride, phase);
+  return make_tile(stride, 7 * stride, kernel, stride, phase);
+}
+
+// The weight gradient's, whose targets are grad_output's: k x k sums of two channels and the
+// targets are in registers, four rows of them only for a few sums.
+FASTCONV_INLINE constexpr DepthwiseTile depthwise_weight_tile(int kernel, int stride) {
+  return make_tile(kernel <= 3 && stride == 1 ? 4 : 2, 7, kernel, stride, -1);
+}
+
+// Contiguous tensors: of one plane. The columns are read one by one, so more of them share a load;
+// eight would waste half of the lanes on maps of 28 and less.
+FASTCONV_INLINE constexpr DepthwiseTile plane_tile(int kernel, int stride, int phase) {
+  if (phase < 0) return make_tile(stride == 1 ? 7 : 4, 4, kernel, stride, phase);
+  return make_tile(8, 4, kernel, stride, phase);
+}
+
+// Blocks a multiprocessor by registers: 128 a thread, 168 for 7x7, which would spill with 128.
+FASTCONV_INLINE constexpr int tile_blocks(int kernel) {
+  return kernel <= 5 ? 4 : 3;
+}
+
+// Contiguous: k x k weights or sums of one plane, and its targets, are in registers.
+FASTCONV_INLINE constexpr int plane_blocks(int kernel) {
+  return kernel <= 3 ? 6 : kernel <= 5 ? 5 : 4;
 }
 
 // The tap by which target i meets source r, along either axis; outside of the kernel where none.
@@ -68,11 +89,22 @@ FASTCONV_INLINE constexpr int tile_source(const DepthwiseTile& tile, int stride,
 // How a block's threads share a patch of targets: each half warp has a tile, neighbours in columns
 // first, then images, then rows.
 struct DepthwiseTiles {
-  int columns_log2, images_log2, rows;   // tiles of a block
-  int source_rows, source_columns;       // of an image, staged
-  int image_pixels;                      // from image to image in shared memory
-  Divider channel_blocks, across, down;  // blocks
-  int64_t blocks;
+  int columns_log2, images_log2, rows;  // tiles of a block
+  int source_rows, source_columns;      // of an image, staged
+  int image_pixels;                     // from image to image in shared memory
+  Divider across, down;                 // patches of an image
+  uint32_t patches;                     // of all images; 0: no arrangement
+  Divider channel_blocks;
+};
+
+// How a block's threads share planes of contiguous tensors: some whole ones of an image, or a band
+// of rows of one. Either is one run of memory on both sides.
+struct PlaneTiles {
+  Divider across, down;   // a plane's tiles, of a block
+  int planes;             // of a block, 1 where it has a band
+  int source_rows;        // of a band
+  Divider bands, groups;  // of a plane; groups of planes of an image
+  uint32_t patches;       // of all images; 0: no arrangement
 };
 
 }  // namespace fastconv::cuda

@@ -43,11 +43,12 @@ Instance instance(Kernel kernel, void (*function)(Params), const int (&arguments
       FASTCONV_INSTANCE(kernel, 2, 8), FASTCONV_INSTANCE(kernel, 2, 1), \
       FASTCONV_INSTANCE(kernel, 3, 8), FASTCONV_INSTANCE(kernel, 3, 1)
 
-// The tables of all ops, each in its <op>.cu.
+// The tables of all ops, each in a .cu file of its name.
 #define FASTCONV_CUDA_TABLES(X) \
   X(activation_backward)        \
-  X(local_response_norm)        \
   X(depthwise_conv2d)           \
+  X(depthwise_conv2d_nchw)      \
+  X(local_response_norm)        \
   X(pointwise_conv2d)           \
   X(residual_add)
 

@@ -1,0 +1,126 @@
+// The weight gradient of a depthwise convolution of contiguous tensors: a block goes over the
+// patches of its planes in a slab of images, a thread keeps k x k sums of a tile of one plane.
+#pragma once
+
+#include "depthwise_conv2d_planes.cuh"
+#include "depthwise_conv2d_weight_inside.cuh"
+
+namespace fastconv::cuda {
+
+// A thread's targets; zeros where there are none.
+template <class T, int rows, int columns>
+FASTCONV_INLINE void load_targets(const T* plane, int height, int width, const PlanePlace& at,
+                                  float (&targets)[rows][columns]) {
+  const bool aligned = width % columns == 0;
+#pragma unroll
+  for (int i = 0; i < rows; ++i) {
+    const bool exists = at.exists && at.row + i < height;
+    const T* row = plane + int64_t(at.row + i) * width;
+    if (aligned) {
+#pragma unroll
+      for (int j = 0; j < columns; ++j) targets[i][j] = 0;
+      if (exists && at.column < width) load_wide<columns>(row + at.column, targets[i], columns);
+    } else {
+      load_row(row, at.column, width, exists, targets[i]);
+    }
+  }
+}
+
+constexpr int kSumLanes = 8;  // threads that add up what a plane's tiles bring to a sum
+
+template <int dtype, int kernel, int stride>
+__global__ void __launch_bounds__(kTileThreads, plane_blocks(kernel))
+    depthwise_conv2d_weight_nchw_tile(const DepthwiseWeightParams p) {
+  using T = element_t<dtype>;
+  constexpr DepthwiseTile tile = plane_tile(kernel, stride, -1);
+  constexpr int kTaps = kernel * kernel;
+  FASTCONV_SHARED(shared);
+  const DepthwiseConv2dShape& s = p.shape;
+  const PlaneTiles& t = p.planes;
+  const int channels = int(s.channels), height = int(s.height), width = int(s.width);
+  const int out_height = int(s.out_height), out_width = int(s.out_width);
+
+  uint32_t slab = blockIdx.x;
+  const uint32_t group = take(slab, t.groups);
+  const uint32_t patches = t.patches / t.groups.divisor;
+  const uint32_t size = div_up(patches, uint32_t(p.slabs));
+  const uint32_t first = slab * size, last = min_of(patches, first + size);
+  const auto place = [&](uint32_t patch) {
+    const uint32_t band = take(patch, t.bands);
+    return plane_place(t, tile, (patch * t.groups.divisor + group) * t.bands.divisor + band,
+                       channels);
+  };
+
+  float sums[kTaps + 1] = {};  // the bias last
+  for (uint32_t patch = first; patch < last; ++patch) {
+    const PlanePlace at = place(patch);
+    const T* plane = stage_planes(static_cast<const T*>(p.input), s.batch, channels, height, width,
+                                  t, at, at.first_row * stride - int(s.pad_top), shared);
+    commit_copies();
+    float targets[tile.rows][tile.columns];  // on their way while the sources are
+    load_targets(static_cast<const T*>(p.grad_output) +
+                     (at.image * channels + at.first_plane + at.plane) * out_height * out_width,
+                 out_height, out_width, at, targets);
+    wait_copies<0>();
+    __syncthreads();
+    const int top = at.row * stride - int(s.pad_top), left = at.column * stride - int(s.pad_left);
+#pragma unroll
+    for (int r = 0; r < tile.source_rows; ++r) {
+      float source[tile.source_columns];
+      load_row(plane + (top + r) * width, left, width,
+               at.exists && top + r >= 0 && top + r < height && at.row < out_height, source);
+#pragma unroll
+      for (int i = 0; i < tile.rows; ++i) {
+        const int tap_row = r - i * stride;
+        if (tap_row < 0 || tap_row >= kernel) continue;
+#pragma unroll
+        for (int tap_column = 0; tap_column < kernel; ++tap_column) {
+#pragma unroll
+          for (int j = 0; j < tile.columns; ++j) {
+            sums[tap_row * kernel + tap_column] += source[j * stride + tap_column] * targets[i][j];
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < tile.rows * tile.columns; ++i) sums[kTaps] += (&targets[0][0])[i];
+    __syncthreads();  // before the next sources
+  }
+
+  // Over the tiles of a plane, always in the same order.
+  float* parts = reinterpret_cast<float*>(shared);
+  bool is_nan = false;
+#pragma unroll
+  for (int i = 0; i <= kTaps; ++i) {
+    is_nan |= sums[i] != sums[i];
+    parts[i * kTileThreads + threadIdx.x] = sums[i];
+  }
+  const bool skips = __syncthreads_or(is_nan);
+  const int tiles = t.across.divisor * t.down.divisor, lane = threadIdx.x % kSumLanes;
+  float* partial = static_cast<float*>(p.partial) + slab * (kTaps + 1) * int64_t(channels);
+  const int count = t.planes * (kTaps + 1);
+  for (int i = threadIdx.x / kSumLanes; i < div_up(count, 32) * 32; i += kTileThreads / kSumLanes) {
+    const int tap = i / t.planes, plane = i % t.planes, channel = group * t.planes + plane;
+    const bool exists = i < count && channel < channels;
+    float sum = 0;
+    for (int j = lane; exists && j < tiles; j += kSumLanes) {
+      sum += parts[tap * kTileThreads + plane * tiles + j];
+    }
+#pragma unroll
+    for (int j = kSumLanes / 2; j > 0; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
+    if (lane > 0 || !exists) continue;
+    if (skips && tap < kTaps) {
+      sum = 0;
+      for (uint32_t patch = first; patch < last; ++patch) {
+        const PlanePlace at = place(patch);
+        const int rows = t.down.divisor * tile.rows;
+        sum += weight_sum_inside<T>(
+            p, channel, tap,
+            {at.image, at.image + 1, at.first_row, at.first_row + rows, 0, out_width});
+      }
+    }
+    partial[int64_t(tap) * channels + channel] = sum;
+  }
+}
+
+}  // namespace fastconv::cuda
