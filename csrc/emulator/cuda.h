@@ -37,6 +37,8 @@ void sync_warp(unsigned mask);
 // What each lane of a warp sees of the others' values of up to 64 bytes: all bring theirs, then
 // each takes the one of lane `source`.
 void exchange(unsigned mask, const void* mine, void* theirs, int source, int bytes);
+// The values of all lanes, one after the other.
+void gather(const void* mine, void* all, int bytes);
 
 // Fill 16 bytes of shared memory with `bytes` from elsewhere, then zeros. They are late, as a GPU's
 // may be: a thread's are made when it waits for them, group by group.

@@ -220,4 +220,14 @@ void exchange(unsigned mask, const void* mine, void* theirs, int source, int byt
   sync_warp(mask);
 }
 
+void gather(const void* mine, void* all, int bytes) {
+  Warp& warp = block.warps[block.current / kLanes];
+  std::memcpy(warp.values[block.current % kLanes], mine, bytes);
+  sync_warp(~0u);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    std::memcpy(static_cast<unsigned char*>(all) + lane * bytes, warp.values[lane], bytes);
+  }
+  sync_warp(~0u);
+}
+
 }  // namespace fastconv::emulator

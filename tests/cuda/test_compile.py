@@ -38,8 +38,10 @@ REGISTERS = {
     "depthwise_conv2d_weight_any": 80,
     "depthwise_conv2d_weight_nhwc_tile": 168,
     "depthwise_conv2d_weight_sum": 64,
+    "pointwise_conv2d_mma": 255,
     "pointwise_conv2d_simt": 160,
     "pointwise_conv2d_spread": 40,
+    "pointwise_conv2d_weight_gradient_mma": 168,
     "pointwise_conv2d_weight_gradient_simt": 128,
     "pointwise_conv2d_weight_gradient_sum": 40,
     "residual_add_shortcut": 40,
@@ -50,10 +52,19 @@ WIDE = {
     ("local_response_norm_nchw", (0, 4, 5, 1)): (5, 5),
     ("local_response_norm_nhwc", (2, 5, 1)): (1, 1),
     ("local_response_norm_backward_nhwc", (2, 5, 1)): (2, 1),
+    ("pointwise_conv2d_mma", (2, 0, 8, 128)): (8, 8),
+    ("pointwise_conv2d_mma", (2, 1, 8, 64)): (8, 8),
     ("pointwise_conv2d_simt", (0, 0, 4)): (2, 8),
     ("pointwise_conv2d_simt", (0, 1, 4)): (2, 8),
     ("residual_add_same_size", (0, 4)): (8, 4),
     ("residual_add_same_size", (2, 8)): (8, 4),
+}
+# Kernel, arguments: products of the matrix unit, loads of its fragments, asynchronous copies.
+MATRIX = {
+    ("pointwise_conv2d_mma", (2, 0, 8, 128)): (32, 12, 4),
+    ("pointwise_conv2d_mma", (2, 1, 8, 64)): (32, 12, 4),
+    ("pointwise_conv2d_mma", (3, 1, 8, 192)): (48, 16, 4),
+    ("pointwise_conv2d_weight_gradient_mma", (2, 1, 8)): (36, 12, 4),
 }
 
 
@@ -76,3 +87,7 @@ def test_gates(stem, architecture, compiled):
         loads, stores = WIDE.get((kernel.kernel, kernel.arguments), (0, 0))
         assert kernel.count(r"LDG\.E\S*\.128") >= loads, f"{what}: narrow loads"
         assert kernel.count(r"STG\.E\S*\.128") >= stores, f"{what}: narrow stores"
+        products, fragments, copies = MATRIX.get((kernel.kernel, kernel.arguments), (0, 0, 0))
+        assert kernel.count(r"^HMMA\.16816\.F32") >= products, f"{what}: few matrix products"
+        assert kernel.count(r"^LDSM\.16\.M?T?\S*\.?4") >= fragments, f"{what}: few matrix loads"
+        assert kernel.count(r"LDGSTS\.E\S*\.128") >= copies, f"{what}: narrow copies"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from fastconv import reference
+from fastconv import _C, reference
 from fastconv.ops import pack_pointwise_pairs, pack_pointwise_weight, pointwise_conv2d
 from tests.cuda.emulator import ORDERS, SMALL_H100, emulated, launches, recorded
 from tests.helpers import ACTIVATIONS, DTYPES, LAYOUTS, assert_close, channels_last, contiguous
@@ -25,6 +25,11 @@ STRIDES = [(1, 1), (2, 2), (1, 3)]
 SMALL = [contiguous, channels_last]
 
 
+def unit(dtype):
+    """Which kernels serve it: those of the matrix unit or of the CUDA cores."""
+    return "mma" if dtype.itemsize == 2 else "simt"
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", SMALL)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -32,13 +37,35 @@ def test_values(shape, layout, dtype):
     for stride, pack in zip(STRIDES, [None, pack_pointwise_weight, None], strict=True):
         x, weight, bias, residual = make(shape, dtype, layout, stride)
         w = pack(weight) if pack else weight
-        with emulated():
+        with emulated(), launches(f"pointwise_conv2d_{unit(dtype)}"):
             y = pointwise_conv2d(x, w, bias, residual, stride, "relu6")
             bare = pointwise_conv2d(x, w, stride=stride)
         expected = expectation(x, weight, bias, residual, stride, "relu6")
         assert_close(y, expected, shape[1] + 2, scale=4)
         assert_close(bare, expectation(x, weight, stride=stride), shape[1] + 2, scale=4)
         assert y.stride() == residual.stride()
+
+
+# A block goes from tile to tile of the pixels; the weight's chunks stay, or come again.
+@pytest.mark.parametrize("layout", SMALL)
+@pytest.mark.parametrize(
+    "shape", [(4, 40, 32, 24, 24), (1, 1024, 24, 8, 24), (1, 48, 328, 16, 8), (1, 1000, 64, 5, 9)]
+)
+def test_many_tiles(shape, layout):
+    x, weight, bias, residual = make(shape, torch.bfloat16, layout)
+    with emulated():
+        y = pointwise_conv2d(x, weight, bias, residual)
+    assert_close(y, expectation(x, weight, bias, residual), shape[1] + 2, scale=4)
+
+
+@pytest.mark.parametrize("layout", SMALL)
+@pytest.mark.parametrize("outs", [8, 24, 40, 64, 96, 104, 128, 136, 192, 200, 320])
+def test_tile_of_each_width(outs, layout):
+    x, weight, bias, residual = make((1, 8, outs, 2, 8), torch.float16, layout)
+    one = _C.gpu.Device(architecture=90, multiprocessors=1)  # so that the widest tiles are taken
+    with emulated(device=one):
+        y = pointwise_conv2d(x, weight, bias, residual)
+    assert_close(y, expectation(x, weight, bias, residual), terms=10, scale=4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,7 +89,7 @@ def test_gradients(shape, layout, dtype):
         expected = reference.pointwise_conv2d(*doubles, stride)
         grad = layout(torch.randn(expected.shape).to(dtype))
         expected.backward(grad.double())
-        with emulated(), launches("pointwise_conv2d_weight_gradient_sum"):
+        with emulated(), launches(f"pointwise_conv2d_weight_gradient_{unit(dtype)}"):
             pointwise_conv2d(*tensors, stride).backward(grad)
         pixels = shape[0] * shape[3] * shape[4]
         all_terms = (shape[2], pixels, pixels, 1)

@@ -34,6 +34,11 @@ struct element<DType::kFloat16> {
 template <int dtype>
 using element_t = typename element<static_cast<DType>(dtype)>::type;
 
+template <class T>
+constexpr bool kIsBFloat16 = false;
+template <>
+constexpr bool kIsBFloat16<bfloat16> = true;
+
 FASTCONV_INLINE float bits_to_float(uint32_t bits) {
 #if defined(__CUDA_ARCH__)
   return __uint_as_float(bits);

@@ -4,16 +4,31 @@
 
 namespace fastconv::cuda {
 
-#define BOTH_LAYOUTS(kernel, dtype, ...) \
-  FASTCONV_INSTANCE(kernel, dtype, 0, __VA_ARGS__), FASTCONV_INSTANCE(kernel, dtype, 1, __VA_ARGS__)
-#define OF_DTYPE(dtype)                                                   \
-  BOTH_LAYOUTS(pointwise_conv2d_simt, dtype, 1),                          \
-      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_simt, dtype, 0), \
-      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_simt, dtype, 1), \
-      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_sum, dtype),     \
+#define OF_DTYPE(dtype)                                           \
+  FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_sum, dtype), \
       FASTCONV_INSTANCE(pointwise_conv2d_spread, dtype)
+#define SIMT(dtype)                                                       \
+  FASTCONV_INSTANCE(pointwise_conv2d_simt, dtype, 0, 1),                  \
+      FASTCONV_INSTANCE(pointwise_conv2d_simt, dtype, 1, 1),              \
+      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_simt, dtype, 0), \
+      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_simt, dtype, 1)
+// As mma_outs in pointwise_conv2d_plan.cpp chooses from.
+#define MMA(dtype)                                                          \
+  FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 0, 1, 64),                 \
+      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 0, 8, 64),             \
+      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 0, 8, 128),            \
+      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 1, 64),             \
+      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 32),             \
+      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 64),             \
+      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 128),            \
+      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 192),            \
+      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 0, 1), \
+      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 0, 8), \
+      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 1, 1), \
+      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 1, 8)
 
-FASTCONV_DEFINE_TABLE(pointwise_conv2d, OF_DTYPE(0), OF_DTYPE(1), OF_DTYPE(2), OF_DTYPE(3),
-                      BOTH_LAYOUTS(pointwise_conv2d_simt, 0, 4))
+FASTCONV_DEFINE_TABLE(pointwise_conv2d, OF_DTYPE(0), OF_DTYPE(1), OF_DTYPE(2), OF_DTYPE(3), SIMT(0),
+                      SIMT(1), MMA(2), MMA(3), FASTCONV_INSTANCE(pointwise_conv2d_simt, 0, 0, 4),
+                      FASTCONV_INSTANCE(pointwise_conv2d_simt, 0, 1, 4))
 
 }  // namespace fastconv::cuda

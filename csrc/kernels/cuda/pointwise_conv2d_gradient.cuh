@@ -31,9 +31,9 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   A* gs = reinterpret_cast<A*>(shared);   // (kGradDepth, kGradRow)
   A* xs = gs + kGradDepth * kGradRow<A>;  // (kGradDepth, kGradRow)
 
-  const int64_t in_tiles = p.grad_weight ? div_up<int64_t>(p.in_channels, kGradTile) : 1;
-  const int64_t tiles = in_tiles * div_up<int64_t>(p.out_channels, kGradTile);
-  const int64_t split = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  const auto [out_tiles, in_tiles] = grad_tiles(p);
+  const int64_t tile_count = out_tiles * in_tiles;
+  const int64_t split = blockIdx.x / tile_count, tile = blockIdx.x % tile_count;
   const int64_t first_out = tile / in_tiles * kGradTile, first_in = tile % in_tiles * kGradTile;
   const Part part = part_of(p, split, kGradDepth);
   const int thread = threadIdx.x;

@@ -1,0 +1,215 @@
+// The 1x1 convolution of 16-bit types on the matrix unit. channels_last: pixels are the rows of the
+// product and output channels its columns; else the other way round, so that what lies together in
+// the output are always columns.
+//
+// A block keeps to its output channels and goes from one tile of pixels to the next; copies of the
+// coming chunks are under way while it multiplies.
+#pragma once
+
+#include "pixel_tile.cuh"
+#include "pointwise_conv2d.h"
+
+namespace fastconv::cuda {
+
+// The chunk of a weight for `outs` output channels.
+template <int outs, int threads, class T>
+FASTCONV_INLINE void bring_weight(T* tile, const PointwiseConv2dParams& p, int64_t first_out,
+                                  int64_t first_in) {
+  const T* weight = static_cast<const T*>(p.weight);
+  const Box box{first_out, p.out_channels, first_in, p.in_channels};
+  const auto row = [&](int64_t o) { return o * p.weight_out_stride; };
+  if (!weight_is_wide(p)) {
+    bring<Layout::kNHWC, outs, kChunk, 1, threads>(tile, weight, box, p.weight_in_stride, row);
+  } else if (weight_depth_last(p)) {
+    bring<Layout::kNHWC, outs, kChunk, 8, threads>(tile, weight, box, 1, row);
+  } else {
+    bring<Layout::kNCHW, outs, kChunk, 8, threads>(tile, weight, box, p.weight_in_stride,
+                                                   [](int64_t o) { return o; });
+  }
+}
+
+using Words = Pack<uint32_t, 4>;
+
+template <int dtype, int layout_, int width, int outs>
+__global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
+    pointwise_conv2d_mma(const PointwiseConv2dParams p) {
+  using T = element_t<dtype>;
+  constexpr Layout layout = static_cast<Layout>(layout_);
+  constexpr bool nhwc = layout == Layout::kNHWC;
+  constexpr int kPixels = mma_pixels(outs);
+  constexpr int kColumnWarps = kMmaThreads / 32 * kMmaWarpRows / (nhwc ? kPixels : outs);
+  constexpr int kWarpColumns = (nhwc ? outs : kPixels) / kColumnWarps;
+  static_assert(kColumnWarps > 0 && kWarpColumns % 32 == 0);
+  constexpr int kInputTile = kPixelTile<layout, kPixels, kChunk>;
+  constexpr int kWeightTile = outs * kChunkPitch;
+  FASTCONV_SHARED(shared);
+  T* inputs = reinterpret_cast<T*>(shared);       // (kMmaStages, kInputTile)
+  T* weights = inputs + kMmaStages * kInputTile;  // (chunks or kMmaStages, kWeightTile)
+
+  const int64_t pixels = pixels_of(p);
+  const int chunks = int(mma_chunks(p));
+  const bool weights_stay = mma_weights_stay(p, outs);
+  const int64_t out_tiles = div_up<int64_t>(p.out_channels, outs);
+  const int64_t first_out = blockIdx.x % out_tiles * outs;
+  const int64_t stride = gridDim.x / out_tiles;
+  const int64_t pixel_tiles = div_up<int64_t>(pixels, kPixels);
+  const int64_t first_tile = blockIdx.x / out_tiles;
+
+  // The copies run ahead of the products: by tile and chunk of their own.
+  int64_t coming_tile = first_tile;
+  int coming_chunk = 0, coming_stage = 0;
+  const auto bring_next = [&] {
+    if (coming_tile < pixel_tiles) {
+      const Box box{coming_tile * kPixels, pixels, int64_t(coming_chunk) * kChunk, p.in_channels};
+      bring<layout, kPixels, kChunk, width, kMmaThreads>(
+          inputs + coming_stage * kInputTile, static_cast<const T*>(p.input), box,
+          input_channel<layout>(p), [&](int64_t q) { return input_offset<layout>(p, q); });
+      if (!weights_stay || coming_tile == first_tile) {
+        T* tile = weights + (weights_stay ? coming_chunk : coming_stage) * kWeightTile;
+        bring_weight<outs, kMmaThreads>(tile, p, first_out, box.channel);
+      }
+      coming_stage = (coming_stage + 1) % kMmaStages;
+      if (++coming_chunk == chunks) coming_chunk = 0, coming_tile += stride;
+    }
+    commit_copies();
+  };
+#pragma unroll 1
+  for (int i = 0; i < kMmaStages - 1; ++i) bring_next();
+
+  const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, thread = threadIdx.x % 4;
+  const int warp_row = warp / kColumnWarps * kMmaWarpRows;
+  const int warp_column = warp % kColumnWarps * kWarpColumns;
+  Sums<kMmaWarpRows, kWarpColumns> sums;
+
+  // f(result, its offset in the output) for each of this thread's.
+  const auto each_value = [&](int64_t first_pixel, auto f) {
+#pragma unroll
+    for (int i = 0; i < kMmaWarpRows / 16; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = warp_row + 16 * i + 8 * half + group;
+#pragma unroll
+        for (int j = 0; j < kWarpColumns / 8; ++j) {
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            const int column = warp_column + 8 * j + 2 * thread + k;
+            const int64_t q = first_pixel + (nhwc ? row : column);
+            const int64_t o = first_out + (nhwc ? column : row);
+            if (q < pixels && o < p.out_channels) {
+              const int64_t at =
+                  output_offset<layout>(p, q, p.out_channels) + o * output_channel<layout>(p);
+              f(sums.values[i][j][2 * half + k], at);
+            }
+          }
+        }
+      }
+    }
+  };
+  // f(tiles, half, offset): 32 columns of a row, of which the thread has two in each of four tiles.
+  // It brings or takes the 16 bytes of one of these, at offset, which is negative past the end.
+  const auto each_run = [&](int64_t first_pixel, auto f) {
+#pragma unroll
+    for (int j = 0; j < kWarpColumns / 8; j += 4) {
+      const int column = warp_column + 8 * (j + thread);
+      const int64_t along = (nhwc ? first_out : first_pixel) + column;
+      const bool inside = along < (nhwc ? p.out_channels : pixels);
+      const int64_t base =
+          nhwc ? along : output_offset<layout>(p, inside ? along : 0, p.out_channels);
+#pragma unroll
+      for (int i = 0; i < kMmaWarpRows / 16; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int64_t across =
+              (nhwc ? first_pixel : first_out) + warp_row + 16 * i + 8 * half + group;
+          const bool whole = inside && across < (nhwc ? pixels : p.out_channels);
+          const int64_t next = nhwc ? p.out_channels : output_channel<layout>(p);
+          f(&sums.values[i][j], half, whole ? base + across * next : int64_t(-1));
+        }
+      }
+    }
+  };
+
+  const auto finish = [&](int64_t first_pixel) {
+    const T* bias = static_cast<const T*>(p.bias);
+    if (bias) {
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < kMmaWarpRows / 16; ++i) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            const int64_t o = first_out + (nhwc ? warp_column + 8 * j + 2 * thread + k % 2
+                                                : warp_row + 16 * i + k / 2 * 8 + group);
+            if (o < p.out_channels) sums.values[i][j][k] += widen(bias[o]);
+          }
+        }
+      }
+    }
+    const T* residual = static_cast<const T*>(p.residual);
+    T* output = static_cast<T*>(p.output);
+    if constexpr (width == 1) {
+      if (residual) {
+        each_value(first_pixel, [&](float& value, int64_t at) { value += widen(residual[at]); });
+      }
+      dispatch_activation(p.activation, [&](auto act) {
+        using Act = decltype(act);
+        each_value(first_pixel, [&](float value, int64_t at) {
+          output[at] = narrow<T>(Act::forward(Number<float>{value}).value);
+        });
+      });
+      return;
+    }
+    if (residual) {
+      Words words[kMmaWarpRows / 8 * kWarpColumns / 32];  // all loads before the first use
+      int run = 0;
+      each_run(first_pixel, [&](auto*, int, int64_t at) {
+        words[run] = at >= 0 ? *reinterpret_cast<const Words*>(residual + at) : Words{};
+        ++run;
+      });
+      run = 0;
+      each_run(first_pixel, [&](auto* tiles, int half, int64_t) {
+        transpose_quad(words[run].values);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          tiles[i / 2][2 * half + i % 2] += widen_half<T>(words[run].values[i / 2], i % 2);
+        }
+        ++run;
+      });
+    }
+    dispatch_activation(p.activation, [&](auto act) {
+      using Act = decltype(act);
+      each_run(first_pixel, [&](auto* tiles, int half, int64_t at) {
+        Words words;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const auto value = [&](int k) {
+            return Act::forward(Number<float>{tiles[i][2 * half + k]}).value;
+          };
+          words.values[i] = narrow_pair<T>(value(0), value(1));
+        }
+        transpose_quad(words.values);
+        if (at >= 0) store_pack(reinterpret_cast<uint32_t*>(output + at), words);
+      });
+    });
+  };
+
+  int stage = 0;
+  for (int64_t tile = first_tile; tile < pixel_tiles; tile += stride) {
+    sums.clear();
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      wait_copies<kMmaStages - 2>();
+      __syncthreads();
+      bring_next();
+      const T* weight = weights + (weights_stay ? chunk : stage) * kWeightTile;
+      const Operand<T> x{inputs + stage * kInputTile, kPixelPitch<layout, kPixels, kChunk>, nhwc};
+      const bool depth_last = weight_depth_last(p);
+      const Operand<T> w{weight, depth_last ? kChunkPitch : outs + kTileGap, depth_last};
+      const int depth = int(p.in_channels) - chunk * kChunk;
+      sums.add(nhwc ? x : w, warp_row, nhwc ? w : x, warp_column, depth);
+      stage = (stage + 1) % kMmaStages;
+    }
+    finish(tile * kPixels);
+  }
+}
+
+}  // namespace fastconv::cuda
