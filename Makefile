@@ -69,7 +69,7 @@ gpu:  ## build with the system's torch, run the GPU tests, write results to OUT;
 	@mkdir -p $(OUT)
 	$(PYTHON) setup.py -q build_ext --inplace
 	-$(PYTHON) -m fastconv doctor --json > $(OUT)/doctor.json
-	$(PYTHON) -m pytest $(wildcard tests/test_cuda*.py) --junitxml=$(OUT)/tests.xml
+	$(PYTHON) -m pytest $(wildcard tests/test_cuda*.py) tests/triton --junitxml=$(OUT)/tests.xml
 
 clean:  ## all that was built, .venv too
 	rm -rf .venv build *.egg-info fastconv/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -87,7 +87,7 @@ clean:  ## all that was built, .venv too
 	$(BIN)/pip install -q pip==$(PIP_VERSION)
 	$(BIN)/pip install --group torch
 	$(BIN)/pip install --group build --group test --group check
-	$(BIN)/pip install --no-deps --group data
+	$(BIN)/pip install --no-deps --group data --group triton
 	$(BIN)/python setup.py build_ext --inplace
 	$(BIN)/pip install --no-build-isolation --no-deps -e .
 	@touch $@
