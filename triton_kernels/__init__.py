@@ -13,7 +13,20 @@ as fastconv.triton_kernels through a link in fastconv/.
 Importing this package imports Triton; fastconv.dispatch does so once a CUDA tensor asks.
 """
 
-from fastconv.triton_kernels import activation_backward, residual_add
+from fastconv.triton_kernels import (
+    activation_backward,
+    depthwise_conv2d,
+    depthwise_conv2d_backward_weight,
+    residual_add,
+)
 from fastconv.triton_kernels._kernel import KERNELS, Kernel, Launch
 
-__all__ = ["KERNELS", "Kernel", "Launch", "activation_backward", "residual_add"]
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "Launch",
+    "activation_backward",
+    "depthwise_conv2d",
+    "depthwise_conv2d_backward_weight",
+    "residual_add",
+]

@@ -159,37 +159,30 @@ def check_shape(op: str, name: str, tensor: Tensor, wanted: Sequence[int]) -> No
         )
 
 
-def block_of(size: int, most: int) -> int:
-    """The power of two up to most that covers size with the fewest numbers left over.
-
-    Of two that leave equally few, the larger; a block that leaves an eighth of its work over counts
-    as if it left none, because a wider block reads longer rows of memory.
-    """
-    best = 1
-    while best < most and best < size:
-        best *= 2
-    wanted = best
-    while wanted > 8 and -(-size // wanted) * wanted > size * 9 // 8:
-        wanted //= 2
-    return wanted if -(-size // wanted) * wanted < -(-size // best) * best else best
-
-
-@cache
-def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a CUDA device; those of an H100 where there is none to ask."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return 132
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def cdiv(size: int, block: int) -> int:
     """size / block, rounded up."""
     return -(-size // block)
 
 
-def product(sizes: Sequence[int]) -> int:
-    """All sizes multiplied."""
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
+def block_of(size: int, most: int) -> int:
+    """A power of two up to most that covers size in blocks; it should leave no sixth of them idle.
+
+    The largest such: a wider block reads longer rows of memory. 56 goes in 64, 144 in 5 x 32.
+    """
+    widest = 1
+    while widest < min(size, most):
+        widest *= 2
+    block = widest
+    while block > 8 and cdiv(size, block) * block > size * 7 // 6:
+        block //= 2
+    return block if cdiv(size, block) * block < cdiv(size, widest) * widest else widest
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a CUDA device; an H100's where there is none to ask."""
+    if device.type == "cpu":
+        return 1  # interpreted: few programs
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -20,18 +20,28 @@ def store(pointer, numbers, mask):
 
 
 @triton.jit
+def maximum(a, b):
+    """The larger of two, NaN where either is: one instruction from sm_80 on."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def minimum(a, b):
+    """The smaller of two, NaN where either is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
-    """The activation of z. Each comparison is false for a NaN, which so passes as in torch."""
+    """The activation of z."""
     if ACTIVATION == "relu":
-        z = tl.where(z <= 0.0, 0.0, z)
+        z = maximum(z, 0.0)
     elif ACTIVATION == "relu6":
-        z = tl.where(z <= 0.0, 0.0, tl.where(z >= 6.0, 6.0, z))
+        z = minimum(maximum(z, 0.0), 6.0)
     elif ACTIVATION == "silu":
         z = z / (1.0 + tl.exp(-z))
     elif ACTIVATION == "hardswish":
-        gate = z + 3.0
-        gate = tl.where(gate <= 0.0, 0.0, tl.where(gate >= 6.0, 6.0, gate))
-        z = z * gate * (1.0 / 6.0)
+        z = z * minimum(maximum(z + 3.0, 0.0), 6.0) * (1.0 / 6.0)
     return z
 
 
