@@ -4,11 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from fastconv import _C
-from fastconv.dispatch import listen
+from fastconv.dispatch import (
+    GPUS,
+    BackendError,
+    Call,
+    Choice,
+    Machine,
+    choose,
+    forced,
+    listen,
+    measured_rows,
+    this_machine,
+)
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
 from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 
@@ -46,26 +58,42 @@ def _why_torch(op: str, arguments: dict[str, Any]) -> str:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self) -> None:
+    """A row for each op of ours and each convolution of torch.
+
+    Told of a machine, it writes down what would run there.
+    """
+
+    def __init__(self, machine: Machine | None = None) -> None:
         super().__init__()
+        self.machine = machine
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, op: str, input: Tensor, backend: str, variant: str, reason: str) -> None:
+    def add(self, op: str, input: Tensor, backend: str | None, variant: str, reason: str) -> None:
         row = {"op": op, "input": list(input.shape), "dtype": str(input.dtype)}
         self.rows.append(row | {"backend": backend, "variant": variant, "reason": reason})
 
-    def add_fallback(self, op: str, input: Tensor, reason: str) -> None:
-        self.add(op, input, "reference", "", reason)
+    def add_choice(self, op: str, input: Tensor, choice: Choice) -> None:
+        self.add(op, input, choice.backend, "", choice.reason)
+
+    def plan(self, call: Call, input: Tensor, machine: Machine) -> None:
+        try:
+            choice = choose(call, machine, forced(), measured_rows())
+        except BackendError as error:
+            choice = Choice("none", str(error))
+        self.add_choice(call.op, input, choice)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = _counts()
         output = func(*args, **(kwargs or {}))
         namespace, _, op = func._schema.name.partition("::")
-        if namespace == "fastconv":
+        if namespace == "fastconv" and self.machine is not None:
+            self.plan(Call.of(op, args, device="cuda"), args[0], self.machine)
+        elif namespace == "fastconv":
             for key, count in _counts().items():
                 if count > before[key]:
                     _, variant, when = key
-                    self.add(op, args[0], f"cpu ({_C.isa()})", variant, when)
+                    backend = f"cpu ({_C.isa()})" if args[0].is_cpu else this_machine().way
+                    self.add(op, args[0], backend, variant, when)
         elif func._schema.name.startswith(_TORCH_CONVOLUTIONS):
             names = (argument.name for argument in func._schema.arguments)
             arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
@@ -73,15 +101,50 @@ class _Recorder(TorchDispatchMode):
         return output
 
 
-def explain(function: Callable[..., Any], *inputs: Any) -> list[dict[str, Any]]:
+def explain(
+    function: Callable[..., Any], *inputs: Any, device: str | None = None
+) -> list[dict[str, Any]]:
     """Runs function(*inputs), a model or any callable, and tells which kernel served each op.
+
+    Args:
+        device: 'meta-a100', 'meta-h100', 'meta-h200' or 'meta-b200': tells instead what would serve
+            them on that GPU. Nothing is computed and no GPU needed; the tensors of a function that
+            is no module must be on the meta device.
 
     Returns:
         One dictionary for each of our ops and each of torch's convolutions, in the order they ran:
         op, shape and dtype of its first argument, backend, variant (a row of csrc/kernels/*.def)
-        and the reason: when the variant is chosen, or why the reference or torch served the op.
+        and the reason: when the variant is chosen, or why another backend, the reference or torch
+        served the op.
+
+    Raises:
+        ValueError: no GPU of that name is known.
     """
-    recorder = _Recorder()
-    with torch.no_grad(), listen(recorder.add_fallback), recorder:
+    if device is not None:
+        function, inputs = _on_meta(function), tree_map_only(Tensor, _to_meta, inputs)
+    recorder = _Recorder(None if device is None else machine_named(device))
+    with torch.no_grad(), listen(recorder.add_choice), recorder:
         function(*inputs)
     return recorder.rows
+
+
+def machine_named(device: str) -> Machine:
+    """The machine to plan for: 'meta-h100' and its like."""
+    kind, _, gpu = device.partition("-")
+    if kind != "meta" or gpu not in GPUS:
+        names = ", ".join(f"meta-{name}" for name in GPUS)
+        raise ValueError(f"expected a device of {names}, got {device!r}")
+    return GPUS[gpu]
+
+
+def _on_meta(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same module with its parameters and buffers on the meta device, or function itself."""
+    if not isinstance(function, nn.Module):
+        return function
+    state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
+    state = {name: _to_meta(tensor) for name, tensor in state.items()}
+    return lambda *inputs: torch.func.functional_call(function, state, inputs)
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    return tensor.to("meta")
