@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastconv.triton_kernels import Launch
 
@@ -73,7 +74,11 @@ def _source(launch: Launch) -> ASTSource:
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
             continue
-        if isinstance(value, Tensor):
+        if isinstance(value, TensorDescriptor):
+            element = TYPES[value.base.dtype].removeprefix("*")
+            signature[parameter.name] = f"tensordesc<{element}{list(value.block_shape)}>"
+            aligned = False
+        elif isinstance(value, Tensor):
             signature[parameter.name] = TYPES[value.dtype]
             aligned = True  # torch's allocations are
         elif isinstance(value, float):
@@ -90,3 +95,12 @@ def _source(launch: Launch) -> ASTSource:
 def _cuobjdump(*arguments: str) -> str:
     command = [str(CUOBJDUMP), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def nchw(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """A tensor to plan with."""
+    return torch.empty(sizes, dtype=dtype, device="meta")
+
+
+def nhwc(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return nchw(*sizes, dtype=dtype).contiguous(memory_format=torch.channels_last)

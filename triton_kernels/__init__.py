@@ -17,6 +17,8 @@ from fastconv.triton_kernels import (
     activation_backward,
     depthwise_conv2d,
     depthwise_conv2d_backward_weight,
+    pointwise_conv2d,
+    pointwise_conv2d_backward,
     residual_add,
 )
 from fastconv.triton_kernels._kernel import KERNELS, Kernel, Launch
@@ -28,5 +30,7 @@ __all__ = [
     "activation_backward",
     "depthwise_conv2d",
     "depthwise_conv2d_backward_weight",
+    "pointwise_conv2d",
+    "pointwise_conv2d_backward",
     "residual_add",
 ]

@@ -18,6 +18,8 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+HOPPER = 90
+
 KERNELS: dict[str, "Kernel"] = {}
 
 
@@ -29,6 +31,14 @@ class Launch:
     grid: tuple[int, ...]
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call would launch on an architecture: 90 for sm_90."""
+
+    architecture: int
+    launches: list[Launch]
 
 
 class Kernel:
@@ -55,13 +65,13 @@ class Kernel:
             return f"no Triton kernel for {input.dtype}"
         return self._refusal(*arguments)
 
-    def plan(self, *arguments: Any) -> list[Launch]:
+    def plan(self, *arguments: Any, architecture: int = HOPPER) -> list[Launch]:
         """The launches of this call, by the shapes, dtypes and strides of its tensors alone."""
-        planned: list[Launch] = []
+        plan = Plan(architecture, [])
         on_meta = (a.to("meta") if isinstance(a, Tensor) else a for a in arguments)
-        with _recording(planned):
+        with _recording(plan):
             self.function(*on_meta)
-        return planned
+        return plan.launches
 
 
 def serves_all(*arguments: Any) -> str:
@@ -79,16 +89,16 @@ def kernel(refusal: Callable[..., str] = serves_all) -> Callable[[Callable[..., 
     return register
 
 
-_planned: list[list[Launch]] = []
+_plans: list[Plan] = []
 
 
 @contextmanager
-def _recording(planned: list[Launch]) -> Iterator[None]:
-    _planned.append(planned)
+def _recording(plan: Plan) -> Iterator[None]:
+    _plans.append(plan)
     try:
         yield
     finally:
-        _planned.pop()
+        _plans.pop()
 
 
 def wrap_triton(function: Any, device: torch.device) -> Any:
@@ -114,8 +124,8 @@ class _Planned:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(*arguments: Any, **options: Any) -> None:
-            if _planned:
-                _planned[-1].append(Launch(self.function, grid, arguments, options))
+            if _plans:
+                _plans[-1].launches.append(Launch(self.function, grid, arguments, options))
 
         return launch
 
@@ -157,6 +167,21 @@ def check_shape(op: str, name: str, tensor: Tensor, wanted: Sequence[int]) -> No
         raise RuntimeError(
             f"{op}: expected {name} of shape {tuple(wanted)}, got {tuple(tensor.shape)}"
         )
+
+
+def architecture(device: torch.device) -> int:
+    """90 for sm_90; that of the plan where one is made."""
+    if device.type != "cuda":
+        return _plans[-1].architecture if _plans else HOPPER
+    return _architecture(device)
+
+
+@cache
+def _architecture(device: torch.device) -> int:
+    if not torch.cuda.is_available():
+        return HOPPER
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def cdiv(size: int, block: int) -> int:

@@ -66,3 +66,12 @@ def activate_backward(grad, z, ACTIVATION: tl.constexpr):
         inside = grad * (2.0 * z + 3.0) * (1.0 / 6.0)
         grad = tl.where(z < 3.0, tl.where(z <= -3.0, 0.0, inside), grad)
     return grad
+
+
+@triton.jit
+def multiply_add(a, b, sums, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    """sums + a @ b. WIDEN is for the interpreter, which multiplies bfloat16 numbers wrongly."""
+    if WIDEN:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, sums, input_precision=PRECISION)

@@ -39,7 +39,8 @@ def explain_command(
         with torch.device("meta" if planned else device):
             model = fastconv.swap_(build_model(name).eval())
             images = torch.zeros(batch, *input_size(model))
-        model = model.to(getattr(torch, dtype)).to(memory_format=layout)  # type: ignore[call-overload]
+        model = model.to(getattr(torch, dtype))
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
         images = images.to(getattr(torch, dtype), memory_format=layout)
         rows = fastconv.explain(model, images, device=device if planned else None)
     if as_json:
