@@ -1,6 +1,8 @@
 """fastconv.explain: which kernel ran for every op of a call, and why where it was not ours."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -57,6 +59,13 @@ def _why_torch(op: str, arguments: dict[str, Any]) -> str:
     return f"dense {window}: our kernels are depthwise or 1x1"
 
 
+def _launches(op: str, arguments: Sequence[Any], machine: Machine) -> str:
+    """The Triton kernels that a call launches, in their order."""
+    kernels = importlib.import_module("fastconv.triton_kernels").KERNELS
+    launches = kernels[op].plan(*arguments, architecture=machine.arch)
+    return ", ".join(launch.kernel.fn.__name__.removesuffix("_kernel") for launch in launches)
+
+
 class _Recorder(TorchDispatchMode):
     """A row for each op of ours and each convolution of torch.
 
@@ -75,19 +84,23 @@ class _Recorder(TorchDispatchMode):
     def add_choice(self, op: str, input: Tensor, choice: Choice) -> None:
         self.add(op, input, choice.backend, "", choice.reason)
 
-    def plan(self, call: Call, input: Tensor, machine: Machine) -> None:
+    def plan(self, op: str, arguments: Sequence[Any], machine: Machine) -> None:
+        call = Call.of(op, arguments, device="cuda")
         try:
             choice = choose(call, machine, forced(), measured_rows())
         except BackendError as error:
             choice = Choice("none", str(error))
-        self.add_choice(call.op, input, choice)
+        variant = ""
+        if choice.backend == "triton" and find_spec("triton") is not None:
+            variant = _launches(op, arguments, machine)
+        self.add(op, arguments[0], choice.backend, variant, choice.reason)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = _counts()
         output = func(*args, **(kwargs or {}))
         namespace, _, op = func._schema.name.partition("::")
         if namespace == "fastconv" and self.machine is not None:
-            self.plan(Call.of(op, args, device="cuda"), args[0], self.machine)
+            self.plan(op, args, self.machine)
         elif namespace == "fastconv":
             for key, count in _counts().items():
                 if count > before[key]:
@@ -113,9 +126,9 @@ def explain(
 
     Returns:
         One dictionary for each of our ops and each of torch's convolutions, in the order they ran:
-        op, shape and dtype of its first argument, backend, variant (a row of csrc/kernels/*.def)
-        and the reason: when the variant is chosen, or why another backend, the reference or torch
-        served the op.
+        op, shape and dtype of its first argument, backend, variant (a row of csrc/kernels/*.def, or
+        the Triton kernels that would be launched) and the reason: when the variant is chosen, or
+        why another backend, the reference or torch served the op.
 
     Raises:
         ValueError: no GPU of that name is known.

@@ -33,6 +33,24 @@ def backward(x, outputs):
     return grad, x, nchw(outputs, x.shape[1], 1, 1, dtype=x.dtype), (1, 1), (True, True, True)
 
 
+def separable(x, outputs, k):
+    """Arguments of separable_conv2d for an input."""
+    c = x.shape[1]
+    weights = (nchw(c, 1, k, k, dtype=x.dtype), nchw(c, dtype=x.dtype))
+    weights += (nchw(outputs, c, 1, 1, dtype=x.dtype), nchw(outputs, dtype=x.dtype))
+    window = ((1, 1), (k // 2,) * 4, (1, 1))
+    return x, *weights, None, *(None,) * 4, *window, "relu6", None
+
+
+def inverted(x, hidden, outputs):
+    """Arguments of inverted_residual for an input."""
+    c, dtype = x.shape[1], x.dtype
+    weights = (nchw(hidden, c, 1, 1, dtype=dtype), nchw(hidden, dtype=dtype))
+    weights += (nchw(hidden, 1, 3, 3, dtype=dtype), nchw(hidden, dtype=dtype))
+    weights += (nchw(outputs, hidden, 1, 1, dtype=dtype), nchw(outputs, dtype=dtype))
+    return x, *weights, *(None,) * 4, (2, 2), (1,) * 4, "relu6", False
+
+
 # The op and its arguments; its first kernel on each architecture that is tried; the registers a
 # thread that its kernels may take; the accesses of 16 bytes from and to global memory in each.
 PANEL, TILE, BOXES = "panel_kernel", "tile_kernel", "descriptor_kernel"
@@ -61,6 +79,21 @@ CALLS: dict[str, tuple[str, tuple[Any, ...], dict[int, str], int, int, int]] = {
         "pointwise_conv2d",
         forward(nhwc(128, 144, 56, 56, dtype=F32), 144),
         *({80: TILE, 90: TILE}, 160, 8, 8),
+    ),
+    "separable": (
+        "separable_conv2d",
+        separable(nhwc(128, 144, 56, 56), 24, 3),
+        *({80: "separable_kernel", 90: "separable_kernel"}, 136, 14, 2),
+    ),
+    "separable, 5x5, float32": (
+        "separable_conv2d",
+        separable(nhwc(128, 240, 28, 28, dtype=F32), 40, 5),
+        *({80: "separable_kernel"}, 112, 14, 4),
+    ),
+    "inverted residual": (
+        "inverted_residual",
+        inverted(nhwc(128, 16, 112, 112), 96, 24),
+        *({80: "inverted_residual_kernel", 90: "inverted_residual_kernel"}, 200, 12, 2),
     ),
     "backward": (
         "pointwise_conv2d_backward",

@@ -17,9 +17,11 @@ from fastconv.triton_kernels import (
     activation_backward,
     depthwise_conv2d,
     depthwise_conv2d_backward_weight,
+    inverted_residual,
     pointwise_conv2d,
     pointwise_conv2d_backward,
     residual_add,
+    separable_conv2d,
 )
 from fastconv.triton_kernels._kernel import KERNELS, Kernel, Launch
 
@@ -30,7 +32,9 @@ __all__ = [
     "activation_backward",
     "depthwise_conv2d",
     "depthwise_conv2d_backward_weight",
+    "inverted_residual",
     "pointwise_conv2d",
     "pointwise_conv2d_backward",
     "residual_add",
+    "separable_conv2d",
 ]

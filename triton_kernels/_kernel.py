@@ -101,6 +101,11 @@ def _recording(plan: Plan) -> Iterator[None]:
         _plans.pop()
 
 
+def is_traced() -> bool:
+    """Whether torch is tracing the launcher."""
+    return _len_torch_dispatch_stack() > 0
+
+
 def wrap_triton(function: Any, device: torch.device) -> Any:
     """function, to be launched on device by wrap_triton(function, device)[grid](...).
 
@@ -111,7 +116,7 @@ def wrap_triton(function: Any, device: torch.device) -> Any:
         return _Planned(function)
     if INTERPRETED:
         return function
-    if _len_torch_dispatch_stack():
+    if is_traced():
         return torch.library.wrap_triton(function)
     if device.index != torch.cuda.current_device():
         return _OnDevice(function, device)

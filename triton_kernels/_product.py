@@ -8,7 +8,14 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fastconv.triton_kernels._kernel import HOPPER, INTERPRETED, architecture, cdiv, processors
+from fastconv.triton_kernels._kernel import (
+    HOPPER,
+    INTERPRETED,
+    architecture,
+    cdiv,
+    is_traced,
+    processors,
+)
 
 # Settings. No GPU was at hand to measure them. A tile of 128 x 128 sums is 64 registers of 8 warps,
 # and in 16 bits each of its numbers from memory meets 128 of the other side: 64 multiplications a
@@ -91,7 +98,8 @@ def box(matrix: Tensor, rows: int, columns: int) -> TensorDescriptor:
 
 def has_boxes(*matrices: Tensor) -> bool:
     """Whether the hardware copies boxes of all these: from Hopper on, in units of 16 bytes."""
-    if architecture(matrices[0].device) < HOPPER:
+    # Tracing, torch does not see that a kernel writes through a descriptor, and leaves it out.
+    if architecture(matrices[0].device) < HOPPER or is_traced():
         return False
     strides = all(m.stride(0) * m.element_size() % 16 == 0 for m in matrices)
     return strides and all(m.storage_offset() * m.element_size() % 16 == 0 for m in matrices)

@@ -4,8 +4,8 @@ Both layouts are the same product in another order of memory: a channels_last te
 whose rows are all pixels, a contiguous one a matrix an image whose columns are. A stride only picks
 pixels. Three kernels, and what each is for:
 
-panel   few channels: they are all held at once and meet all weights, so each pixel is read once (the
-        expansions of mobile networks: Sandler et al. 2018, arXiv 1801.04381, table 1)
+panel   few channels: all are held at once and meet all weights, so that each pixel is read once
+        (the expansions of mobile networks: Sandler et al. 2018, arXiv 1801.04381, table 1)
 tile    a tile of pixels x outputs a program, the channels in steps; the programs of the same pixels
         follow each other, so that all but the first find them in the L2 cache
 boxes   many channels, channels_last, on Hopper and later: pointwise_conv2d_boxes.py
@@ -257,9 +257,9 @@ def product(
     tiles, across = images * cdiv(pixels, tile.pixels), cdiv(outputs, tile.outputs)
     # One program a processor is too few for the CUDA cores, which multiply float32 numbers.
     on_tensor_cores = input.dtype != torch.float32 or arithmetic["PRECISION"] == "tf32"
-    if one_matrix and channels >= MANY and on_tensor_cores:
-        if multiply_boxes(input, weight, bias, residual, output, tile, arithmetic):
-            return
+    boxes = one_matrix and channels >= MANY and on_tensor_cores
+    if boxes and multiply_boxes(input, weight, bias, residual, output, tile, arithmetic):
+        return
     function = tile_kernel
     if channels <= PANEL and across > 1:
         function, across = panel_kernel, 1

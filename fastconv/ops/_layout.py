@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastconv.dispatch.layout import memory_format_of
@@ -9,7 +10,8 @@ from fastconv.dispatch.layout import memory_format_of
 
 def empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """An empty tensor of the given shape in tensor's dtype, device and memory format."""
-    return tensor.new_empty(shape).contiguous(memory_format=memory_format_of(tensor))
+    memory_format = memory_format_of(tensor)
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=memory_format)
 
 
 def channels_fastest(weight: Tensor) -> Tensor:
