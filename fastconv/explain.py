@@ -21,8 +21,8 @@ from fastconv.dispatch import (
     forced,
     listen,
     measured_rows,
-    this_machine,
 )
+from fastconv.gpu import WAYS, missing
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
 from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 
@@ -31,8 +31,10 @@ from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 _TORCH_CONVOLUTIONS = ("aten::conv", "aten::mkldnn_convolution", "mkldnn::_convolution")
 
 
-def _counts() -> dict[tuple[str, str, str], int]:
-    return {(op, name, when): count for op, name, when, count in _C.variants()}
+def _counts() -> dict[tuple[str, str, str, str], int]:
+    """How often each kernel ran, the CPU's and the GPU's."""
+    kernels = {"cpu": _C.variants(), "gpu": _C.gpu.kernels()}
+    return {(where, *kernel[:3]): kernel[3] for where in kernels for kernel in kernels[where]}
 
 
 def _why_torch(op: str, arguments: dict[str, Any]) -> str:
@@ -104,8 +106,8 @@ class _Recorder(TorchDispatchMode):
         elif namespace == "fastconv":
             for key, count in _counts().items():
                 if count > before[key]:
-                    _, variant, when = key
-                    backend = f"cpu ({_C.isa()})" if args[0].is_cpu else this_machine().way
+                    where, _, variant, when = key
+                    backend = f"cpu ({_C.isa()})" if where == "cpu" else _C.gpu.way()
                     self.add(op, args[0], backend, variant, when)
         elif func._schema.name.startswith(_TORCH_CONVOLUTIONS):
             names = (argument.name for argument in func._schema.arguments)
@@ -120,9 +122,9 @@ def explain(
     """Runs function(*inputs), a model or any callable, and tells which kernel served each op.
 
     Args:
-        device: 'meta-a100', 'meta-h100', 'meta-h200' or 'meta-b200': tells instead what would serve
-            them on that GPU. Nothing is computed and no GPU needed; the tensors of a function that
-            is no module must be on the meta device.
+        device: 'meta-a100', 'meta-h100', 'meta-h200' or 'meta-b200': tells instead what of this
+            build would serve them on that GPU. Nothing is computed and no GPU needed; the tensors
+            of a function that is no module must be on the meta device.
 
     Returns:
         One dictionary for each of our ops and each of torch's convolutions, in the order they ran:
@@ -147,7 +149,15 @@ def machine_named(device: str) -> Machine:
     if kind != "meta" or gpu not in GPUS:
         names = ", ".join(f"meta-{name}" for name in GPUS)
         raise ValueError(f"expected a device of {names}, got {device!r}")
-    return GPUS[gpu]
+    ways = [way for way in WAYS if missing(way) is None]
+    return GPUS[gpu]._replace(way=ways[0] if ways else None, cuda_ops=_ops_with_cuda_kernels())
+
+
+def _ops_with_cuda_kernels() -> frozenset[str]:
+    stems = tuple({op for op, *_ in _C.gpu.kernels()})
+    names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
+    ours = (name.removeprefix("fastconv::") for name in names if name.startswith("fastconv::"))
+    return frozenset(name for name in ours if name.startswith(stems))
 
 
 def _on_meta(function: Callable[..., Any]) -> Callable[..., Any]:

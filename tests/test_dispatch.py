@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 
 import pytest
@@ -45,9 +46,9 @@ def residual_add(dtype=torch.float32, device="cuda"):
     [
         (H100, pointwise(device="cpu"), "cpu", ""),
         (WITH_CUDA, pointwise(), "cuda", "nothing near measured"),
-        (WITH_NVRTC, pointwise(), "nvrtc", "cuda: this build has no CUDA kernels"),
+        (WITH_NVRTC, pointwise(), "nvrtc", "the CUDA kernels came by 'nvrtc'"),
         (WITH_CUDA, depthwise(), "triton", "cuda: no CUDA kernel for depthwise_conv2d"),
-        (H100, pointwise(), "triton", "nvrtc: CuPy compiles none here"),
+        (H100, pointwise(), "triton", "nvrtc: CuPy compiles no kernels here"),
         (NO_TRITON, pointwise(), "reference", "triton: Triton is not installed"),
         (H100, depthwise(33), "reference", "triton: a window of 33x33 is larger than 31"),
         (H100, residual_add(torch.float64), "reference", "no Triton kernel for torch.float64"),
@@ -75,7 +76,7 @@ def test_a_dual_number_takes_the_reference():
     [
         ("triton", pointwise(device="cpu"), "its tensors are on 'cpu'"),
         ("cpu", pointwise(), "its tensors are on 'cuda'"),
-        ("nvrtc", pointwise(), "CuPy compiles none here"),
+        ("nvrtc", pointwise(), "the CUDA kernels came by 'cuda', which fastconv.gpu.use changes"),
         ("cuda", depthwise(), "no CUDA kernel for depthwise_conv2d"),
         ("triton", depthwise(33), "larger than 31"),
         ("triton", residual_add(torch.int16), "no kernel for torch.int16"),
@@ -245,7 +246,12 @@ def test_a_choice_is_logged_once(caplog):
     assert caplog.messages == ["residual_add runs its reference: forced by use_backend"]
 
 
-def test_a_plan_names_a_backend_for_every_layer_without_a_gpu():
+@pytest.mark.parametrize(
+    ("ways", "backend"), [((), "triton"), (("nvrtc",), "nvrtc"), (("cuda", "nvrtc"), "cuda")]
+)
+def test_a_plan_names_a_backend_for_every_layer_without_a_gpu(monkeypatch, ways, backend):
+    missing = {way: None if way in ways else "not here" for way in ("cuda", "nvrtc")}
+    monkeypatch.setattr(sys.modules["fastconv.explain"], "missing", missing.get)
     model = fastconv.swap_(
         nn.Sequential(
             nn.Conv2d(3, 8, 3),
@@ -255,7 +261,7 @@ def test_a_plan_names_a_backend_for_every_layer_without_a_gpu():
         ).eval()
     )
     rows = fastconv.explain(model, torch.empty(1, 3, 9, 9), device="meta-h100")
-    assert [row["backend"] for row in rows] == ["torch", "triton", "triton", "reference"]
+    assert [row["backend"] for row in rows] == ["torch", backend, backend, "reference"]
     assert "on NVIDIA H100 80GB HBM3" in rows[1]["reason"]
     assert rows[3]["reason"].endswith("triton: no Triton kernel for batch_norm")
     assert model[1].weight.device.type == "cpu"

@@ -72,14 +72,16 @@ def why_not(backend: str, call: Call, machine: Machine) -> str:
         return f"its tensors are on '{call.device}'"
     if backend == "triton":
         return machine.why_no_triton or triton_limits.why_not(call)
-    if machine.way != backend:
+    if machine.way is None:
         return NO_WAY[backend]
+    if machine.way != backend:
+        return f"the CUDA kernels came by '{machine.way}', which fastconv.gpu.use changes"
     return "" if call.op in machine.cuda_ops else f"no CUDA kernel for {call.op}"
 
 
 NO_WAY = {
-    "cuda": "this build has no CUDA kernels",
-    "nvrtc": "CuPy compiles none here",
+    "cuda": "fastconv was built without CUDA",
+    "nvrtc": "CuPy compiles no kernels here",
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -22,15 +23,16 @@ def needs_reference(input: Tensor) -> bool:
 
 def decide(op: str, arguments: Sequence[Any]) -> Choice:
     """The choice for op on these arguments, here and now."""
-    return _decide(Call.of(op, arguments), arguments[0].device.index, state.forced())
+    device = arguments[0].device.index
+    return _decide(Call.of(op, arguments), device, state.forced(), _C.gpu.way())
 
 
 @lru_cache(maxsize=4096)  # a network makes hundreds of different calls, again and again
-def _decide(call: Call, device: int | None, forced: str) -> Choice:
+def _decide(call: Call, device: int | None, forced: str, _way: str | None) -> Choice:
     machine = this_machine(device if call.device == "cuda" else None)
     return choose(call, machine, forced, measured_rows())
 
 
 # Without measurements the dispatcher's own order is the default order, and costs nothing.
-if measured_rows().rows and getattr(_C, "gpu_way", lambda: None)() is not None:
+if measured_rows().rows and torch.version.cuda is not None:
     state.choose_always()

@@ -15,7 +15,7 @@ LEAST_ARCH = 80  # Ampere: the first with bfloat16 and asynchronous copies
 class Machine(NamedTuple):
     gpu: str = ""  # its name
     arch: int = 0  # 90 for sm_90
-    way: str | None = None  # 'cuda' or 'nvrtc': how its CUDA kernels are compiled, if there are any
+    way: str | None = None  # 'cuda' or 'nvrtc': as fastconv.gpu has it; None without CUDA kernels
     cuda_ops: frozenset[str] = frozenset()  # those with a CUDA kernel
     why_no_triton: str = ""  # '' where Triton can run
     interprets_triton: bool = False  # on CPU tensors, for tests
@@ -31,14 +31,17 @@ GPUS = {
 }
 
 
-@cache
 def this_machine(device: int | None = None) -> Machine:
     """The machine at hand, with its GPU of that index."""
+    return _machine(device, _C.gpu.way())
+
+
+@cache
+def _machine(device: int | None, way: str | None) -> Machine:
     if device is None:
         return Machine(why_no_triton=why_no_triton(0), interprets_triton=interprets_triton())
     major, minor = torch.cuda.get_device_capability(device)
     arch = 10 * major + minor
-    way = getattr(_C, "gpu_way", lambda: None)()
     return Machine(
         torch.cuda.get_device_name(device),
         arch,

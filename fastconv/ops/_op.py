@@ -29,6 +29,9 @@ _library.define("on(Tensor(a) input, str backend) -> Tensor(a)")
 _library.impl("on", lambda input, backend: input, "CompositeImplicitAutograd")
 
 
+OPS: dict[str, "Op"] = {}  # every op by its name
+
+
 class Op:
     """A callable that takes the raw op's arguments by the cheapest way that is right.
 
@@ -55,6 +58,7 @@ class Op:
         batched: Sequence[int] = (),
         autocast: bool = False,
     ) -> None:
+        OPS[name] = self
         self.name = name
         self.raw = getattr(torch.ops.fastconv, name).default
         self._eager = self.raw._op  # what an OpOverload calls: 0.2 us less

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fastconv.ops import depthwise_conv2d
 from tests.cuda.emulator import launches
 from tests.cuda.test_depthwise_conv2d import check
 from tests.helpers import channels_last
