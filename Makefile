@@ -72,6 +72,7 @@ ifdef DRY
 GPU_PYTHON := $(BIN)/python
 GPU_TESTS := tests/cuda
 GPU_BENCH := --dry
+GPU_TRITON := env TRITON_INTERPRET=1
 gpu: .venv/installed emulator
 else
 GPU_PYTHON := $(PYTHON)
@@ -91,6 +92,8 @@ endif
 		FASTCONV_GPU=$$way $(GPU_PYTHON) -m pytest $(GPU_TESTS) --junitxml=$(OUT)/tests-$$way.xml \
 			|| failed="$$failed tests($$way)"; \
 	done; \
+	$(GPU_TRITON) $(GPU_PYTHON) -m pytest tests/triton --junitxml=$(OUT)/tests-triton.xml \
+		|| failed="$$failed tests(triton)"; \
 	if command -v compute-sanitizer > /dev/null; then \
 		timeout 120 compute-sanitizer --error-exitcode 1 $(GPU_PYTHON) -m pytest $(GPU_TESTS) -x \
 			-k "test_values and float32 and not channels" > $(OUT)/sanitizer.txt 2>&1 \
@@ -115,7 +118,7 @@ clean:  ## all that was built, .venv too
 	$(BIN)/pip install -q pip==$(PIP_VERSION)
 	$(BIN)/pip install --group torch
 	$(BIN)/pip install --group build --group test --group check --group cuda
-	$(BIN)/pip install --no-deps --group data
+	$(BIN)/pip install --no-deps --group data --group triton
 	$(BIN)/python setup.py build_ext --inplace
 	$(BIN)/pip install --no-build-isolation --no-deps -e .
 	@touch $@

@@ -32,6 +32,7 @@ else:
             raise ValueError(f"FASTCONV_ISA: {_error}") from None
     from fastconv import fork, gpu, models, nn, ops
     from fastconv.cost import cost
+    from fastconv.dispatch import use_backend
     from fastconv.explain import explain
     from fastconv.memory import peak_memory
     from fastconv.optimize import optimize, restore_, swap_
@@ -48,4 +49,5 @@ else:
         "peak_memory",
         "restore_",
         "swap_",
+        "use_backend",
     ]

@@ -1,14 +1,28 @@
 """fastconv.explain: which kernel ran for every op of a call, and why where it was not ours."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from fastconv import _C
-from fastconv.dispatch import listen
+from fastconv.dispatch import (
+    GPUS,
+    BackendError,
+    Call,
+    Choice,
+    Machine,
+    choose,
+    forced,
+    listen,
+    measured_rows,
+)
+from fastconv.gpu import WAYS, missing
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
 from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 
@@ -17,8 +31,10 @@ from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 _TORCH_CONVOLUTIONS = ("aten::conv", "aten::mkldnn_convolution", "mkldnn::_convolution")
 
 
-def _counts() -> dict[tuple[str, str, str], int]:
-    return {(op, name, when): count for op, name, when, count in _C.variants()}
+def _counts() -> dict[tuple[str, str, str, str], int]:
+    """How often each kernel ran, the CPU's and the GPU's."""
+    kernels = {"cpu": _C.variants(), "gpu": _C.gpu.kernels()}
+    return {(where, *kernel[:3]): kernel[3] for where in kernels for kernel in kernels[where]}
 
 
 def _why_torch(op: str, arguments: dict[str, Any]) -> str:
@@ -45,27 +61,54 @@ def _why_torch(op: str, arguments: dict[str, Any]) -> str:
     return f"dense {window}: our kernels are depthwise or 1x1"
 
 
+def _launches(op: str, arguments: Sequence[Any], machine: Machine) -> str:
+    """The Triton kernels that a call launches, in their order."""
+    kernels = importlib.import_module("fastconv.triton_kernels").KERNELS
+    launches = kernels[op].plan(*arguments, architecture=machine.arch)
+    return ", ".join(launch.kernel.fn.__name__.removesuffix("_kernel") for launch in launches)
+
+
 class _Recorder(TorchDispatchMode):
-    def __init__(self) -> None:
+    """A row for each op of ours and each convolution of torch.
+
+    Told of a machine, it writes down what would run there.
+    """
+
+    def __init__(self, machine: Machine | None = None) -> None:
         super().__init__()
+        self.machine = machine
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, op: str, input: Tensor, backend: str, variant: str, reason: str) -> None:
+    def add(self, op: str, input: Tensor, backend: str | None, variant: str, reason: str) -> None:
         row = {"op": op, "input": list(input.shape), "dtype": str(input.dtype)}
         self.rows.append(row | {"backend": backend, "variant": variant, "reason": reason})
 
-    def add_fallback(self, op: str, input: Tensor, reason: str) -> None:
-        self.add(op, input, "reference", "", reason)
+    def add_choice(self, op: str, input: Tensor, choice: Choice) -> None:
+        self.add(op, input, choice.backend, "", choice.reason)
+
+    def plan(self, op: str, arguments: Sequence[Any], machine: Machine) -> None:
+        call = Call.of(op, arguments, device="cuda")
+        try:
+            choice = choose(call, machine, forced(), measured_rows())
+        except BackendError as error:
+            choice = Choice("none", str(error))
+        variant = ""
+        if choice.backend == "triton" and find_spec("triton") is not None:
+            variant = _launches(op, arguments, machine)
+        self.add(op, arguments[0], choice.backend, variant, choice.reason)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = _counts()
         output = func(*args, **(kwargs or {}))
         namespace, _, op = func._schema.name.partition("::")
-        if namespace == "fastconv":
+        if namespace == "fastconv" and self.machine is not None:
+            self.plan(op, args, self.machine)
+        elif namespace == "fastconv":
             for key, count in _counts().items():
                 if count > before[key]:
-                    _, variant, when = key
-                    self.add(op, args[0], f"cpu ({_C.isa()})", variant, when)
+                    where, _, variant, when = key
+                    backend = f"cpu ({_C.isa()})" if where == "cpu" else _C.gpu.way()
+                    self.add(op, args[0], backend, variant, when)
         elif func._schema.name.startswith(_TORCH_CONVOLUTIONS):
             names = (argument.name for argument in func._schema.arguments)
             arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
@@ -73,15 +116,58 @@ class _Recorder(TorchDispatchMode):
         return output
 
 
-def explain(function: Callable[..., Any], *inputs: Any) -> list[dict[str, Any]]:
+def explain(
+    function: Callable[..., Any], *inputs: Any, device: str | None = None
+) -> list[dict[str, Any]]:
     """Runs function(*inputs), a model or any callable, and tells which kernel served each op.
+
+    Args:
+        device: 'meta-a100', 'meta-h100', 'meta-h200' or 'meta-b200': tells instead what of this
+            build would serve them on that GPU. Nothing is computed and no GPU needed; the tensors
+            of a function that is no module must be on the meta device.
 
     Returns:
         One dictionary for each of our ops and each of torch's convolutions, in the order they ran:
-        op, shape and dtype of its first argument, backend, variant (a row of csrc/kernels/*.def)
-        and the reason: when the variant is chosen, or why the reference or torch served the op.
+        op, shape and dtype of its first argument, backend, variant (a row of csrc/kernels/*.def, or
+        the Triton kernels that would be launched) and the reason: when the variant is chosen, or
+        why another backend, the reference or torch served the op.
+
+    Raises:
+        ValueError: no GPU of that name is known.
     """
-    recorder = _Recorder()
-    with torch.no_grad(), listen(recorder.add_fallback), recorder:
+    if device is not None:
+        function, inputs = _on_meta(function), tree_map_only(Tensor, _to_meta, inputs)
+    recorder = _Recorder(None if device is None else machine_named(device))
+    with torch.no_grad(), listen(recorder.add_choice), recorder:
         function(*inputs)
     return recorder.rows
+
+
+def machine_named(device: str) -> Machine:
+    """The machine to plan for: 'meta-h100' and its like."""
+    kind, _, gpu = device.partition("-")
+    if kind != "meta" or gpu not in GPUS:
+        names = ", ".join(f"meta-{name}" for name in GPUS)
+        raise ValueError(f"expected a device of {names}, got {device!r}")
+    ways = [way for way in WAYS if missing(way) is None]
+    return GPUS[gpu]._replace(way=ways[0] if ways else None, cuda_ops=_ops_with_cuda_kernels())
+
+
+def _ops_with_cuda_kernels() -> frozenset[str]:
+    stems = tuple({op for op, *_ in _C.gpu.kernels()})
+    names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
+    ours = (name.removeprefix("fastconv::") for name in names if name.startswith("fastconv::"))
+    return frozenset(name for name in ours if name.startswith(stems))
+
+
+def _on_meta(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same module with its parameters and buffers on the meta device, or function itself."""
+    if not isinstance(function, nn.Module):
+        return function
+    state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
+    state = {name: _to_meta(tensor) for name, tensor in state.items()}
+    return lambda *inputs: torch.func.functional_call(function, state, inputs)
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    return tensor.to("meta")

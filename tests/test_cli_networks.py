@@ -103,3 +103,30 @@ def test_models_lists_every_network():
     }
     for name, number in published.items():
         assert entries[name]["multiplications"] == pytest.approx(number, rel=0.03), name
+
+
+def test_explain_plans_for_a_gpu_that_is_not_here():
+    arguments = ["explain", "mobilenet_v2", "--device", "meta-h100", "--backend", "triton"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    assert lines[0] == ["mobilenet_v2", "on", "meta-h100"]
+    wanted = ["depthwise_conv2d", "1x32x112x112", "float32", "triton"]
+    assert wanted in [line[:4] for line in lines]
+    rows = json.loads(run(*arguments, "--json").stdout)["rows"]
+    assert len(rows) == len(lines) - 4  # title, head, rule, sums
+    assert all(row["reason"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "meta-tpu"], "meta-h100"),
+        (["--backend", "metal"], "expected a backend of"),
+        (["--backend", "triton"], "cannot run there"),
+    ],
+)
+def test_explain_says_what_it_cannot_do(arguments, words):
+    result = run("explain", "tests.tiny_network:build", *arguments)
+    assert result.exit_code != 0
+    assert words in " ".join(result.output.replace("\u2502", " ").split())

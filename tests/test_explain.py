@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import fastconv
-from fastconv import dispatch, ops
+from fastconv import ops
+from fastconv.dispatch.told import _said
 from tests.helpers import isa
 
 
@@ -101,7 +102,7 @@ def test_the_instruction_set_is_named():
 
 def test_a_fallback_says_why_and_is_logged_once(caplog):
     x = torch.ones(4, dtype=torch.int16)
-    dispatch._said.clear()
+    _said.clear()
     with caplog.at_level(logging.INFO, logger="fastconv"):
         rows = fastconv.explain(ops.residual_add, x, x)
         ops.residual_add(x, x)
@@ -109,18 +110,6 @@ def test_a_fallback_says_why_and_is_logged_once(caplog):
         ("reference", "no kernel for torch.int16")
     ]
     assert caplog.messages == ["residual_add runs its reference: no kernel for torch.int16"]
-
-
-@pytest.mark.parametrize(
-    ("tensor", "backend"),
-    [
-        (torch.ones(1), "cpu"),
-        (torch.ones(1, dtype=torch.complex64), "reference"),
-        (torch.ones(1, device="meta"), "reference"),
-    ],
-)
-def test_the_choice_is_a_function_of_the_tensor(tensor, backend):
-    assert dispatch.choose(tensor).backend == backend
 
 
 def test_a_wrong_instruction_set_in_the_environment_is_named():

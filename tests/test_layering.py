@@ -116,6 +116,7 @@ LIMITS = [  # folder, files, lines
     ("csrc/kernels", "*.h", 300),
     ("csrc/kernels", "*.cuh", 300),
     ("csrc/kernels", "*.cpp", 300),
+    ("triton_kernels", "*.py", 300),
     ("fastconv/nn", "*.py", 60),
     ("tests", "*.py", 400),
 ]
@@ -129,7 +130,7 @@ def test_files_stay_small(folder, pattern, limit):
 
 
 def test_lines_fit_and_are_ascii():
-    for folder in ("csrc", "fastconv", "tests"):
+    for folder in ("csrc", "fastconv", "tests", "triton_kernels"):
         for path in sources(ROOT / folder, ".h", ".cpp", ".cu", ".cuh", ".def", ".py"):
             for number, line in enumerate(path.read_bytes().splitlines(), 1):
                 assert len(line) <= 100, f"{path}:{number}"

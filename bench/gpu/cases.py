@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.gpu import cudnn
 from bench.shapes import Shape, read
 from fastconv import ops, reference
+from fastconv.ops._op import OPS  # use_backend acts on these, not on torch.ops
 
 Tensors = list[Tensor]
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -97,7 +98,6 @@ def convolution(s: Shape, batch: int, dtype: torch.dtype) -> Iterator[Case]:
     yield Case(s.op, "forward", name, dtype, sizes, inputs + outputs, flops, forward, ours, rivals)
 
     arguments = ([s.stride] * 2, [padding] * 2, [1] * 2, False, [0, 0], groups)
-    raw = torch.ops.fastconv
     for direction, mask in {"grad_input": (True, False), "grad_weight": (False, True)}.items():
 
         def theirs(g: Tensor, x: Tensor, w: Tensor, mask: tuple = mask) -> Tensor:
@@ -108,12 +108,13 @@ def convolution(s: Shape, batch: int, dtype: torch.dtype) -> Iterator[Case]:
 
         def our_gradient(g: Tensor, x: Tensor, w: Tensor, mask: tuple = mask) -> Tensor:
             if not depthwise:
-                gradients = raw.pointwise_conv2d_backward(g, x, w, [s.stride] * 2, [*mask, False])
+                backward = OPS["pointwise_conv2d_backward"]
+                gradients = backward(g, x, w, [s.stride] * 2, [*mask, False])
                 return gradients[0] if mask[0] else gradients[1]
             window = ([s.stride] * 2, [padding] * 4, [1, 1])
             if mask[0]:
-                return raw.depthwise_conv2d_backward_input(g, x, w, *window)
-            return raw.depthwise_conv2d_backward_weight(g, x, w, *window)[0]
+                return OPS["depthwise_conv2d_backward_input"](g, x, w, *window)
+            return OPS["depthwise_conv2d_backward_weight"](g, x, w, *window)[0]
 
         yield Case(
             *(s.op, direction, name, dtype, [y, x, w], inputs + outputs, flops),
@@ -147,7 +148,7 @@ def normalisation(channels: int, height: int, batch: int, dtype: torch.dtype) ->
     yield Case(
         *(op, "grad_input", name, dtype, [x, x], 3 * elements, 40 * elements),
         lambda g, x, y: reference.local_response_norm_backward(g, x, 5),
-        lambda g, x, y: torch.ops.fastconv.local_response_norm_backward(g, x, 5),
+        lambda g, x, y: OPS["local_response_norm_backward"](g, x, 5),
         rivals,
         derive=lambda tensors: [*tensors, F.local_response_norm(tensors[1], 5)],  # cuDNN reads it
     )

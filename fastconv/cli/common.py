@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from fastconv.compare import ComparisonError
+from fastconv.dispatch import BackendError
 from fastconv.progress import Progress
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ def expected_errors(argument: str | None = None) -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=argument) from error
-    except (ModuleNotFoundError, FileNotFoundError, ComparisonError) as error:
+    except (ModuleNotFoundError, FileNotFoundError, ComparisonError, BackendError) as error:
         fail(str(error))
 
 

@@ -1,23 +1,35 @@
 """One op of the dispatcher, and all that PyTorch wants to know about it registered in one place."""
 
+import importlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils._pytree import tree_map
 
-from fastconv.dispatch import fell_back, needs_reference
+from fastconv.dispatch import Choice, decide, forced, needs_reference, state, tell, use_backend
 from fastconv.ops._check import check_like_input, check_tensors
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
+BESIDE_DISPATCHER = ("triton", "reference")  # what no dispatch key leads to
 AUTOCAST_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(
     torch._C.DispatchKey.AutocastCPU
 ) | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 
-_library = torch.library.Library("fastconv", "IMPL")
+_library = torch.library.Library("fastconv", "FRAGMENT")
+
+# Names the backend of the op that takes its result, for the keys under which compiled graphs are
+# kept: the op alone does not say what it became.
+_library.define("on(Tensor(a) input, str backend) -> Tensor(a)")
+_library.impl("on", lambda input, backend: input, "CompositeImplicitAutograd")
+
+
+OPS: dict[str, "Op"] = {}  # every op by its name
 
 
 class Op:
@@ -46,6 +58,7 @@ class Op:
         batched: Sequence[int] = (),
         autocast: bool = False,
     ) -> None:
+        OPS[name] = self
         self.name = name
         self.raw = getattr(torch.ops.fastconv, name).default
         self._eager = self.raw._op  # what an OpOverload calls: 0.2 us less
@@ -55,12 +68,16 @@ class Op:
         self.batched = batched
         self.autocast = autocast
         self.under_transforms = _transformed_function(self, setup_context, backward)
-        self.with_gradient = _autograd_function(self, setup_context, backward)
+        self.with_gradient = _autograd_function(self._eager, setup_context, backward)
+        self.with_chosen_gradient = _autograd_function(
+            self._on_chosen, *_on_one_backend(setup_context, backward)
+        )
 
         _library.impl(name, self._fall_back, "CompositeExplicitAutograd")
         torch.library.register_fake(self.raw, fake)
         torch.library.register_autograd(self.raw, backward, setup_context=setup_context)
         torch.library.register_vmap(self.raw, self.vmap)
+        torch.library.register_torch_dispatch(self.raw, FunctionalTensorMode, self._decompose)
         if autocast:
             for key in ("AutocastCPU", "AutocastCUDA"):
                 _library.impl(name, self._autocast_kernel, key)
@@ -78,13 +95,64 @@ class Op:
         if needs_reference(arguments[0]):
             return self._fall_back(*arguments)
         if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            if state.choosing or not arguments[0].is_cpu:
+                marked = torch.ops.fastconv.on(arguments[0], state.choosing or "auto")
+                return self.raw(marked, *arguments[1:])
             return self.raw(*arguments)
         if torch._C._are_functorch_transforms_active():
             return self.under_transforms.apply(*self._cast(arguments))
+        if state.choosing:
+            return self._by_choice(arguments)
         if torch.is_grad_enabled() and _requires_grad(*arguments[: self.tensors]):
             return self.with_gradient.apply(*self._cast(arguments))
         with torch._C._AutoDispatchBelowAutograd():
             return self._eager(*arguments)
+
+    def _by_choice(self, arguments: Sequence[Any]) -> Any:
+        """As the end of a call, where a backend is forced or measurements may speak for another."""
+        arguments = self._cast(arguments)
+        if torch.is_grad_enabled() and _requires_grad(*arguments[: self.tensors]):
+            return self.with_chosen_gradient.apply(*arguments)
+        with (
+            torch._C._AutoDispatchBelowAutograd(),
+            torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS),
+        ):
+            return self._on_chosen(*arguments)
+
+    def _on_chosen(self, *arguments: Any) -> Any:
+        """The op on the backend chosen, below autograd and autocast."""
+        if arguments[0].is_meta or (arguments[0].is_cpu and forced() == "auto"):
+            return self._eager(*arguments)
+        choice = decide(self.name, arguments)
+        if choice.backend in BESIDE_DISPATCHER:
+            return self._beside_dispatcher(choice, arguments)
+        return self._eager(*arguments)
+
+    def _fall_back(self, *arguments: Any) -> Any:
+        """The op where the dispatcher has no kernel of ours for it."""
+        if torch.compiler.is_compiling():
+            return self.reference(*arguments)
+        return self._beside_dispatcher(decide(self.name, arguments), arguments)
+
+    def _beside_dispatcher(self, choice: Choice, arguments: Sequence[Any]) -> Any:
+        tell(self.name, arguments[0], choice)
+        if choice.backend == "triton":
+            return triton_kernel(self.name)(*arguments)
+        return self.reference(*arguments)
+
+    def _decompose(self, mode: Any, op: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What torch.compile sees in place of the op: its Triton kernels, where they are chosen."""
+        choice = decide(self.name, args)
+        if torch.compiler.is_exporting():  # an exported program keeps the op, for any machine
+            return mode.__torch_dispatch__(op, types, args, kwargs)
+        if choice.backend == "triton":
+            function = triton_kernel(self.name)
+        elif choice.backend == "reference" and forced() == "reference":
+            function = self.reference
+        else:
+            return mode.__torch_dispatch__(op, types, args, kwargs)
+        with mode:
+            return function(*args, **kwargs)
 
     def images(self, *arguments: Any, out: Tensor | None = None) -> Any:
         """As a call, where the first argument may also be one image, (C, H, W)."""
@@ -113,6 +181,10 @@ class Op:
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return self._copy_into(out, self(*arguments))  # functional, and then one write
         with torch._C._AutoDispatchBelowAutograd():
+            if state.choosing:
+                choice = decide(self.name, arguments)
+                if choice.backend in BESIDE_DISPATCHER:
+                    return self._copy_into(out, self._beside_dispatcher(choice, arguments))
             return self.raw_out(*arguments, out=out)
 
     def _copy_into(self, out: Tensor, result: Tensor) -> Tensor:
@@ -128,11 +200,6 @@ class Op:
 
     def _fake_into(self, *arguments: Any, out: Tensor) -> Tensor:
         return self._copy_into(out, self.fake(*arguments))
-
-    def _fall_back(self, *arguments: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            fell_back(self.name, arguments[0])
-        return self.reference(*arguments)
 
     def recompute(self, *arguments: Any) -> Any:
         """The op within a backward pass, where autocast has had its say in the forward pass."""
@@ -190,6 +257,12 @@ class Op:
         return torch.stack(outputs)
 
 
+@cache
+def triton_kernel(name: str) -> Callable[..., Any]:
+    """The op of that name in fastconv.triton_kernels, which only those import who have Triton."""
+    return importlib.import_module("fastconv.triton_kernels").KERNELS[name].function
+
+
 def _tensor(op: str, out: Any) -> Tensor:
     if not isinstance(out, Tensor):
         check_tensors(op, out=out)
@@ -197,7 +270,7 @@ def _tensor(op: str, out: Any) -> Tensor:
 
 
 def _autograd_function(
-    op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]
+    run: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> type[torch.autograd.Function]:
     """The op with its gradient, for eager calls: what register_autograd makes costs more a call.
 
@@ -207,12 +280,31 @@ def _autograd_function(
 
     def forward(ctx: Any, *arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            output = op._eager(*arguments)
+            output = run(*arguments)
         setup_context(ctx, arguments, output)
         return output
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type("Op", (torch.autograd.Function,), members)
+
+
+def _on_one_backend(
+    setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """Both, with the backward pass on the backend forced in the forward pass.
+
+    Autograd runs the backward pass of CUDA tensors in a thread of its own.
+    """
+
+    def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        setup_context(ctx, inputs, output)
+        ctx.backend = forced()
+
+    def recall(ctx: Any, *cotangents: Tensor) -> Any:
+        with use_backend(ctx.backend):
+            return backward(ctx, *cotangents)
+
+    return remember, recall
 
 
 def _transformed_function(
@@ -223,7 +315,9 @@ def _transformed_function(
         "OpFunction",
         (torch.autograd.Function,),
         {
-            "forward": staticmethod(lambda *arguments: op.raw(*arguments)),
+            "forward": staticmethod(
+                lambda *arguments: (op._on_chosen if state.choosing else op.raw)(*arguments)
+            ),
             "setup_context": staticmethod(setup_context),
             "backward": staticmethod(backward),
             "vmap": staticmethod(op.vmap),
@@ -309,7 +403,8 @@ class FusedOp(DerivedOp):
 
     def __call__(self, *arguments: Any, out: Tensor | None = None) -> Any:
         """Where :func:`differentiates` has said that no gradient is wanted, or with out."""
-        if out is not None or torch.compiler.is_compiling() or needs_reference(arguments[0]):
+        compiling = torch.compiler.is_compiling()
+        if out is not None or compiling or state.choosing or needs_reference(arguments[0]):
             return super().__call__(*arguments, out=out)
         with torch._C._AutoDispatchBelowAutograd():
             return self._eager(*arguments)

@@ -6,6 +6,7 @@ from fastconv.tables.compare import comparison
 from fastconv.tables.cost import costs, layer_costs
 from fastconv.tables.demo import predictions, verdict
 from fastconv.tables.doctor import findings
+from fastconv.tables.explain import explanation
 from fastconv.tables.models import models
 from fastconv.tables.scaling import advice, recommendation
 
@@ -16,6 +17,7 @@ __all__ = [
     "as_text",
     "comparison",
     "costs",
+    "explanation",
     "findings",
     "layer_costs",
     "models",

@@ -1,0 +1,109 @@
+"""The table by which fastconv chooses a backend, from what `make gpu` measured.
+
+python -m bench.gpu.choices build/gpu/kernels.json ... [--write]
+
+Prints the table, or with --write puts it where fastconv reads it. Of a GPU that is measured anew
+all old rows go; those of other GPUs stay.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.gpu.cases import DTYPES, NETWORKS, Case, all_cases
+from bench.gpu.measure import FORMATS, in_layout
+from fastconv.dispatch import Call
+from fastconv.dispatch.measured import PATH, VERSION
+
+# What a measured variant is called there, and the backend it speaks for: torch's own ops, eager and
+# in the layout of the input, are what the reference runs.
+BACKENDS = {"cuda": "cuda", "nvrtc": "nvrtc", "triton": "triton", "torch": "reference"}
+BATCHES = [128, 1, 32]
+
+
+class _FirstCall(TorchDispatchMode):
+    """Keeps the first call of an op of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call: Call | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        namespace, _, op = func._schema.name.partition("::")
+        if namespace == "fastconv" and self.call is None:
+            self.call = Call.of(op, args, device="cuda")
+        return func(*args, **(kwargs or {}))
+
+
+def call_of(case: Case, layout: str) -> Call:
+    """The call that a case makes in a layout; nothing is computed."""
+    tensors = [torch.empty(size, dtype=case.dtype, device="meta") for size in case.sizes]
+    with torch.no_grad(), _FirstCall() as first:
+        case.ours(*in_layout(case.derive(tensors), layout))
+    assert first.call is not None, case
+    return first.call
+
+
+def rows_of(result: dict[str, Any], cases: dict[str, Case]) -> Iterable[dict[str, Any]]:
+    """The rows of one file of results: a case in a layout, with the time of each backend."""
+    for row in result["rows"]:
+        for layout in FORMATS:
+            times = {
+                backend: round(1e6 * row["variants"][f"{name} {layout}"]["seconds"], 2)
+                for name, backend in BACKENDS.items()
+                if "seconds" in row["variants"].get(f"{name} {layout}", {})
+            }
+            if len(times) < 2 or row["case"] not in cases:
+                continue
+            call = call_of(cases[row["case"]], layout)
+            yield {
+                "gpu": result["machine"]["device"],
+                "op": call.op,
+                "dtype": row["dtype"],
+                "layout": call.layout,
+                "arguments": call.arguments,
+                "microseconds": times,
+            }
+
+
+def table(results: list[dict[str, Any]], old: dict[str, Any]) -> dict[str, Any]:
+    """The whole table: new rows, and the old ones of other GPUs."""
+    cases = {str(case): case for case in all_cases(BATCHES, NETWORKS, list(DTYPES))}
+    new = [row for result in results for row in rows_of(result, cases)]
+    measured = {row["gpu"] for row in new}
+    kept = [row for row in old["rows"] if row["gpu"] not in measured]
+    return {"version": VERSION, "rows": kept + new}
+
+
+def as_json(table: dict[str, Any]) -> str:
+    """A line a row, so that a diff shows which calls changed."""
+    rows = ",\n".join(f"    {json.dumps(row)}" for row in table["rows"])
+    body = f"[\n{rows}\n  ]" if rows else "[]"
+    return f'{{\n  "version": {table["version"]},\n  "rows": {body}\n}}\n'
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.choices", description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+", help="kernels.json of `make gpu`")
+    parser.add_argument("--write", action="store_true", help=f"to {PATH.name} of fastconv.dispatch")
+    options = parser.parse_args()
+    results = [json.loads(path.read_text()) for path in options.results]
+    if any("device" not in result["machine"] for result in results):
+        print("these results are of a rehearsal: they measured nothing", file=sys.stderr)
+        return 1
+    text = as_json(table(results, json.loads(PATH.read_text())))
+    if options.write:
+        PATH.write_text(text)
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""fastconv explain: which kernel serves each layer of a network, here or on another GPU."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import torch
+import typer
+
+import fastconv
+import fastconv.tables as tables
+from fastconv.cli.common import Json, app, expected_errors, print_json
+from fastconv.peers.model import build_model, input_size
+
+
+class Dtype(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@app.command("explain")
+def explain_command(
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Of fastconv.models, or module:function.")
+    ],
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, or a GPU to plan for: meta-h100, meta-a100, ...")
+    ] = "cpu",
+    backend: Annotated[str, typer.Option(help="As use_backend forces it.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    dtype: Annotated[Dtype, typer.Option()] = Dtype.FLOAT32,
+    channels_last: Annotated[bool, typer.Option(help="The layout of images and weights.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Tell which kernel serves each layer of a network with our layers swapped in, and why."""
+    planned = device.startswith("meta-")
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    with expected_errors("MODEL / --device / --backend"), fastconv.use_backend(backend):
+        with torch.device("meta" if planned else device):
+            model = fastconv.swap_(build_model(name).eval())
+            images = torch.zeros(batch, *input_size(model))
+        model = model.to(getattr(torch, dtype))
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        images = images.to(getattr(torch, dtype), memory_format=layout)
+        rows = fastconv.explain(model, images, device=device if planned else None)
+    if as_json:
+        print_json({"model": name, "device": device, "rows": rows})
+    else:
+        typer.echo(tables.as_text(tables.explanation(rows, f"{name} on {device}")) + "\n")

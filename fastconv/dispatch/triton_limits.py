@@ -1,0 +1,52 @@
+"""What the Triton kernels can do, told without Triton, so that a plan needs none."""
+
+from collections.abc import Callable
+
+import torch
+
+from fastconv.dispatch.call import Call
+
+DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
+LARGEST_WINDOW = 31
+
+
+def why_not(call: Call) -> str:
+    """Why no Triton kernel can do call, '' where one can."""
+    if call.op not in LIMITS:
+        return f"no Triton kernel for {call.op}"
+    if call.dtype not in DTYPES:
+        return f"no Triton kernel for {call.dtype}"
+    return LIMITS[call.op](call)
+
+
+def no_limit(call: Call) -> str:
+    return ""
+
+
+def window(call: Call) -> str:
+    name = "weight" if call.op.startswith("depthwise_conv2d") else "depthwise_weight"
+    rows, columns = call.argument(name)[2:]
+    if max(rows, columns) > LARGEST_WINDOW:
+        return f"a window of {rows}x{columns} is larger than {LARGEST_WINDOW}"
+    return ""
+
+
+def pairs(call: Call) -> str:
+    """A weight packed for the bfloat16 instructions of a CPU has half the channels, rounded up."""
+    packed = call.argument("weight")[1] != call.argument("input")[1]
+    return "its weight is packed in pairs, for a CPU" if packed else ""
+
+
+LIMITS: dict[str, Callable[[Call], str]] = {
+    "depthwise_conv2d": window,
+    "depthwise_conv2d_backward_input": window,
+    "depthwise_conv2d_backward_weight": window,
+    "pointwise_conv2d": pairs,
+    "pointwise_conv2d_backward": no_limit,
+    "local_response_norm": no_limit,
+    "local_response_norm_backward": no_limit,
+    "residual_add": no_limit,
+    "activation_backward": no_limit,
+    "separable_conv2d": window,
+    "inverted_residual": window,
+}

@@ -1,0 +1,78 @@
+"""The Triton kernels: run by Triton's interpreter, registered as the other kernels are, packaged.
+
+The interpreter wants a process of its own, for a process compiles every kernel or none.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import triton
+from setuptools import find_packages
+from torch._functorch.aot_autograd import aot_function
+from torch._subclasses import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+
+import fastconv
+from fastconv.triton_kernels import KERNELS
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "tests" / "triton").glob("test_*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_interpreted(file):
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_arguments_are_those_of_the_op(name):
+    ours = KERNELS[name].op._schema
+    assert ours.name == f"fastconv_triton::{name}"
+    if not hasattr(torch.ops.fastconv, name):
+        return  # a kernel beside the ops
+    op = getattr(torch.ops.fastconv, name).default._schema
+    assert [(a.name, str(a.type)) for a in ours.arguments] == [
+        (a.name, str(a.type)) for a in op.arguments
+    ]
+    assert [str(r.type) for r in ours.returns] == [str(r.type) for r in op.returns]
+
+
+@pytest.fixture
+def a_gpu_in_name(monkeypatch):
+    """Torch asks Triton for the GPU to find out which arguments a kernel writes to."""
+    named = SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", 90, 32))
+    monkeypatch.setattr(triton.runtime.driver, "_active", named)
+
+
+@pytest.mark.usefixtures("a_gpu_in_name")
+def test_torch_compile_sees_into_the_op():
+    seen = []
+
+    def compiler(graph, _inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    with FakeTensorMode():
+        x, r = (torch.empty(2, 8, 5, 7, device="cuda") for _ in range(2))
+        aot_function(KERNELS["residual_add"].op, compiler)(x, r, "relu")
+    assert any("triton_kernel_wrapper" in target for target in seen), seen
+
+
+def test_other_dtypes_are_refused_with_the_reason():
+    x = torch.ones(2, dtype=torch.float64)
+    for kernel in KERNELS.values():
+        assert kernel.refusal(x) == "no Triton kernel for torch.float64"
+    assert KERNELS["residual_add"].refusal(x.half(), x.half(), "relu") == ""
+
+
+def test_kernels_are_installed_with_the_package():
+    assert Path(fastconv.__file__).with_name("triton_kernels").is_dir()
+    assert "fastconv.triton_kernels" in find_packages(str(ROOT), include=["fastconv.*"])

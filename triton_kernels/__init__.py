@@ -1,0 +1,40 @@
+"""Triton kernels for CUDA tensors: one file an op, under the op's name, in one fixed order.
+
+settings    tile sizes and warps, each with the measurement or the arithmetic that chose it
+forward     the kernels, pointers and sizes only
+backward    likewise
+launcher    a function with the arguments of torch.ops.fastconv.<op>; `refusal` beside it
+
+`residual_add.py` is the template. `_language.py` holds the device functions that kernels share,
+`_kernel.py` what launchers share. Every tensor is float32, float16 or bfloat16 and every sum
+float32, never tf32; an offset that grows with the batch is an int64. A checkout reaches this folder
+as fastconv.triton_kernels through a link in fastconv/.
+
+Importing this package imports Triton; fastconv.dispatch does so once a CUDA tensor asks.
+"""
+
+from fastconv.triton_kernels import (
+    activation_backward,
+    depthwise_conv2d,
+    depthwise_conv2d_backward_weight,
+    inverted_residual,
+    pointwise_conv2d,
+    pointwise_conv2d_backward,
+    residual_add,
+    separable_conv2d,
+)
+from fastconv.triton_kernels._kernel import KERNELS, Kernel, Launch
+
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "Launch",
+    "activation_backward",
+    "depthwise_conv2d",
+    "depthwise_conv2d_backward_weight",
+    "inverted_residual",
+    "pointwise_conv2d",
+    "pointwise_conv2d_backward",
+    "residual_add",
+    "separable_conv2d",
+]

@@ -1,0 +1,173 @@
+"""What the kernels of depthwise_conv2d share: how outputs reach their source, and tiles of them.
+
+Along an axis the outputs fall into PHASES, of which every PHASES-th output is one. Output i of a
+phase reads tap t at first + i ADVANCE + t UNIT of the source, so that the outputs of a phase share
+what they read whatever stride and dilation are. Transposed, for the gradient, a phase is the pixels
+that the same taps of the filter reach, from the last to the first; no tap is tried in vain.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastconv.ops._check import check_like_input
+from fastconv.ops.depthwise_conv2d import fake
+from fastconv.triton_kernels._kernel import block_of, cdiv, check_shape
+from fastconv.triton_kernels._language import load
+
+# Settings, by arithmetic, for no GPU was at hand.
+# A tile of channels_last tensors: an access of 16 bytes a thread, 128 bytes of channels a pixel,
+# which is a cache line.
+TILE_BYTES, CHANNEL_BYTES = 128 * 16, 128
+# A tile of planes: 4 numbers a thread, neighbours in neighbouring threads, for a row moved by a
+# column is aligned to nothing and is read number by number.
+PLANE_TILE = 256
+# All of them may be on their way at once: 17 rows, of 8 rows of 3x3 with stride 2, spill.
+MOST_SOURCE_ROWS = 14
+
+Window = tuple[Sequence[int], Sequence[int], Sequence[int]]  # stride, padding, dilation
+
+
+@triton.jit
+def first_tap(
+    phase,
+    pad,
+    KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    DILATION: tl.constexpr,
+    UNIT: tl.constexpr,
+    INVERSE: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+):
+    """For the first output of a phase: where it reads its first tap, how many taps, which first."""
+    if TRANSPOSED:
+        # Tap k reaches where k DILATION = phase + pad, modulo STRIDE.
+        common: tl.constexpr = DILATION // UNIT
+        step: tl.constexpr = STRIDE // common
+        reached = phase + pad
+        least = reached // common % step * INVERSE % step
+        taps = tl.where(reached % common == 0, (KERNEL - least + step - 1) // step, 0)
+        most = least + (taps - 1) * step
+        return (reached - most * DILATION) // STRIDE, taps, most
+    else:
+        return phase * STRIDE - pad, phase * 0 + KERNEL, phase * 0
+
+
+@triton.jit
+def add_taps(
+    sums,
+    source,
+    line,
+    row,
+    source_height,
+    reads,
+    filters,
+    filter_line,
+    exists,
+    has_last,
+    TAPS: tl.constexpr,
+    SHIFT: tl.constexpr,
+    UNIT: tl.constexpr,
+    GUARDED: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """sums, one tile a row, and TAPS taps of a column of the filter, the first of them read at row.
+
+    Row r of the source, which is line numbers long, meets tap r - i SHIFT in row i of the output.
+    """
+    taps = ()
+    for r in tl.static_range((ROWS - 1) * SHIFT + TAPS):
+        if r < TAPS:
+            filter_row = r * filter_line
+            if GUARDED and r == TAPS - 1:
+                filter_row = tl.where(has_last, filter_row, 0)
+            taps = taps + (load(filters + filter_row, exists),)
+        at = row + r * UNIT
+        in_image = at + tl.zeros_like(reads).to(tl.int32)
+        in_image = (in_image >= 0) & (in_image < source_height)
+        x = load(source + at.to(tl.int64) * line, reads & in_image)
+        for i in tl.static_range(ROWS):
+            if r >= i * SHIFT and r - i * SHIFT < TAPS:
+                sum = sums[i]
+                tap = tl.broadcast_to(taps[r - i * SHIFT], x.shape)
+                if GUARDED and r - i * SHIFT == TAPS - 1:
+                    if has_last:
+                        sum = tl.fma(x, tap, sum)
+                else:
+                    sum = tl.fma(x, tap, sum)
+                sums = sums[:i] + (sum,) + sums[i + 1 :]
+    return sums
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How the outputs along one axis reach their source, in the words of the head of this file."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    phases: int
+    advance: int
+    unit: int
+    taps: int
+    step: int
+    inverse: int
+
+    @classmethod
+    def of(
+        cls, transposed: bool, reads: int, kernel: int, stride: int, dilation: int, rows: bool
+    ) -> "Axis":
+        """Of a filter over `reads` pixels, padding included, of which only rows are shared."""
+        stride, dilation = min(stride, reads), dilation if kernel > 1 else 1  # the same outputs
+        unit, step = dilation // math.gcd(stride, dilation), stride // math.gcd(stride, dilation)
+        shared = unit if rows else 1
+        if not transposed:
+            reach = (shared, stride * shared, dilation, kernel, 1, 0)
+        else:
+            reach = (stride * shared, shared, unit, cdiv(kernel, step), -step, pow(unit, -1, step))
+        return cls(kernel, stride, dilation, *reach)
+
+    def constants(self, suffix: str) -> dict[str, int]:
+        return {f"{name.upper()}_{suffix}": value for name, value in vars(self).items()}
+
+
+def tile(channels: int, columns: int, channels_last: bool, itemsize: int) -> tuple[int, int, int]:
+    """Columns, channels and warps of a tile, the innermost of memory first."""
+    if channels_last:
+        of_channels = block_of(channels, CHANNEL_BYTES // itemsize)
+        of_columns = block_of(columns, TILE_BYTES // itemsize // of_channels)
+        warps = of_columns * of_channels * itemsize // 512
+        # A tap's channels are read by every thread itself only where they are fewer than threads.
+        return of_columns, of_channels, max(warps, of_channels // 16, 1)
+    of_columns = block_of(columns, PLANE_TILE)
+    of_channels = block_of(channels, PLANE_TILE // of_columns)
+    return of_columns, of_channels, max(of_columns * of_channels // 128, 1)
+
+
+def rows_of(size: int, axis: Axis, choice: Sequence[int]) -> int:
+    """Rows of a tile: those of choice that leave the fewest over; one where rows share nothing."""
+    shift = axis.advance // axis.unit
+    if shift >= axis.taps:
+        return 1
+    fits = [min(n, size) for n in choice if (n - 1) * shift + axis.taps <= MOST_SOURCE_ROWS]
+    return min(fits or choice[-1:], key=lambda rows: cdiv(size, rows) * rows)
+
+
+def refusal(weight: Tensor) -> str:
+    rows, columns = weight.shape[2:]
+    if max(rows, columns) > 31:
+        return f"no Triton kernel for filters of {rows}x{columns}: 31x31 at most"
+    return ""
+
+
+def check_grad_output(
+    op: str, grad_output: Tensor, input: Tensor, weight: Tensor, window: Window
+) -> None:
+    """Raises RuntimeError unless grad_output is like the output of the forward pass."""
+    check_like_input(op, input, grad_output=grad_output, weight=weight)
+    wanted = fake(input.to("meta"), weight.to("meta"), None, *window).shape
+    check_shape(op, "grad_output", grad_output, wanted)

@@ -1,0 +1,299 @@
+"""depthwise_conv2d and its gradient for the input: one kernel correlates images with filters.
+
+A program computes ROWS x COLUMNS pixels of CHANNELS channels, each row a tile of its own in
+registers. A row of the source, moved to the column of a tap, is read once and multiplied into every
+row of the output that it reaches (_axis.py says which). By fma: of the products of a tl.dot, a
+channel of its own filter could use only a band.
+"""
+
+import math
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastconv.ops.depthwise_conv2d import fake, fake_backward_input
+from fastconv.triton_kernels._depthwise import (
+    Axis,
+    Window,
+    add_taps,
+    check_grad_output,
+    first_tap,
+    refusal,
+    rows_of,
+    tile,
+)
+from fastconv.triton_kernels._kernel import cdiv, dense, is_channels_last, kernel, wrap_triton
+from fastconv.triton_kernels._language import activate, load, store
+
+# Settings, chosen by what the compiler makes of them for sm_90, for no GPU was at hand.
+# Each further row saves source rows, (ROWS + k - 1) / ROWS a tap column, for 8 registers: 5x5 in
+# bfloat16 takes 76 instructions an output by 4 rows and 62 by 7. From 4 to 8, one leaves nothing
+# over in the usual maps of 7, 14, 28, 56 and 112.
+ROWS = range(8, 3, -1)
+# Filters up to this width are unrolled: 5x5 in bfloat16 takes 62 instructions an output, and 83 in
+# a loop over columns. Wider ones would not fit the instruction cache.
+UNROLLED = 5
+# More rows of a filter at a time, as 31 of 31x31, spill 1 KB a thread.
+MOST_TAPS = 7
+
+
+SIZES = ("source_height", "source_width", "height", "width", "pad_top", "pad_left")
+BLOCKS = ("row_phases", "row_blocks", "column_phases", "column_blocks")
+
+
+# Else sizes of 1, and those that 16 divides, had kernels of their own.
+@triton.jit(do_not_specialize=(*SIZES, *BLOCKS))
+def correlate_kernel(
+    source,
+    weight,
+    bias,
+    output,
+    vectors,
+    source_height,
+    source_width,
+    height,
+    width,
+    pad_top,
+    pad_left,
+    row_phases,
+    row_blocks,
+    column_phases,
+    column_blocks,
+    VECTOR: tl.constexpr,
+    MULTIPLIER: tl.constexpr,
+    KERNEL_H: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    PHASES_H: tl.constexpr,
+    ADVANCE_H: tl.constexpr,
+    UNIT_H: tl.constexpr,
+    TAPS_H: tl.constexpr,
+    STEP_H: tl.constexpr,
+    INVERSE_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_W: tl.constexpr,
+    PHASES_W: tl.constexpr,
+    ADVANCE_W: tl.constexpr,
+    UNIT_W: tl.constexpr,
+    TAPS_W: tl.constexpr,
+    STEP_W: tl.constexpr,
+    INVERSE_W: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PACKED: tl.constexpr,
+    UNROLL: tl.constexpr,
+    MOST_TAPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    # vectors * VECTOR tells Triton what channels is a multiple of: how wide its accesses may be.
+    channels = vectors * VECTOR
+    SUMMED: tl.constexpr = MULTIPLIER if TRANSPOSED else 1
+    source_channels = channels * MULTIPLIER if TRANSPOSED else channels // MULTIPLIER
+
+    program = tl.program_id(0)
+    channel_blocks = tl.cdiv(channels, CHANNELS)
+    channel = program % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    program //= channel_blocks
+    column_phase = program % column_phases
+    program //= column_phases
+    column_index = program % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[:, None]
+    program //= column_blocks
+    row_phase = program % row_phases
+    program //= row_phases
+    row_index = program % row_blocks * ROWS
+    image = (program // row_blocks).to(tl.int64)
+
+    first_row, taps_h, tap_h = first_tap(
+        row_phase, pad_top, KERNEL_H, STRIDE_H, DILATION_H, UNIT_H, INVERSE_H, TRANSPOSED
+    )
+    first_column, taps_w, tap_w = first_tap(
+        column_phase, pad_left, KERNEL_W, STRIDE_W, DILATION_W, UNIT_W, INVERSE_W, TRANSPOSED
+    )
+    first_row += row_index * ADVANCE_H
+    source_column = first_column + column_index * ADVANCE_W
+    if TRANSPOSED and STRIDE_H > 1:
+        taps_w = tl.where(taps_h > 0, taps_w, 0)
+    exists = channel < channels
+
+    if CHANNELS_LAST:
+        source_pixel, source_plane = source_channels, 1
+        pixel, plane = channels, 1
+    else:
+        source_pixel, source_plane = 1, source_height.to(tl.int64) * source_width
+        pixel, plane = 1, height.to(tl.int64) * width
+    if PACKED:
+        filter_channel = 1
+        filter_tap = channels * SUMMED
+    else:
+        filter_channel = KERNEL_H * KERNEL_W
+        filter_tap = 1
+    line = source_width.to(tl.int64) * source_pixel
+    filter_line = STEP_H * KERNEL_W * filter_tap
+    CHUNK: tl.constexpr = min(TAPS_H, MOST_TAPS)
+    SHIFT: tl.constexpr = ADVANCE_H // UNIT_H
+
+    sums = ()
+    for _ in tl.static_range(ROWS):
+        sums = sums + (tl.zeros((COLUMNS, CHANNELS), tl.float32),)
+    for summed in range(SUMMED):
+        source_channel = channel * MULTIPLIER + summed if TRANSPOSED else channel // MULTIPLIER
+        filters = weight + (channel * SUMMED + summed) * filter_channel
+        images = source + image * source_channels * source_height * source_width
+        images += source_column.to(tl.int64) * source_pixel + source_channel * source_plane
+        for tap in tl.range(0, taps_w, loop_unroll_factor=UNROLL):
+            column = source_column + tap * UNIT_W
+            reads = (column >= 0) & (column < source_width) & exists
+            at = images + (image * 0 + tap * UNIT_W) * source_pixel
+            filter_at = filters + (tap_h * KERNEL_W + tap_w + tap * STEP_W) * filter_tap
+            for chunk in range(TAPS_H // CHUNK):
+                sums = add_taps(
+                    sums,
+                    at,
+                    line,
+                    first_row + chunk * CHUNK * UNIT_H,
+                    source_height,
+                    reads,
+                    filter_at + chunk * CHUNK * filter_line,
+                    filter_line,
+                    exists,
+                    taps_h >= (chunk + 1) * CHUNK,
+                    CHUNK,
+                    SHIFT,
+                    UNIT_H,
+                    STEP_H < -1 and TAPS_H % CHUNK == 0,
+                    ROWS,
+                )
+            if TAPS_H % CHUNK > 0:
+                sums = add_taps(
+                    sums,
+                    at,
+                    line,
+                    first_row + TAPS_H // CHUNK * CHUNK * UNIT_H,
+                    source_height,
+                    reads,
+                    filter_at + TAPS_H // CHUNK * CHUNK * filter_line,
+                    filter_line,
+                    exists,
+                    taps_h == TAPS_H,
+                    TAPS_H % CHUNK,
+                    SHIFT,
+                    UNIT_H,
+                    STEP_H < -1,
+                    ROWS,
+                )
+
+    offset = tl.zeros((1, CHANNELS), tl.float32)
+    if bias is not None:
+        offset = load(bias + channel, exists)
+    column = column_phase + column_index * PHASES_W
+    output += image * channels * height * width
+    output += column.to(tl.int64) * pixel + channel * plane
+    for i in tl.static_range(ROWS):
+        row = row_phase + (row_index + i) * PHASES_H
+        writes = (row + column * 0 < height) & (column < width) & exists
+        line = row.to(tl.int64) * width
+        store(output + line * pixel, activate(sums[i] + offset, ACTIVATION), writes)
+
+
+def _correlate(
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    channels_last: bool,
+    window: Window,
+    transposed: bool,
+    activation: str | None,
+) -> None:
+    if output.numel() == 0:
+        return
+    stride, padding, dilation = window
+    batch, channels, height, width = output.shape
+    padded = output if transposed else source
+    reads = [n + padding[i] + padding[i + 2] for i, n in enumerate(padded.shape[2:])]
+    rows, columns = (
+        Axis.of(transposed, reads[i], weight.shape[2 + i], stride[i], dilation[i], i == 0)
+        for i in range(2)
+    )
+    tile_columns, tile_channels, warps = tile(
+        channels, cdiv(width, columns.phases), channels_last, source.element_size()
+    )
+    row_phases = min(rows.phases, height)
+    tile_rows = rows_of(cdiv(height, rows.phases), rows, ROWS)
+    row_blocks = cdiv(cdiv(height, rows.phases), tile_rows)
+    column_phases = min(columns.phases, width)
+    column_blocks = cdiv(cdiv(width, columns.phases), tile_columns)
+    packed = is_packed(weight)
+    vector = math.gcd(channels, 16) if channels_last else 1
+    blocks = (row_phases, row_blocks, column_phases, column_blocks, cdiv(channels, tile_channels))
+    wrap_triton(correlate_kernel, output.device)[batch * math.prod(blocks),](
+        dense(source, channels_last),
+        weight if packed else weight.contiguous(),
+        bias,
+        output,
+        channels // vector,
+        *source.shape[2:],
+        height,
+        width,
+        *padding[:2],
+        *blocks[:4],
+        VECTOR=vector,
+        MULTIPLIER=weight.shape[0] // min(channels, source.shape[1]),
+        **rows.constants("H"),
+        **columns.constants("W"),
+        TRANSPOSED=transposed,
+        ACTIVATION=activation,
+        CHANNELS_LAST=channels_last,
+        PACKED=packed,
+        UNROLL=columns.taps if columns.taps <= UNROLLED else 1,
+        MOST_TAPS=MOST_TAPS,
+        ROWS=tile_rows,
+        COLUMNS=tile_columns,
+        CHANNELS=tile_channels,
+        num_warps=warps,
+    )
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether weight is as fastconv.ops.pack_depthwise_weight leaves it: (kh, kw, channels)."""
+    return not weight.is_contiguous() and weight.permute(2, 3, 1, 0).is_contiguous()
+
+
+@kernel(refusal=lambda input, weight, *_: refusal(weight))
+def depthwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str | None = None,
+) -> Tensor:
+    output = fake(input, weight, bias, stride, padding, dilation, activation)
+    bias = None if bias is None else bias.contiguous()
+    window = (stride, padding, dilation)
+    _correlate(input, weight, bias, output, is_channels_last(input), window, False, activation)
+    return output
+
+
+@kernel(refusal=lambda grad_output, input, weight, *_: refusal(weight))
+def depthwise_conv2d_backward_input(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    window = (stride, padding, dilation)
+    check_grad_output("depthwise_conv2d_backward_input", grad_output, input, weight, window)
+    grad_input = fake_backward_input(grad_output, input, weight)
+    channels_last = is_channels_last(input)
+    _correlate(grad_output, weight, None, grad_input, channels_last, window, True, None)
+    return grad_input
