@@ -70,12 +70,14 @@ sanitize: .venv/installed  ## the kernels' tests under AddressSanitizer and UBSa
 OUT ?= build/gpu
 ifdef DRY
 GPU_PYTHON := $(BIN)/python
+GPU_WAYS := none
 GPU_TESTS := tests/cuda
 GPU_BENCH := --dry
 GPU_TRITON := env TRITON_INTERPRET=1
 gpu: .venv/installed emulator
 else
 GPU_PYTHON := $(PYTHON)
+GPU_WAYS := cuda nvrtc
 GPU_TESTS := tests/test_cuda.py
 GPU_BENCH := --minutes 4
 endif
@@ -88,7 +90,7 @@ endif
 	FASTCONV_CUDA=1 $(GPU_PYTHON) setup.py -q build_ext --inplace
 	@failed=""; \
 	$(GPU_PYTHON) -m fastconv doctor --json > $(OUT)/doctor.json || failed="$$failed doctor"; \
-	for way in cuda nvrtc; do \
+	for way in $(GPU_WAYS); do \
 		FASTCONV_GPU=$$way $(GPU_PYTHON) -m pytest $(GPU_TESTS) --junitxml=$(OUT)/tests-$$way.xml \
 			|| failed="$$failed tests($$way)"; \
 	done; \

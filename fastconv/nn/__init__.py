@@ -2,6 +2,7 @@
 
 from fastconv.nn.batch_norm import BatchNorm2d
 from fastconv.nn.conv2d import Conv2d
+from fastconv.nn.depthwise_conv1d import DepthwiseConv1d
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.global_avg_pool2d import GlobalAvgPool2d
 from fastconv.nn.inverted_residual import InvertedResidual
@@ -16,6 +17,7 @@ from fastconv.nn.stem_conv2d import StemConv2d
 __all__ = [
     "BatchNorm2d",
     "Conv2d",
+    "DepthwiseConv1d",
     "DepthwiseConv2d",
     "GlobalAvgPool2d",
     "InvertedResidual",

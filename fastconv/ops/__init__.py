@@ -2,6 +2,7 @@
 
 from fastconv.ops.batch_norm import batch_norm
 from fastconv.ops.conv2d import conv2d
+from fastconv.ops.depthwise_conv1d import depthwise_conv1d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.global_avg_pool2d import global_avg_pool2d
 from fastconv.ops.inverted_residual import inverted_residual
@@ -21,6 +22,7 @@ __all__ = [
     "SqueezeExcitation",
     "batch_norm",
     "conv2d",
+    "depthwise_conv1d",
     "depthwise_conv2d",
     "global_avg_pool2d",
     "inverted_residual",

@@ -37,10 +37,23 @@ def test_a_way_that_is_not_there_says_what_brings_it(monkeypatch):
             gpu.use("cuda")
 
 
-def test_the_doctor_names_both_ways():
+@pytest.mark.parametrize("way", ["cuda", "nvrtc"])
+def test_the_doctor_names_both_ways(way, monkeypatch):
+    monkeypatch.setattr(_C.gpu, "way", lambda: way)
+    monkeypatch.setattr(gpu, "missing", lambda other: None)
+    names = {"cuda": "CUDA kernels, built by nvcc", "nvrtc": "CUDA kernels, compiled at run time"}
     found = {finding.name: finding for finding in doctor.examine()}
-    assert found["CUDA kernels, built by nvcc"].found == _C.gpu.built_with_cuda()
-    assert "torch is built without CUDA" in found["CUDA kernels, compiled at run time"].detail
+    for other, name in names.items():
+        expected = "these serve" if other == way else f"FASTCONV_GPU={other} takes this"
+        assert expected in found[name].detail
+
+
+def test_the_doctor_says_what_a_way_lacks(monkeypatch):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    found = {finding.name: finding for finding in doctor.examine()}
+    missing = found["CUDA kernels, compiled at run time"]
+    assert not missing.found
+    assert "pip install cupy-cuda13x" in missing.detail
 
 
 def test_importing_touches_no_gpu():

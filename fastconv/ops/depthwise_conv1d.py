@@ -1,0 +1,90 @@
+"""depthwise_conv1d: the depthwise convolution of sequences, by the kernels of depthwise_conv2d."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastconv.ops._check import check_tensors
+from fastconv.ops._window import integer
+from fastconv.ops.depthwise_conv2d import depthwise_conv2d
+
+
+def depthwise_conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int = 1,
+    activation: str | None = None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """activation(torch.nn.functional.conv1d(..., groups=C) + bias).
+
+    The short convolution of audio and state-space models: Fu et al., "Hungry Hungry Hippos"
+    (arXiv 2212.14052), Gu and Dao, "Mamba" (arXiv 2312.00752).
+
+    Args:
+        input: (N, C, L) or (C, L), in the order of its strides: rows of L, or of C as a transposed
+            (N, L, C) has them; float32, float64, bfloat16 or float16.
+        weight: (C * m, 1, k), m >= 1: output channel k reads input channel k // m.
+        bias: (C * m) or None.
+        stride, dilation: integers.
+        padding: an integer, (left, right), 'same', 'valid', or 'causal', which pads the left by
+            dilation * (k - 1): an output then depends on nothing after it.
+        activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
+        out: a tensor to write the result to, as in :func:`depthwise_conv2d`.
+
+    Returns:
+        (N, C * m, L'), or without N as input, in the order of the input's strides;
+        L' = (L + left + right - dilation * (k - 1) - 1) // stride + 1.
+
+    Raises:
+        TypeError: an argument is of the wrong Python type.
+        RuntimeError: as :func:`depthwise_conv2d` does, for the same reasons.
+    """
+    op = "depthwise_conv1d"
+    check_tensors(op, ("bias",), input=input, weight=weight, bias=bias)
+    if input.dim() not in (2, 3) or weight.dim() != 3:
+        raise RuntimeError(
+            f"{op}: expected input with 2 or 3 dimensions and weight with 3, got "
+            f"{tuple(input.shape)} and {tuple(weight.shape)}"
+        )
+    stride, dilation = integer(op, "stride", stride), integer(op, "dilation", dilation)
+    left, right = ends(op, padding, weight.shape[2], stride, dilation)
+    result = depthwise_conv2d(
+        input.unsqueeze(-2),
+        weight.unsqueeze(-2),
+        bias,
+        (1, stride),
+        (0, left, 0, right),
+        (1, dilation),
+        activation,
+        out=None if out is None else out.unsqueeze(-2),
+    )
+    return result.squeeze(-2) if out is None else out
+
+
+def ends(op: str, padding: Any, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """(left, right) from any form of padding."""
+    if isinstance(padding, str):
+        reach = dilation * (kernel - 1)
+        if padding == "valid":
+            return 0, 0
+        if padding == "causal":
+            return reach, 0
+        if padding != "same":
+            raise RuntimeError(
+                f"{op}: expected padding 'same', 'valid' or 'causal', got {padding!r}"
+            )
+        if stride != 1:
+            raise RuntimeError(f"{op}: padding='same' wants stride 1, got {stride}")
+        return reach // 2, reach - reach // 2
+    if isinstance(padding, (tuple, list)):
+        if len(padding) not in (1, 2):
+            raise RuntimeError(f"{op}: expected padding of one or two integers, got {padding}")
+        return integer(op, "padding", padding[0]), integer(op, "padding", padding[-1])
+    amount = integer(op, "padding", padding)
+    return amount, amount
