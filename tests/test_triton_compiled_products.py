@@ -58,7 +58,7 @@ CALLS: dict[str, tuple[str, tuple[Any, ...], dict[int, str], int, int, int]] = {
     "expansion": (
         "pointwise_conv2d",
         forward(nhwc(128, 24, 56, 56), 144),
-        *({80: PANEL, 90: PANEL, 100: PANEL}, 136, 8, 8),
+        *({80: PANEL, 90: PANEL, 100: PANEL}, 144, 8, 8),
     ),
     "projection, nchw": (
         "pointwise_conv2d",

@@ -43,8 +43,6 @@ LIMITS: dict[str, Callable[[Call], str]] = {
     "depthwise_conv2d_backward_weight": window,
     "pointwise_conv2d": pairs,
     "pointwise_conv2d_backward": no_limit,
-    "local_response_norm": no_limit,
-    "local_response_norm_backward": no_limit,
     "residual_add": no_limit,
     "activation_backward": no_limit,
     "separable_conv2d": window,
