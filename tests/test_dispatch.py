@@ -229,6 +229,18 @@ def test_no_kernel_of_ours_runs_where_the_reference_is_forced(way):
     assert calls_of_kernels() > before
 
 
+def test_an_optimized_network_runs_where_it_is_forced():
+    model = nn.Sequential(nn.Conv2d(16, 32, 1), nn.Conv2d(32, 32, 3, groups=32, padding=1)).eval()
+    fast = fastconv.optimize(model, (X,))
+    expected = fast(X)
+    before = calls_of_kernels()
+    with use_backend("reference"):
+        torch.testing.assert_close(fast(X), expected)
+    assert calls_of_kernels() == before
+    with pytest.raises(BackendError, match="its tensors are on 'cpu'"), use_backend("triton"):
+        fast(X)
+
+
 def test_a_gradient_is_computed_where_its_forward_pass_was():
     x = X.clone().requires_grad_()
     with use_backend("reference"):
