@@ -234,6 +234,36 @@ def test_no_kernel_of_ours_runs_where_the_reference_is_forced(way):
     assert calls_of_kernels() > before
 
 
+def test_a_compiled_function_is_compiled_again_for_another_backend():
+    weight = WEIGHT.clone().requires_grad_()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def loss(x):
+        return ops.pointwise_conv2d(x, weight, activation="silu").square().sum()
+
+    expected = torch.autograd.grad(loss(X), weight)
+    for backend, runs in (
+        ("reference", False),
+        ("auto", True),
+        ("cpu", True),
+        ("reference", False),
+    ):
+        before = calls_of_kernels()
+        with use_backend(backend):
+            actual = torch.autograd.grad(loss(X), weight)
+        assert (calls_of_kernels() > before) == runs
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "triton"])
+def test_an_exported_program_keeps_the_op(backend):
+    layer = fastconv.nn.PointwiseConv2d(16, 24)
+    with use_backend(backend):
+        program = torch.export.export(layer, (X,))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets == ["fastconv.pointwise_conv2d.default"]
+
+
 def test_an_optimized_network_runs_where_it_is_forced():
     model = nn.Sequential(nn.Conv2d(16, 32, 1), nn.Conv2d(32, 32, 3, groups=32, padding=1)).eval()
     fast = fastconv.optimize(model, (X,))
