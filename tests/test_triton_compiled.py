@@ -55,14 +55,14 @@ def depthwise(op, channels, size, k, stride=1, layout=nhwc, dtype=torch.bfloat16
 
 # Layers of MobileNet v2 (3x3), EfficientNet-B0 (5x5), ConvNeXt-T (7x7) and RepLKNet (31x31).
 for op, name, layer, limits in [
-    ("", "3x3", dict(channels=96, size=112, k=3), (232, 31, 8)),
-    ("", "3x3, packed", dict(channels=96, size=112, k=3, packed=True), (168, 40, 8)),
+    ("", "3x3", dict(channels=96, size=112, k=3), (255, 31, 8)),
+    ("", "3x3, packed", dict(channels=96, size=112, k=3, packed=True), (200, 40, 8)),
     ("", "3x3, float32", dict(channels=96, size=112, k=3, dtype=torch.float32), (128, 31, 8)),
     ("", "3x3, stride", dict(channels=144, size=56, k=3, stride=2), (232, 28, 4)),
     ("", "3x3, planes", dict(channels=96, size=112, k=3, layout=nchw), (200, 0, 0)),
     ("", "5x5, packed", dict(channels=240, size=28, k=5, packed=True), (168, 81, 7)),
     ("", "7x7, packed", dict(channels=384, size=14, k=7, packed=True), (232, 21, 7)),
-    ("", "31x31", dict(channels=128, size=56, k=31, packed=True), (232, 27, 8)),
+    ("", "31x31", dict(channels=128, size=56, k=31, packed=True), (255, 30, 8)),
     ("_backward_input", "3x3", dict(channels=96, size=112, k=3), (240, 30, 8)),
     ("_backward_input", "3x3, stride", dict(channels=144, size=56, k=3, stride=2), (232, 24, 7)),
     ("_backward_weight", "3x3", dict(channels=576, size=14, k=3), (232, 34, 0)),

@@ -148,12 +148,14 @@ def tile(channels: int, columns: int, channels_last: bool, itemsize: int) -> tup
     return of_columns, of_channels, max(of_columns * of_channels // 128, 1)
 
 
-def rows_of(size: int, axis: Axis, choice: Sequence[int]) -> int:
-    """Rows of a tile: those of choice that leave the fewest over; one where rows share nothing."""
+def rows_of(size: int, axis: Axis, taps: int, choice: Sequence[int]) -> int:
+    """Rows of a tile that takes so many taps of a column at a time: those of choice that fit and
+    leave the fewest over; one where rows share nothing.
+    """
     shift = axis.advance // axis.unit
     if shift >= axis.taps:
         return 1
-    fits = [min(n, size) for n in choice if (n - 1) * shift + axis.taps <= MOST_SOURCE_ROWS]
+    fits = [min(n, size) for n in choice if (n - 1) * shift + taps <= MOST_SOURCE_ROWS]
     return min(fits or choice[-1:], key=lambda rows: cdiv(size, rows) * rows)
 
 

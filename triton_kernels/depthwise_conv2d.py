@@ -225,7 +225,7 @@ def _correlate(
         channels, cdiv(width, columns.phases), channels_last, source.element_size()
     )
     row_phases = min(rows.phases, height)
-    tile_rows = rows_of(cdiv(height, rows.phases), rows, ROWS)
+    tile_rows = rows_of(cdiv(height, rows.phases), rows, min(rows.taps, MOST_TAPS), ROWS)
     row_blocks = cdiv(cdiv(height, rows.phases), tile_rows)
     column_phases = min(columns.phases, width)
     column_blocks = cdiv(cdiv(width, columns.phases), tile_columns)

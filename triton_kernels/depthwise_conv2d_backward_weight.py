@@ -213,11 +213,11 @@ def depthwise_conv2d_backward_weight(
     )
     tile_columns, tile_channels, warps = tile(channels, width, channels_last, input.element_size())
     of_phase = cdiv(height, rows.phases)
-    tile_rows = rows_of(of_phase, rows, ROWS)
-    row_phases, row_blocks = min(rows.phases, height), cdiv(of_phase, tile_rows)
-    column_blocks = cdiv(width, tile_columns)
     taps_w = cdiv(kernel_w, cdiv(kernel_w, MOST_COLUMNS))
     taps_h = min(kernel_h, MOST_TAPS // taps_w)
+    tile_rows = rows_of(of_phase, rows, taps_h, ROWS)
+    row_phases, row_blocks = min(rows.phases, height), cdiv(of_phase, tile_rows)
+    column_blocks = cdiv(width, tile_columns)
 
     side_by_side = cdiv(channels, tile_channels) * cdiv(kernel_h, taps_h) * cdiv(kernel_w, taps_w)
     items = batch * row_phases * row_blocks * column_blocks
