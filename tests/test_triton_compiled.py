@@ -72,6 +72,23 @@ for op, name, layer, limits in [
     op_name = f"depthwise_conv2d{op}"
     CALLS[f"{op_name}, {name}"] = (op_name, depthwise(op, **layer), *limits)
 
+# The windows of AlexNet and GoogLeNet.
+for name, x, limits in [
+    ("planes", nchw(128, 64, 56, 56, dtype=torch.float32), (128, 0, 0)),
+    ("planes, bfloat16", nchw(128, 96, 55, 55), (168, 0, 0)),
+    ("channels_last", nhwc(128, 64, 56, 56), (64, 1, 1)),
+    ("channels_last, float32", nhwc(128, 64, 56, 56, dtype=torch.float32), (64, 1, 1)),
+]:
+    forward = ("local_response_norm", (x, 5, 1e-4, 0.75, 2.0), *limits)
+    CALLS[f"local_response_norm, {name}"] = forward
+    backward = ("local_response_norm_backward", (x, x, 5, 1e-4, 0.75, 2.0), *limits)
+    CALLS[f"local_response_norm_backward, {name}"] = backward
+CALLS["local_response_norm_backward, wide"] = (
+    "local_response_norm_backward",
+    (nhwc(128, 64, 56, 56), nhwc(128, 64, 56, 56), 11),
+    *(64, 0, 0),
+)
+
 # Every kernel for an H100; one call of each op for the others, a compilation takes a second.
 FIRST = {name: call for call, (name, *_) in reversed(CALLS.items())}.values()
 BUILDS = [(90, call) for call in CALLS] + [(sm, call) for sm in (80, 100) for call in FIRST]
