@@ -145,6 +145,8 @@ def test_bad_input():
         call("depthwise_conv2d", x, w, b, (1, 1), (0, 0, 0, 0), (3, 3))
     with pytest.raises(RuntimeError, match="grad_output of shape"):
         call("depthwise_conv2d_backward_input", x[:, :, :4], x, w, *window)
+    with pytest.raises(RuntimeError, match="expected weight of shape"):
+        call("depthwise_conv2d_backward_input", x, x, w[:2], *window)
     with pytest.raises(RuntimeError, match="grad_output of the device and dtype"):
         call("depthwise_conv2d_backward_weight", x.half(), x, w, *window)
 
