@@ -52,8 +52,21 @@ def a_gpu_in_name(monkeypatch):
     monkeypatch.setattr(triton.runtime.driver, "_active", named)
 
 
+X, WINDOW = (2, 8, 9, 7), ((1, 1), (1, 1, 1, 1), (1, 1))
+
+
 @pytest.mark.usefixtures("a_gpu_in_name")
-def test_torch_compile_sees_into_the_op():
+@pytest.mark.parametrize(
+    ("name", "shapes", "rest"),
+    [
+        ("residual_add", (X, X), ("relu",)),
+        ("depthwise_conv2d", (X, (8, 1, 3, 3), (8,)), (*WINDOW, "silu")),
+        ("depthwise_conv2d_backward_weight", (X, X, (8, 1, 3, 3)), WINDOW),
+        ("local_response_norm_backward", (X, X), (5,)),
+        ("local_response_norm_backward", (X, X), (11,)),
+    ],
+)
+def test_torch_compile_sees_into_the_op(name, shapes, rest):
     seen = []
 
     def compiler(graph, _inputs):
@@ -61,8 +74,8 @@ def test_torch_compile_sees_into_the_op():
         return graph
 
     with FakeTensorMode():
-        x, r = (torch.empty(2, 8, 5, 7, device="cuda") for _ in range(2))
-        aot_function(KERNELS["residual_add"].op, compiler)(x, r, "relu")
+        tensors = [torch.empty(shape, device="cuda") for shape in shapes]
+        aot_function(lambda *tensors: KERNELS[name].op(*tensors, *rest), compiler)(*tensors)
     assert any("triton_kernel_wrapper" in target for target in seen), seen
 
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastconv.ops._check import check_like_input
-from fastconv.ops.depthwise_conv2d import fake
+from fastconv.ops._window import output_sizes
 from fastconv.triton_kernels._kernel import block_of, cdiv, check_shape
 from fastconv.triton_kernels._language import load
 
@@ -164,5 +164,11 @@ def check_grad_output(
 ) -> None:
     """Raises RuntimeError unless grad_output is like the output of the forward pass."""
     check_like_input(op, input, grad_output=grad_output, weight=weight)
-    wanted = fake(input.to("meta"), weight.to("meta"), None, *window).shape
-    check_shape(op, "grad_output", grad_output, wanted)
+    channels = input.shape[1]
+    if weight.dim() != 4 or weight.shape[1] != 1 or channels == 0 or weight.shape[0] % channels:
+        raise RuntimeError(
+            f"{op}: expected weight of shape ({channels} * m, 1, kh, kw) for input "
+            f"{tuple(input.shape)}, got {tuple(weight.shape)}"
+        )
+    sizes = output_sizes(op, input.shape[2:], weight.shape[2:], *window)
+    check_shape(op, "grad_output", grad_output, (input.shape[0], weight.shape[0], *sizes))
