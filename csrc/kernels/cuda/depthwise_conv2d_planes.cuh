@@ -53,7 +53,7 @@ FASTCONV_INLINE const T* stage_planes(const T* source, int64_t batch, int channe
   T* to = reinterpret_cast<T*>(shared);
   const int64_t left = batch * channels * plane - (first - head);
   for (int i = threadIdx.x * kWide<T>; i < head + count; i += kTileThreads * kWide<T>) {
-    copy_async(to + i, from + i, int(min_of<int64_t>(kWide<T>, left - i) * sizeof(T)));
+    copy_part_async(to + i, from + i, int(min_of<int64_t>(kWide<T>, left - i) * sizeof(T)));
   }
   return to + head - offset + at.plane * plane;
 }

@@ -80,7 +80,7 @@ FASTCONV_INLINE void stage_sources(const TileSource<T>& s, const DepthwiseTiles&
       T* into = to + (i * t.image_pixels + first_row * t.source_columns + column) * kTileChannels +
                 offset;
       for (int row = first_row; row < t.source_rows; row += row_step) {
-        copy_async(into, from, exists && h >= 0 && h < s.height ? 16 : 0);
+        copy_async(into, from, exists && h >= 0 && h < s.height);
         h += row_step, from += row_step * pitch;
         into += row_step * t.source_columns * kTileChannels;
       }
