@@ -3,7 +3,6 @@
 #pragma once
 
 #include "depthwise_conv2d_stage.cuh"
-#include "pair.cuh"
 
 namespace fastconv::cuda {
 
@@ -43,10 +42,7 @@ FASTCONV_INLINE void sum_tile(const T* sources, int pitch, const float* weights,
 #pragma unroll
   for (int r = 0; r < tile.source_rows; ++r) {
     float source[tile.source_columns][2];
-#pragma unroll
-    for (int c = 0; c < tile.source_columns; ++c) {
-      load_pair(sources + r * pitch + c * kTileChannels, source[c]);
-    }
+    load_staged(sources + r * pitch, source);
 #pragma unroll
     for (int i = 0; i < rows; ++i) {
       const int tap_row = tile_tap(tile, stride, phase, i, r);

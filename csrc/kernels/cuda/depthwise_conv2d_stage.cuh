@@ -4,7 +4,7 @@
 
 #include "async.cuh"
 #include "depthwise_conv2d.h"
-#include "number.cuh"
+#include "pair.cuh"
 
 namespace fastconv::cuda {
 
@@ -86,6 +86,13 @@ FASTCONV_INLINE void stage_sources(const TileSource<T>& s, const DepthwiseTiles&
       }
     }
   }
+}
+
+// A row of a tile's sources.
+template <int count, class T>
+FASTCONV_INLINE void load_staged(const T* from, float (&to)[count][2]) {
+#pragma unroll
+  for (int c = 0; c < count; ++c) load_pair(from + c * kTileChannels, to[c]);
 }
 
 // Where a thread's tile of the staged sources starts, its two channels.
