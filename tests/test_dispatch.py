@@ -50,7 +50,12 @@ def residual_add(dtype=torch.float32, device="cuda"):
         (WITH_CUDA, depthwise(), "triton", "cuda: no CUDA kernel for depthwise_conv2d"),
         (H100, pointwise(), "triton", "nvrtc: CuPy compiles no kernels here"),
         (NO_TRITON, pointwise(), "reference", "triton: Triton is not installed"),
-        (H100, depthwise(33), "reference", "triton: a window of 33x33 is larger than 31"),
+        (
+            H100,
+            depthwise(33),
+            "reference",
+            "triton: no Triton kernel for filters of 33x33",
+        ),
         (H100, residual_add(torch.float64), "reference", "no Triton kernel for torch.float64"),
         (WITH_CUDA, residual_add(torch.int16), "reference", "no kernel for torch.int16"),
         (H100, residual_add(device="xpu"), "reference", "no kernel for device 'xpu'"),
@@ -78,7 +83,7 @@ def test_a_dual_number_takes_the_reference():
         ("cpu", pointwise(), "its tensors are on 'cuda'"),
         ("nvrtc", pointwise(), "the CUDA kernels came by 'cuda', which fastconv.gpu.use changes"),
         ("cuda", depthwise(), "no CUDA kernel for depthwise_conv2d"),
-        ("triton", depthwise(33), "larger than 31"),
+        ("triton", depthwise(33), "filters of 33x33: 31x31 at most"),
         ("triton", residual_add(torch.int16), "no kernel for torch.int16"),
     ],
 )
@@ -227,6 +232,48 @@ def test_no_kernel_of_ours_runs_where_the_reference_is_forced(way):
     torch.testing.assert_close(actual, expected)
     run()
     assert calls_of_kernels() > before
+
+
+def test_a_compiled_function_is_compiled_again_for_another_backend():
+    weight = WEIGHT.clone().requires_grad_()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def loss(x):
+        return ops.pointwise_conv2d(x, weight, activation="silu").square().sum()
+
+    expected = torch.autograd.grad(loss(X), weight)
+    for backend, runs in (
+        ("reference", False),
+        ("auto", True),
+        ("cpu", True),
+        ("reference", False),
+    ):
+        before = calls_of_kernels()
+        with use_backend(backend):
+            actual = torch.autograd.grad(loss(X), weight)
+        assert (calls_of_kernels() > before) == runs
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "triton"])
+def test_an_exported_program_keeps_the_op(backend):
+    layer = fastconv.nn.PointwiseConv2d(16, 24)
+    with use_backend(backend):
+        program = torch.export.export(layer, (X,))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets == ["fastconv.pointwise_conv2d.default"]
+
+
+def test_an_optimized_network_runs_where_it_is_forced():
+    model = nn.Sequential(nn.Conv2d(16, 32, 1), nn.Conv2d(32, 32, 3, groups=32, padding=1)).eval()
+    fast = fastconv.optimize(model, (X,))
+    expected = fast(X)
+    before = calls_of_kernels()
+    with use_backend("reference"):
+        torch.testing.assert_close(fast(X), expected)
+    assert calls_of_kernels() == before
+    with pytest.raises(BackendError, match="its tensors are on 'cpu'"), use_backend("triton"):
+        fast(X)
 
 
 def test_a_gradient_is_computed_where_its_forward_pass_was():

@@ -4,14 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import triton
 from torch import nn
 from torch._functorch.aot_autograd import aot_function
 from torch._subclasses import FakeTensorMode
 
 import fastconv
 from fastconv.dispatch import GPUS, here
-
-triton = pytest.importorskip("triton")
+from fastconv.dispatch.triton_limits import LIMITS
+from fastconv.triton_kernels import KERNELS
 
 
 @pytest.fixture
@@ -61,3 +62,7 @@ def test_a_plan_names_the_kernels_of_each_layer():
         with fastconv.use_backend("triton"):
             rows = fastconv.explain(model.bfloat16(), images.bfloat16(), device=device)
         assert [row["variant"] for row in rows] == ["panel", last, last]
+
+
+def test_the_limits_of_every_kernel_are_told_without_triton():
+    assert set(LIMITS) == {name for name in KERNELS if hasattr(torch.ops.fastconv, name)}

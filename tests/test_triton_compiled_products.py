@@ -16,6 +16,8 @@ F32 = torch.float32
 PRODUCT = {80: r"HMMA\..*", 90: r"HGMMA\..*", 100: r"UTC\w*MMA.*"}
 # The kernels without a product, and what a program of theirs may take.
 SUMS = {"add_slabs_kernel": 48}
+# Bytes on the stack: Triton 3.9 has sm_80 put four addresses there once, before the loop over taps.
+STACK = {("separable_kernel", 80): 16}
 
 
 def forward(x, outputs, residual=False, stride=(1, 1)):
@@ -58,7 +60,7 @@ CALLS: dict[str, tuple[str, tuple[Any, ...], dict[int, str], int, int, int]] = {
     "expansion": (
         "pointwise_conv2d",
         forward(nhwc(128, 24, 56, 56), 144),
-        *({80: PANEL, 90: PANEL, 100: PANEL}, 136, 8, 8),
+        *({80: PANEL, 90: PANEL, 100: PANEL}, 144, 8, 8),
     ),
     "projection, nchw": (
         "pointwise_conv2d",
@@ -124,7 +126,7 @@ def test_registers_spills_wide_accesses_and_tensor_cores(call, architecture):
     for launch in launches:
         compiled = compile_for(architecture, launch)
         name = launch.kernel.fn.__name__
-        assert compiled.stack == 0
+        assert compiled.stack <= STACK.get((name, architecture), 0)
         assert compiled.registers <= SUMS.get(name, registers)
         if name in SUMS:
             continue

@@ -3,7 +3,8 @@
 settings    tile sizes and warps, each with the measurement or the arithmetic that chose it
 forward     the kernels, pointers and sizes only
 backward    likewise
-launcher    a function with the arguments of torch.ops.fastconv.<op>; `refusal` beside it
+launcher    a function with the arguments of torch.ops.fastconv.<op>; what it cannot do is told,
+            without Triton, by fastconv/dispatch/triton_limits.py
 
 `residual_add.py` is the template. `_language.py` holds the device functions that kernels share,
 `_kernel.py` what launchers share. Every tensor is float32, float16 or bfloat16 and every sum

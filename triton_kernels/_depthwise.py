@@ -159,13 +159,6 @@ def rows_of(size: int, axis: Axis, taps: int, choice: Sequence[int]) -> int:
     return min(fits or choice[-1:], key=lambda rows: cdiv(size, rows) * rows)
 
 
-def refusal(weight: Tensor) -> str:
-    rows, columns = weight.shape[2:]
-    if max(rows, columns) > 31:
-        return f"no Triton kernel for filters of {rows}x{columns}: 31x31 at most"
-    return ""
-
-
 def check_grad_output(
     op: str, grad_output: Tensor, input: Tensor, weight: Tensor, window: Window
 ) -> None:

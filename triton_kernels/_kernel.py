@@ -11,12 +11,11 @@ import triton
 from torch import Tensor
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
-from fastconv.ops._layout import memory_format_of
+from fastconv.dispatch import Call, triton_limits
+from fastconv.dispatch.layout import memory_format_of
 
 # Triton reads TRITON_INTERPRET where a kernel is declared: a process interprets all or none.
 INTERPRETED: bool = triton.knobs.runtime.interpret
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 HOPPER = 90
 
@@ -60,10 +59,11 @@ class Kernel:
 
     def refusal(self, *arguments: Any) -> str:
         """Why this call is not served, in plain words; "" where it is. Meta tensors will do."""
-        input = arguments[0]
-        if input.dtype not in DTYPES:
-            return f"no Triton kernel for {input.dtype}"
-        return self._refusal(*arguments)
+        if self.name in triton_limits.LIMITS:
+            return triton_limits.why_not(Call.of(self.name, arguments))
+        dtype = arguments[0].dtype
+        known = dtype in triton_limits.DTYPES
+        return self._refusal(*arguments) if known else f"no Triton kernel for {dtype}"
 
     def plan(self, *arguments: Any, architecture: int = HOPPER) -> list[Launch]:
         """The launches of this call, by the shapes, dtypes and strides of its tensors alone."""
@@ -75,12 +75,16 @@ class Kernel:
 
 
 def serves_all(*arguments: Any) -> str:
-    """The refusal of a kernel that serves all arguments of the dtypes that kernels serve."""
+    """The refusal of a kernel beside the ops that serves all arguments of the known dtypes."""
     return ""
 
 
 def kernel(refusal: Callable[..., str] = serves_all) -> Callable[[Callable[..., Any]], Kernel]:
-    """Registers a launcher, under its name, as the Triton kernel of that op."""
+    """Registers a launcher, under its name, as the Triton kernel of that op.
+
+    What the kernel of an op refuses, fastconv/dispatch/triton_limits.py says; refusal is for
+    those beside the ops.
+    """
 
     def register(function: Callable[..., Any]) -> Kernel:
         KERNELS[function.__name__] = Kernel(function, refusal)

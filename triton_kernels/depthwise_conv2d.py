@@ -20,7 +20,6 @@ from fastconv.triton_kernels._depthwise import (
     add_taps,
     check_grad_output,
     first_tap,
-    refusal,
     rows_of,
     tile,
 )
@@ -265,7 +264,7 @@ def is_packed(weight: Tensor) -> bool:
     return not weight.is_contiguous() and weight.permute(2, 3, 1, 0).is_contiguous()
 
 
-@kernel(refusal=lambda input, weight, *_: refusal(weight))
+@kernel()
 def depthwise_conv2d(
     input: Tensor,
     weight: Tensor,
@@ -282,7 +281,7 @@ def depthwise_conv2d(
     return output
 
 
-@kernel(refusal=lambda grad_output, input, weight, *_: refusal(weight))
+@kernel()
 def depthwise_conv2d_backward_input(
     grad_output: Tensor,
     input: Tensor,

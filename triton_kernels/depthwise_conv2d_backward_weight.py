@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastconv.ops.depthwise_conv2d import fake_backward_weight
-from fastconv.triton_kernels._depthwise import Axis, check_grad_output, refusal, rows_of, tile
+from fastconv.triton_kernels._depthwise import Axis, check_grad_output, rows_of, tile
 from fastconv.triton_kernels._kernel import (
     cdiv,
     dense,
@@ -188,7 +188,7 @@ def sum_kernel(
         store(grad_weight + channel * stride_channel, total, exists)
 
 
-@kernel(refusal=lambda grad_output, input, weight, *_: refusal(weight))
+@kernel()
 def depthwise_conv2d_backward_weight(
     grad_output: Tensor,
     input: Tensor,

@@ -110,9 +110,14 @@ def inverted_residual_kernel(
             window += load(depthwise_bias + expanded, has)[None, :]
         for i in range(TAPS_H):
             for j in tl.static_range(TAPS_W):
-                geometry = (out_width, pixels, height, width, channels, top, left)
-                step = (STRIDE_H, STRIDE_W, 1, 1, CHANNELS_LAST)
-                at, inside = tap_at(pixel, channel, i, j, *geometry, *step)
+                at, inside = tap_at(
+                    *(pixel, channel, i, j, out_width, pixels, height, width, channels, top, left),
+                    STRIDE_H=STRIDE_H,
+                    STRIDE_W=STRIDE_W,
+                    DILATION_H=1,
+                    DILATION_W=1,
+                    CHANNELS_LAST=CHANNELS_LAST,
+                )
                 mask = inside[:, None] & (channel < channels)[None, :]
                 x = tl.load(input + at, mask=mask, other=0.0)
                 z = activate(multiply_add(x, w, start, PRECISION, WIDEN), ACTIVATION)

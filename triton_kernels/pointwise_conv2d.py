@@ -57,16 +57,20 @@ def pixels_at(
     if STRIDE_H * STRIDE_W > 1:
         pixel = pixel // out_width * STRIDE_H * input_width + pixel % out_width * STRIDE_W
     if CHANNELS_LAST:
-        return pixel.to(tl.int64)[:, None] * channels + channel[None, :]
-    return pixel[:, None] + channel.to(tl.int64)[None, :] * input_pixels
+        at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    else:
+        at = pixel[:, None] + channel.to(tl.int64)[None, :] * input_pixels
+    return at
 
 
 @triton.jit
 def weights_at(channel, out, channels, outputs, WEIGHT_ROWS: tl.constexpr):
     """Where the weights of channels x outputs are: rows of outputs or, packed, of channels."""
     if WEIGHT_ROWS:
-        return channel[:, None] + out.to(tl.int64)[None, :] * channels
-    return channel.to(tl.int64)[:, None] * outputs + out[None, :]
+        at = channel[:, None] + out.to(tl.int64)[None, :] * channels
+    else:
+        at = channel.to(tl.int64)[:, None] * outputs + out[None, :]
+    return at
 
 
 @triton.jit

@@ -72,8 +72,10 @@ def tap_at(
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (pixel < pixels)
     at = row.to(tl.int64) * width + column
     if CHANNELS_LAST:
-        return at[:, None] * channels + channel[None, :], inside
-    return at[:, None] + channel.to(tl.int64)[None, :] * height * width, inside
+        at = at[:, None] * channels + channel[None, :]
+    else:
+        at = at[:, None] + channel.to(tl.int64)[None, :] * height * width
+    return at, inside
 
 
 @triton.jit
@@ -130,9 +132,14 @@ def separable_kernel(
             hidden += load(depthwise_bias + channel, has)[None, :]
         for i in range(TAPS_H):
             for j in tl.static_range(TAPS_W):
-                geometry = (out_width, pixels, height, width, channels, top, left)
-                step = (STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, CHANNELS_LAST)
-                at, inside = tap_at(pixel, channel, i, j, *geometry, *step)
+                at, inside = tap_at(
+                    *(pixel, channel, i, j, out_width, pixels, height, width, channels, top, left),
+                    STRIDE_H=STRIDE_H,
+                    STRIDE_W=STRIDE_W,
+                    DILATION_H=DILATION_H,
+                    DILATION_W=DILATION_W,
+                    CHANNELS_LAST=CHANNELS_LAST,
+                )
                 mask = inside[:, None] & has[None, :]
                 x = load(input + at, mask)
                 tap = depthwise_weight + (i * TAPS_W + j) * channels + channel

@@ -26,6 +26,9 @@ def forced() -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Has all calls of this thread within the block run on one backend, or on none of ours.
 
+    It acts on fastconv.ops, the layers and optimized networks; torch.ops.fastconv, below them, is
+    what the dispatcher of torch has for a device.
+
     Args:
         name: 'cpu', 'cuda', 'nvrtc', 'triton', 'reference' (torch's own ops), or 'auto', which
             chooses by op, dtype, layout and shape as outside of any block.

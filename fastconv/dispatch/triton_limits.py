@@ -7,7 +7,7 @@ import torch
 from fastconv.dispatch.call import Call
 
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
-LARGEST_WINDOW = 31
+LARGEST = 31  # of a filter
 
 
 def why_not(call: Call) -> str:
@@ -26,8 +26,8 @@ def no_limit(call: Call) -> str:
 def window(call: Call) -> str:
     name = "weight" if call.op.startswith("depthwise_conv2d") else "depthwise_weight"
     rows, columns = call.argument(name)[2:]
-    if max(rows, columns) > LARGEST_WINDOW:
-        return f"a window of {rows}x{columns} is larger than {LARGEST_WINDOW}"
+    if max(rows, columns) > LARGEST:
+        return f"no Triton kernel for filters of {rows}x{columns}: {LARGEST}x{LARGEST} at most"
     return ""
 
 

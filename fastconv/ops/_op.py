@@ -95,10 +95,7 @@ class Op:
         if needs_reference(arguments[0]):
             return self._fall_back(*arguments)
         if torch.compiler.is_compiling() or torch._C._get_tracing_state():
-            if state.choosing or not arguments[0].is_cpu:
-                marked = torch.ops.fastconv.on(arguments[0], state.choosing or "auto")
-                return self.raw(marked, *arguments[1:])
-            return self.raw(*arguments)
+            return self._traced(arguments)
         if torch._C._are_functorch_transforms_active():
             return self.under_transforms.apply(*self._cast(arguments))
         if state.choosing:
@@ -107,6 +104,17 @@ class Op:
             return self.with_gradient.apply(*self._cast(arguments))
         with torch._C._AutoDispatchBelowAutograd():
             return self._eager(*arguments)
+
+    def _traced(self, arguments: Sequence[Any]) -> Any:
+        """The op as torch.compile and its like are to see it."""
+        if torch.compiler.is_exporting():
+            return self.raw(*arguments)
+        if state.choosing == "reference":
+            return self.reference(*arguments)
+        if state.choosing or not arguments[0].is_cpu:
+            marked = torch.ops.fastconv.on(arguments[0], state.choosing or "auto")
+            return self.raw(marked, *arguments[1:])
+        return self.raw(*arguments)
 
     def _by_choice(self, arguments: Sequence[Any]) -> Any:
         """As the end of a call, where a backend is forced or measurements may speak for another."""
@@ -145,14 +153,10 @@ class Op:
         choice = decide(self.name, args)
         if torch.compiler.is_exporting():  # an exported program keeps the op, for any machine
             return mode.__torch_dispatch__(op, types, args, kwargs)
-        if choice.backend == "triton":
-            function = triton_kernel(self.name)
-        elif choice.backend == "reference" and forced() == "reference":
-            function = self.reference
-        else:
+        if choice.backend != "triton":
             return mode.__torch_dispatch__(op, types, args, kwargs)
         with mode:
-            return function(*args, **kwargs)
+            return triton_kernel(self.name)(*args, **kwargs)
 
     def images(self, *arguments: Any, out: Tensor | None = None) -> Any:
         """As a call, where the first argument may also be one image, (C, H, W)."""

@@ -9,6 +9,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from fastconv.dispatch import state
+from fastconv.ops._op import OPS
 from fastconv.optimize.arena import Arenas
 from fastconv.optimize.capture import Captured, capture
 from fastconv.optimize.conv import canonicalize
@@ -72,6 +74,10 @@ class OptimizedModule(nn.Module):
     def _run(self, inputs: tuple[Any, ...]) -> Any:
         plain = self._tensors_only and all(type(value) is Tensor for value in inputs)
         leaves = inputs if plain else pytree.tree_leaves(inputs)
+        if state.choosing:
+            graph = _ByChoice(self.graph)
+            graph.extra_traceback = False  # or an error would name every frame of the capture
+            return graph.run(*leaves)
         key = _key(leaves)
         if key not in self._arenas.plans:
             self._check(inputs)
@@ -114,6 +120,16 @@ class OptimizedModule(nn.Module):
                 "with fastconv.swap_ for our kernels"
             )
         return super().train(False)
+
+
+class _ByChoice(torch.fx.Interpreter):
+    """Runs a graph with our ops on the backends chosen, which the dispatcher knows nothing of."""
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        namespace, _, name = str(target).partition(".")
+        if namespace == "fastconv":
+            return OPS[name.removesuffix(".default")](*args, **kwargs)
+        return super().call_function(target, args, kwargs)
 
 
 def _key(leaves: Sequence[Any]) -> tuple[Any, ...] | None:
