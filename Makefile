@@ -11,9 +11,9 @@ SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 # The tests of the ops that have kernels, by stem. `make sanitize` leaves out those that exercise
 # torch's transforms around a kernel which others of the same file run: opcheck, gradcheck, compile.
 KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
-	tests/test_separable_conv2d.py
+	tests/test_separable_conv2d.py tests/test_depthwise_conv2d_strips.py tests/test_bfloat16.py
 
-.PHONY: help demo test build emulator check format bench bench-cpu sanitize gpu clean
+.PHONY: help demo test test-isa build emulator check format bench bench-cpu sanitize gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -24,6 +24,10 @@ demo: build  ## EfficientNet-Lite0 on real photos: torch, fastconv and their pee
 # Two workers on as many cores must not spin while they wait for each other: half the time.
 test: build emulator  ## all tests
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+ISA ?= scalar
+test-isa: build emulator  ## all tests on the instruction set ISA: scalar, avx2, avx512, avx512_bf16 or amx
+	FASTCONV_ISA=$(ISA) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 build: .venv/installed  ## .venv and the kernels, both brought up to date
 	@$(BIN)/python setup.py -q build_ext --inplace

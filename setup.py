@@ -9,7 +9,9 @@ Environment:
     CXX                   the compiler, g++ where unset; may carry a prefix ("ccache g++")
     FASTCONV_CUDA=1, 0    with the CUDA kernels, or without, rather than as torch was built
     CUDA_HOME             where nvcc is, beside PATH and what pip installed
-    FASTCONV_SANITIZE=1   AddressSanitizer and UBSan, in a build folder of its own: `make sanitize`
+    FASTCONV_NATIVE=1     kernels for this machine alone: its best instruction set and plain C++
+    FASTCONV_SANITIZE=1   AddressSanitizer and UBSan, in a build folder of its own, with
+                          FASTCONV_NATIVE: `make sanitize`
 """
 
 import importlib.metadata
@@ -32,6 +34,7 @@ CSRC = ROOT / "csrc"
 
 CXX = os.environ.get("CXX") or "g++"
 SANITIZE = os.environ.get("FASTCONV_SANITIZE") == "1"
+NATIVE = SANITIZE or os.environ.get("FASTCONV_NATIVE") == "1"
 # One folder a Python and kind of build, so that `pip install .`, an editable install and
 # `build_ext --inplace` share their objects.
 BUILD_DIR = ROOT / "build" / f"{sys.implementation.cache_tag}{'-sanitize' if SANITIZE else ''}"
@@ -49,9 +52,52 @@ if platform.machine() in ("x86_64", "AMD64"):
         "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
     )
     ISA_FLAGS["avx512_bf16"] = ISA_FLAGS["avx512"] + " -mavx512bf16"
+# Matrix tiles, of the processor and in plain C++, for the kernels that have a use for them. Without
+# exceptions, which kernels never throw, giving the tiles back in a destructor needs no unwinding.
+TILE_FLAGS = {"amx_emulated": "-DFASTCONV_EMULATES_TILES"}
+if "avx512_bf16" in ISA_FLAGS:
+    TILE_FLAGS["amx"] = ISA_FLAGS["avx512_bf16"] + " -mamx-tile -mamx-bf16 -fno-exceptions"
+TILED = {
+    "gemm_bfloat16_amx",
+    "inverted_residual_bfloat16",
+    "inverted_residual_bfloat16_hidden",
+    "inverted_residual_strips",
+    "pointwise_conv2d_bfloat16",
+    "probe_bfloat16",
+}
+OPTIONAL_ISAS = ["avx2", "avx512", "avx512_bf16", "amx"]
 EMULATOR = "libfastconv_emulator.so"
 # fastconv runs on every torch from this version on; see torch/csrc/stable.
 TORCH_TARGET_VERSION = "0x020a000000000000"
+
+
+def native_isas():
+    """The instruction sets that a build for this machine has, as the compiler knows it."""
+    command = [*shlex.split(CXX), "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    macros = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    isas = ["scalar", "amx_emulated"]
+    for isa, macro in (
+        ("avx512_bf16", "__AVX512BF16__"),
+        ("avx512", "__AVX512VL__"),
+        ("avx2", "__AVX2__"),
+    ):
+        if f" {macro} " in macros:
+            isas.append(isa)
+            break
+    return [*isas, "amx"] if " __AMX_BF16__ " in macros else isas
+
+
+def kernel_builds():
+    """Each source of a kernel with each instruction set it is built for and the flags of that."""
+    wanted = native_isas() if NATIVE else [*ISA_FLAGS, *TILE_FLAGS]
+    for source in sorted((CSRC / "kernels" / "cpu").glob("*.cpp")):
+        if source.stem == "registry":
+            continue
+        builds = {} if source.stem.endswith("_amx") else dict(ISA_FLAGS)
+        if source.stem in TILED:
+            builds |= TILE_FLAGS
+        for isa in filter(wanted.__contains__, builds):
+            yield source, isa, f"-std=c++17 -DFASTCONV_ISA={isa} {builds[isa]}"
 
 
 def check_setuptools():
@@ -207,12 +253,12 @@ def ninja_file(target):
         lines.extend([f"build {escape(name)}: compile {escape(source)}", f"  flags = {flags}"])
         objects.append(escape(name))
 
-    for source in sorted((CSRC / "kernels" / "cpu").glob("*.cpp")):
-        if source.stem == "registry":
-            compile(source, "", "-std=c++17")
-            continue
-        for isa, flags in ISA_FLAGS.items():
-            compile(source, f".{isa}", f"-std=c++17 -DFASTCONV_ISA={isa} {flags}")
+    builds = list(kernel_builds())
+    for source, isa, flags in builds:
+        compile(source, f".{isa}", flags)
+    built = {isa for _, isa, _ in builds}
+    has = [f"-DFASTCONV_HAS_{isa}={int(isa in built)}" for isa in OPTIONAL_ISAS]
+    compile(CSRC / "kernels" / "cpu" / "registry.cpp", "", " ".join(["-std=c++17", *has]))
 
     for source in sorted((CSRC / "kernels" / "cuda").glob("*_plan.cpp")):
         compile(source, "", "-std=c++17")

@@ -19,10 +19,19 @@ namespace {
 
 using fastconv::Isa;
 
-constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+constexpr const char* kIsaNames[] = {"scalar",      "avx2", "avx512",
+                                     "avx512_bf16", "amx",  "amx_emulated"};
 
 std::string name_of(Isa isa) {
   return kIsaNames[static_cast<int>(isa)];
+}
+
+py::list isas() {
+  py::list names;
+  for (int i = 0; i < int(std::size(kIsaNames)); ++i) {
+    if (fastconv::supports(static_cast<Isa>(i))) names.append(kIsaNames[i]);
+  }
+  return names;
 }
 
 void force_isa(const std::string& name) {
@@ -32,8 +41,9 @@ void force_isa(const std::string& name) {
     throw py::value_error("this processor cannot run instruction set '" + name +
                           "'; its best is '" + name_of(fastconv::detect_isa()) + "'");
   }
-  throw py::value_error(
-      "expected instruction set 'scalar', 'avx2', 'avx512' or 'avx512_bf16', got '" + name + "'");
+  std::string names;
+  for (const char* known : kIsaNames) names += std::string(names.empty() ? "" : ", ") + known;
+  throw py::value_error("expected an instruction set of " + names + ", got '" + name + "'");
 }
 
 struct Row {
@@ -88,7 +98,7 @@ void copy(const py::buffer& from, const py::buffer& to) {
 
 void define_probe(py::module_ m) {
   m.def("multiply_add", &fastconv::ops::probe_multiply_add, py::arg("rounds"),
-        py::call_guard<py::gil_scoped_release>(),
+        py::arg("bfloat16") = false, py::call_guard<py::gil_scoped_release>(),
         "Multiply-adds in registers on every thread; the floating point operations done.");
   m.def(
       "read",
@@ -109,12 +119,12 @@ void define_probe(py::module_ m) {
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "fastconv's compiled kernels: importing this registers torch.ops.fastconv.*";
   m.def("isa", [] { return name_of(fastconv::current_isa()); }, "Instruction set in use.");
+  m.def("isas", &isas, "Instruction sets that this build has and this processor runs.");
   m.def(
       "detected_isa", [] { return name_of(fastconv::detect_isa()); },
       "Best instruction set of this processor.");
   m.def("force_isa", &force_isa, py::arg("name"),
-        "Use instruction set 'scalar', 'avx2', 'avx512' or 'avx512_bf16'; ValueError where the "
-        "processor lacks it.");
+        "Use this instruction set, such as 'avx2'; ValueError where the processor lacks it.");
   m.def(
       "advise_huge_pages",
       [](uintptr_t memory, size_t bytes) {

@@ -53,7 +53,8 @@ def why_isa(extension: object) -> str:
     if forced := os.environ.get("FASTCONV_ISA"):
         return f"forced by FASTCONV_ISA={forced}, the processor's best is {best}"
     if in_use == best:
-        return f"the best of scalar, avx2, avx512 and avx512_bf16 that this {processor_name()} runs"
+        known = "scalar, avx2, avx512, avx512_bf16 and amx"
+        return f"the best of {known} that this {processor_name()} runs"
     return f"forced by this program, the processor's best is {best}"
 
 

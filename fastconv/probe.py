@@ -20,9 +20,11 @@ class Probe(NamedTuple):
     work: float
 
 
-def multiply_add(rounds: int = 50) -> Probe:
-    """float32 multiply-adds in registers; a round takes about 20 us."""
-    return Probe(lambda: _C.probe.multiply_add(rounds), _C.probe.multiply_add(1) * rounds)
+def multiply_add(rounds: int = 50, dtype: torch.dtype = torch.float32) -> Probe:
+    """Multiply-adds of float32 or bfloat16 in registers; a round takes about 20 us."""
+    narrow = dtype == torch.bfloat16
+    work = _C.probe.multiply_add(1, narrow) * rounds
+    return Probe(lambda: _C.probe.multiply_add(rounds, narrow), work)
 
 
 def read(size: int) -> Probe:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-ISAS = ["scalar", "avx2", "avx512", "avx512_bf16"]
-ISAS = ISAS[: 1 + ISAS.index(fastconv._C.detected_isa())]
+MATRIX_ISAS = fastconv._C.isas()  # for products of bfloat16
+ISAS = [name for name in MATRIX_ISAS if name != "amx_emulated"]
 ACTIVATIONS = [None, "relu", "relu6", "silu", "hardswish"]
 
 

@@ -11,7 +11,7 @@ from fastconv import reference
 from fastconv.ops import inverted_residual, pack_pointwise_pairs, pointwise_conv2d, separable_conv2d
 from tests.helpers import (
     ACTIVATIONS,
-    ISAS,
+    MATRIX_ISAS,
     assert_close,
     assert_same_bits_on_any_threads,
     channels_last,
@@ -45,7 +45,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packed_weight(shape, layout, name):
@@ -88,7 +88,7 @@ def test_packed_weights_that_do_not_fit(x, weight, message):
         pointwise_conv2d(x, weight)
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 def test_what_is_not_finite_stays_in_its_pixel(name):
     for channels in (6, 7):
         x = channels_last(random(1, channels, 4, 5))
@@ -134,7 +134,7 @@ def packed(tensors):
     ]
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("shape", BLOCKS)
 def test_inverted_residual(shape, activation, name):
@@ -150,7 +150,7 @@ def test_inverted_residual(shape, activation, name):
     assert y.stride() == channels_last(y).stride()
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("activation", ["relu", "hardswish"])
 @pytest.mark.parametrize("shape", BLOCKS)
 def test_separable_conv2d(shape, activation, name):
@@ -167,12 +167,14 @@ def test_separable_conv2d(shape, activation, name):
     assert torch.equal(y, same)
 
 
-def test_same_bits_on_any_threads():
+@pytest.mark.parametrize("name", [fastconv._C.detected_isa(), "amx_emulated"])
+def test_same_bits_on_any_threads(name):
     for shape in (1, 24, 144, 24, 30, 28, 3, 1), (1, 96, 960, 96, 7, 7, 3, 1):
         x, tensors, stride, pad, adds = block_of(shape)
-        assert_same_bits_on_any_threads(
-            partial(inverted_residual, x, *packed(tensors), stride, pad, "relu6", adds)
-        )
+        with isa(name):
+            assert_same_bits_on_any_threads(
+                partial(inverted_residual, x, *packed(tensors), stride, pad, "relu6", adds)
+            )
 
 
 def test_opcheck_and_compile():
@@ -188,7 +190,7 @@ def test_opcheck_and_compile():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 def test_gradients(name, stride):
     """Pixels are multiplied two by two: an odd number of them, and more than a block."""
     for shape in (1, 3, 5, 3, 3), (2, 33, 65, 13, 12), (1, 17, 14, 1, 1):

@@ -21,6 +21,18 @@ CALLS = {
         (2, 8, 9, 7),
         (16, 1, 5, 5),
     ),
+    "depthwise_conv2d, 3x3": (
+        lambda x, weight, bias: ops.depthwise_conv2d(x, weight, bias, 1, 1, 1, "silu"),
+        *((2, 40, 17, 30), (40, 1, 3, 3), (40,)),
+    ),
+    "depthwise_conv2d, 5x5": (
+        lambda x, weight: ops.depthwise_conv2d(x, weight, stride=2, padding=2),
+        *((3, 32, 14, 28), (32, 1, 5, 5)),
+    ),
+    "depthwise_conv2d, 7x7": (
+        lambda x, weight: ops.depthwise_conv2d(x, weight, padding=3),
+        *((9, 32, 7, 7), (32, 1, 7, 7)),
+    ),
     "inverted_residual": (
         lambda x, a, b, c: ops.inverted_residual(x, a, None, b, None, c, None, padding=1),
         *((2, 8, 5, 7), (16, 8, 1, 1), (16, 1, 3, 3), (6, 16, 1, 1)),

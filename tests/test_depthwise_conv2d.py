@@ -172,16 +172,16 @@ def test_any_strides(input_layout, grad_layout):
 
 def test_weights_of_any_strides_and_packed():
     x, w, b = tensors((24, 9, 9), WINDOWS[2], channels_last)
-    y = depthwise_conv2d(x, w, b, padding=1)
+    y, z = (depthwise_conv2d(t, w, b, padding=1) for t in (x, contiguous(x)))
+    torch.testing.assert_close(z, contiguous(y))
     packed = pack_depthwise_weight(w)
     assert torch.equal(packed, w)
     assert packed.stride()[0] == 1
-    strided = torch.stack([w, w], -1)[..., 0]
     plain = w.detach().requires_grad_()
     depthwise_conv2d(x, plain, b, padding=1).sum().backward()
-    for other in (packed, strided, w.flip(2).flip(2), w.transpose(2, 3).contiguous().mT):
+    for other in (packed, torch.stack([w, w], -1)[..., 0], w.transpose(2, 3).contiguous().mT):
         assert torch.equal(depthwise_conv2d(x, other, b, padding=1), y)
-        assert torch.equal(depthwise_conv2d(contiguous(x), other, b, padding=1), contiguous(y))
+        assert torch.equal(depthwise_conv2d(contiguous(x), other, b, padding=1), z)
         leaf = other.detach().requires_grad_()
         depthwise_conv2d(x, leaf, b, padding=1).sum().backward()
         torch.testing.assert_close(leaf.grad, plain.grad)

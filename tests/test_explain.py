@@ -120,8 +120,8 @@ def test_a_wrong_instruction_set_in_the_environment_is_named():
         text=True,
     )
     assert result.returncode != 0
-    wanted = "FASTCONV_ISA: expected instruction set 'scalar', 'avx2', 'avx512' or 'avx512_bf16', "
-    wanted += "got 'sse9'"
+    wanted = "FASTCONV_ISA: expected an instruction set of scalar, avx2, avx512, avx512_bf16, amx, "
+    wanted += "amx_emulated, got 'sse9'"
     assert wanted in result.stderr
 
 

@@ -11,6 +11,7 @@ import bench.goals.__main__ as command
 from bench.goals.figures import Figure, Row, worst
 from bench.goals.timing import check, in_turn, share, speedup
 from fastconv import probe
+from tests.helpers import MATRIX_ISAS, isa
 
 
 def test_a_figure_knows_whether_it_reaches_its_goal():
@@ -45,7 +46,12 @@ def test_a_wrong_result_is_not_timed():
 
 
 def test_probes_count_their_work():
-    assert probe.multiply_add(3).work == 3 * probe.multiply_add(1).work > 0
+    for name in MATRIX_ISAS:
+        with isa(name):
+            for dtype in (torch.float32, torch.bfloat16):
+                assert (
+                    probe.multiply_add(3, dtype).work == 3 * probe.multiply_add(1, dtype).work > 0
+                )
     assert probe.read(1 << 20).work == probe.READ_BYTES
     for kind in (probe.copy, probe.stream_copy):
         assert kind(1 << 20).work == 1 << 20
@@ -68,7 +74,8 @@ def test_a_probe_copies(name):
 
 def test_the_command_prints_writes_and_names_what_failed(tmp_path, monkeypatch):
     def good(seconds):
-        return [Figure("batch 1", 2.0, 1.5), Figure("batch 16", 1.0, 1.5)]
+        shown = Figure("batch 1", 0.4, None, "of peak")
+        return [Figure("batch 1", 2.0, 1.5), Figure("batch 16", 1.0, 1.5), shown]
 
     def bad(seconds):
         raise RuntimeError("no engine ran")
@@ -83,7 +90,7 @@ def test_the_command_prints_writes_and_names_what_failed(tmp_path, monkeypatch):
     file = tmp_path / "new" / "goals.json"
     result = CliRunner().invoke(app, ["--json", str(file)])
     assert result.exit_code == 1
-    assert "batch 1 2x; batch 16 1x" in result.stdout
+    assert "batch 1 2x; batch 16 1x; batch 1 0.4 of peak" in result.stdout
     assert "1 of 2" in result.stdout
     assert "RuntimeError: no engine ran" in result.stdout
     found = json.loads(file.read_text())

@@ -13,8 +13,10 @@ import pytest
 from tests.helpers import ROOT, SETUP
 
 KERNELS = ROOT / "csrc" / "kernels"
-CPU_KERNELS = sorted(path for path in (KERNELS / "cpu").glob("*.cpp") if path.stem != "registry")
-ISA_FLAGS = SETUP["ISA_FLAGS"]
+BUILDS = pytest.mark.parametrize(
+    ("path", "isa", "flags"),
+    [pytest.param(*build, id=f"{build[0].stem}-{build[1]}") for build in SETUP["kernel_builds"]()],
+)
 COMPILER = shlex.split(os.environ.get("CXX") or "g++")
 
 
@@ -27,17 +29,18 @@ def test_kernels_include_only_the_standard_library_and_each_other():
         for line in path.read_text().splitlines():
             if match := re.match(r'\s*#\s*include\s+([<"])(.+)[>"]', line):
                 bracket, name = match.groups()
-                standard = bracket == "<" and re.fullmatch(r"\w+|\w*intrin\.h|cuda_\w+\.h", name)
+                standard = bracket == "<" and re.fullmatch(
+                    r"\w+|\w*intrin\.h|cuda_\w+\.h|cpuid\.h|unistd\.h|sys/syscall\.h", name
+                )
                 folders = [path.parent, KERNELS]
                 ours = bracket == '"' and any((folder / name).exists() for folder in folders)
                 assert standard or ours, f"{path}: {line}"
 
 
 @pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C++ compiler")
-@pytest.mark.parametrize("isa", ISA_FLAGS)
-@pytest.mark.parametrize("path", CPU_KERNELS, ids=lambda path: path.stem)
-def test_kernels_compile_alone(path, isa):
-    flags = f"-std=c++17 -Wall -Wextra -Werror -DFASTCONV_ISA={isa} {ISA_FLAGS[isa]}"
+@BUILDS
+def test_kernels_compile_alone(path, isa, flags):
+    flags = f"{flags} -Wall -Wextra -Werror"
     command = [*COMPILER, *flags.split(), "-fsyntax-only", str(path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
@@ -52,9 +55,8 @@ MAY_CALL = re.compile(
 )
 
 
-@pytest.mark.parametrize("isa", ISA_FLAGS)
-@pytest.mark.parametrize("path", CPU_KERNELS, ids=lambda path: path.stem)
-def test_objects_of_an_instruction_set_share_and_call_nothing(path, isa):
+@BUILDS
+def test_objects_of_an_instruction_set_share_and_call_nothing(path, isa, flags):
     built = SETUP["BUILD_DIR"] / path.relative_to(ROOT / "csrc").with_suffix(f".{isa}.o")
     if not built.exists() or shutil.which("nm") is None:
         pytest.skip("built elsewhere, or no nm")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Figure:
-    """`value` is held against `goal`: at least that, or at most where `at_most`.
+    """`value` is held against `goal`: at least that, or at most where `at_most`; None is no goal.
 
     parts: the numbers behind it, one a shape. The value is then the worst of them.
     rivals: how many times as fast as plain torch each rival was.
@@ -16,7 +16,7 @@ class Figure:
 
     what: str
     value: float
-    goal: float
+    goal: float | None
     unit: str = "x"
     at_most: bool = False
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -24,6 +24,8 @@ class Figure:
 
     @property
     def reached(self) -> bool:
+        if self.goal is None:
+            return True
         return self.value <= self.goal if self.at_most else self.value >= self.goal
 
     def __str__(self) -> str:

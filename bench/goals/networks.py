@@ -1,5 +1,7 @@
 """Whole networks against the engines a user could pick instead, each in a process of its own."""
 
+import torch
+
 import fastconv
 from bench.goals.figures import Figure, Row
 from fastconv import probe
@@ -34,33 +36,44 @@ def against_engines(what: str, result: Comparison, goal: float) -> Figure:
     return Figure(what, ours / max(engines), goal, rivals=speeds)
 
 
-def peak_flops() -> float:
+def share_of_peak(result: Comparison, flops: float, dtype: torch.dtype) -> float:
+    return flops / (rival(result, "fastconv").median_ms * 1e-3) / peak_flops(dtype)  # type: ignore
+
+
+def peak_flops(dtype: torch.dtype) -> float:
     """FLOP a second that all threads reach in registers."""
-    fma = probe.multiply_add()
+    fma = probe.multiply_add(dtype=dtype)
     return fma.work / min(run(fma.run, 100, 10))  # type: ignore[arg-type]
+
+
+def mobilenet_v2_flops() -> float:
+    model = fastconv.models.build("mobilenet_v2")
+    return 2.0 * fastconv.cost(model, (1, 3, 224, 224)).multiplications
 
 
 def measure_mobilenet_v2(seconds: float) -> list[Figure]:
     figures, shares = [], []
-    model = fastconv.models.build("mobilenet_v2")
+    flops = mobilenet_v2_flops()
     for batch, goal, peak_goal in ((1, 1.5, 0.85), (16, 1.55, 0.92)):
         result = race("mobilenet_v2", batch, "float32", seconds)
         figures.append(against_engines(f"batch {batch}", result, goal))
-        flops = 2 * batch * fastconv.cost(model, (1, 3, 224, 224)).multiplications
-        share = flops / (rival(result, "fastconv").median_ms * 1e-3) / peak_flops()  # type: ignore
+        share = share_of_peak(result, batch * flops, torch.float32)
         shares.append(Figure(f"batch {batch}", share, peak_goal, "of peak"))
     return figures + shares
 
 
 def measure_bfloat16(seconds: float) -> list[Figure]:
-    figures, errors = [], []
+    figures, shares, errors = [], [], []
+    flops = mobilenet_v2_flops()
     for batch, goal in ((1, 2.8), (16, 2.5)):
         result = race("mobilenet_v2", batch, "bfloat16", seconds)
         figures.append(against_engines(f"batch {batch}", result, goal))
         ours, theirs = (rival(result, name).difference for name in ("fastconv", "openvino"))
         ratio = ours / theirs  # type: ignore[operator]
         errors.append(Figure(f"error, batch {batch}", ratio, 1.0, "x OpenVINO's", at_most=True))
-    return figures + errors
+        share = share_of_peak(result, batch * flops, torch.bfloat16)
+        shares.append(Figure(f"batch {batch}", share, None, "of bfloat16 peak"))
+    return figures + errors + shares
 
 
 def measure_all(models: tuple[str, ...], goal: float, seconds: float) -> list[Figure]:

@@ -2,6 +2,8 @@
 
 from statistics import median
 
+import torch
+
 from bench.goals.timing import in_turn
 from fastconv import probe
 
@@ -14,6 +16,7 @@ def roofline(seconds: float) -> dict[str, float]:
     """GFLOP/s and GB/s that all threads reach together."""
     probes = {
         "FMA float32": probe.multiply_add(),
+        "FMA bfloat16": probe.multiply_add(dtype=torch.bfloat16),
         **{name: probe.read(size) for name, size in LEVELS.items()},
         "copy": probe.copy(COPY),
         "non-temporal copy": probe.stream_copy(COPY),

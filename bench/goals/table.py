@@ -26,5 +26,5 @@ def reached(result: dict) -> str:
 
 def met(result: dict) -> str:
     """How many of the row's figures reach their goal."""
-    figures = result.get("figures", [])
+    figures = [figure for figure in result.get("figures", []) if figure.goal is not None]
     return f"{sum(figure.reached for figure in figures)} of {len(figures)}"

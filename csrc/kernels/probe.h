@@ -19,4 +19,8 @@ struct ProbeKernels {
   void (*stream_copy)(const float* from, float* to, int64_t count);
 };
 
+struct ProbeBfloat16Kernels {
+  float (*multiply_add)(int64_t rounds, int64_t& operations);  // as above, of bfloat16
+};
+
 }  // namespace fastconv

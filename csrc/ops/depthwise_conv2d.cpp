@@ -59,7 +59,7 @@ DepthwiseConv2dShape shape_of(const char* op, const Tensor& input, const Tensor&
   DepthwiseConv2dShape s{};
   s.dtype = dtype_of(input, op);
   s.layout = layout_of(input);
-  s.has_vectors = current_isa() != Isa::kScalar;
+  s.has_vectors = has_vectors();
   s.batch = input.size(0), s.channels = input.size(1);
   s.height = input.size(2), s.width = input.size(3);
   s.kernel_h = weight.size(2), s.kernel_w = weight.size(3);

@@ -97,7 +97,7 @@ InvertedResidualParams params_of(const Block& b) {
   p.expands = b.expand_weight != nullptr;
   p.dtype = dtype_of(x, b.op);
   p.layout = layout_of(x);
-  p.has_vectors = current_isa() != Isa::kScalar;
+  p.has_vectors = has_fused_blocks(p.dtype);
   if (!sizes_fit(b) || !dtypes_fit(b)) {
     p.has_vectors = false;
     return p;

@@ -1,6 +1,7 @@
 #include "inverted_residual_bfloat16.h"
 
 #include "../kernels/cpu/registry.h"
+#include "../kernels/inverted_residual_bfloat16.h"
 #include "convolutions.h"
 #include "scratch.h"
 

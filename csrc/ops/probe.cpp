@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "../kernels/cpu/registry.h"
+#include "../kernels/probe.h"
 
 namespace fastconv::ops {
 
@@ -29,12 +30,14 @@ std::atomic<float> result;  // what was computed is used
 
 }  // namespace
 
-int64_t probe_multiply_add(int64_t rounds) {
+int64_t probe_multiply_add(int64_t rounds, bool bfloat16) {
   std::atomic<int64_t> operations{0};
   const int64_t threads = torch::stable::get_num_threads();
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     int64_t done = 0;
-    for (int64_t t = begin; t < end; ++t) result = probe_kernels().multiply_add(rounds, done);
+    const auto multiply_add =
+        bfloat16 ? probe_bfloat16_kernels().multiply_add : probe_kernels().multiply_add;
+    for (int64_t t = begin; t < end; ++t) result = multiply_add(rounds, done);
     operations += done;
   });
   return operations;

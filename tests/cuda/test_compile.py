@@ -1,5 +1,6 @@
 """What nvcc makes of the kernels: gates that a slower kernel does not pass, with no GPU."""
 
+import math
 from functools import cache
 
 import pytest
@@ -17,7 +18,8 @@ def compiled(tmp_path_factory):
 
     @cache
     def of(stem: str, architecture: str) -> list[Compiled]:
-        return compile_file(FILES[stem], architecture, folder)
+        few = [] if architecture == "90a" else ["-DFASTCONV_ONLY_BFLOAT16"]
+        return compile_file(FILES[stem], architecture, folder, *few)
 
     return of
 
@@ -34,8 +36,10 @@ REGISTERS = {
     "local_response_norm_backward_any": 80,
     "residual_add_same_size": 85,
     "depthwise_conv2d_any": 80,
-    "depthwise_conv2d_nhwc_tile": 128,
+    "depthwise_conv2d_nchw_tile": 128,
+    "depthwise_conv2d_nhwc_tile": 168,
     "depthwise_conv2d_weight_any": 80,
+    "depthwise_conv2d_weight_nchw_tile": 128,
     "depthwise_conv2d_weight_nhwc_tile": 168,
     "depthwise_conv2d_weight_sum": 64,
     "pointwise_conv2d_mma": 255,
@@ -49,6 +53,11 @@ REGISTERS = {
 # Kernel, arguments: 16-byte loads and stores at least.
 WIDE = {
     ("activation_backward_elementwise", (2, 8)): (2, 1),
+    ("depthwise_conv2d_nchw_tile", (0, 3, 1, -1)): (1, 7),
+    ("depthwise_conv2d_nchw_tile", (2, 3, 1, -1)): (1, 0),
+    ("depthwise_conv2d_nhwc_tile", (2, 3, 1, -1)): (1, 0),
+    ("depthwise_conv2d_weight_nchw_tile", (0, 3, 1)): (8, 0),
+    ("depthwise_conv2d_weight_nhwc_tile", (2, 3, 1)): (1, 0),
     ("local_response_norm_nchw", (0, 4, 5, 1)): (5, 5),
     ("local_response_norm_nhwc", (2, 5, 1)): (1, 1),
     ("local_response_norm_backward_nhwc", (2, 5, 1)): (2, 1),
@@ -66,12 +75,27 @@ MATRIX = {
     ("pointwise_conv2d_mma", (3, 1, 8, 192)): (48, 16, 4),
     ("pointwise_conv2d_weight_gradient_mma", (2, 1, 8)): (36, 12, 4),
 }
+# Kernel, arguments: a thread's outputs (or gradients that it multiplies), and issue slots an output
+# at most where it loads, converts and multiplies; not of the staging, the activation, the stores.
+SLOTS = {
+    ("depthwise_conv2d_nhwc_tile", (0, 3, 1, -1)): (56, 11.5),
+    ("depthwise_conv2d_nhwc_tile", (2, 3, 1, -1)): (56, 13.5),
+    ("depthwise_conv2d_nhwc_tile", (2, 5, 1, -1)): (56, 31.5),
+    ("depthwise_conv2d_nhwc_tile", (2, 7, 1, -1)): (56, 59),
+    ("depthwise_conv2d_nhwc_tile", (2, 3, 2, -1)): (28, 19.5),
+    ("depthwise_conv2d_nchw_tile", (2, 3, 1, -1)): (28, 20),
+    ("depthwise_conv2d_nchw_tile", (2, 5, 1, -1)): (28, 42),
+    ("depthwise_conv2d_nchw_tile", (2, 7, 1, -1)): (28, 73),
+    ("depthwise_conv2d_weight_nhwc_tile", (2, 3, 1)): (56, 16),
+    ("depthwise_conv2d_weight_nhwc_tile", (2, 5, 1)): (28, 36),
+    ("depthwise_conv2d_weight_nchw_tile", (2, 3, 1)): (28, 22),
+}
 
 
 def test_every_kernel_has_a_row():
     kernels = {f"{op}_{name}" for op, name, *_ in _C.gpu.kernels()}
     assert REGISTERS.keys() == kernels
-    assert {kernel for kernel, _ in WIDE} <= kernels
+    assert {kernel for kernel, _ in [*WIDE, *SLOTS]} <= kernels
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -84,8 +108,11 @@ def test_gates(stem, architecture, compiled):
         assert kernel.stack == 0, f"{what} spills {kernel.stack} bytes"
         limit = REGISTERS[kernel.kernel] * (2 if kernel.arguments[0] == FLOAT64 else 1)
         assert kernel.registers <= limit, f"{what} takes {kernel.registers} registers of {limit}"
+        outputs, slots = SLOTS.get((kernel.kernel, kernel.arguments), (1, math.inf))
+        took = kernel.main_run() / outputs
+        assert took <= slots, f"{what} takes {took:.1f} issue slots an output of {slots}"
         loads, stores = WIDE.get((kernel.kernel, kernel.arguments), (0, 0))
-        assert kernel.count(r"LDG\.E\S*\.128") >= loads, f"{what}: narrow loads"
+        assert kernel.count(r"LDG(STS)?\.E\S*\.128") >= loads, f"{what}: narrow loads"
         assert kernel.count(r"STG\.E\S*\.128") >= stores, f"{what}: narrow stores"
         products, fragments, copies = MATRIX.get((kernel.kernel, kernel.arguments), (0, 0, 0))
         assert kernel.count(r"^HMMA\.16816\.F32") >= products, f"{what}: few matrix products"

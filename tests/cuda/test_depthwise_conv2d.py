@@ -27,12 +27,12 @@ BOTH = pytest.mark.parametrize("layout", [contiguous, channels_last])
 EACH_WINDOW = pytest.mark.parametrize("window", WINDOWS)
 
 
-def check(size, window, layout, dtype=torch.float32, activation=None, order="forward"):
+def check(size, window, layout, dtype=torch.float32, activation=None, **emulation):
     """Values and all gradients against float64."""
     x, w, b = tensors(size, window, layout, dtype)
     wide = double(x, w, b)
     leaves = [t.requires_grad_() for t in (x, w, b)]
-    with emulated(order):
+    with emulated(**emulation):
         y = depthwise_conv2d(x, w, b, *window[1:4], activation)
         g = torch.randn_like(y)
         y.backward(g)
@@ -148,11 +148,34 @@ def test_empty_batch(layout):
 
 
 @BOTH
-def test_launches_past_two_to_the_31_elements(layout):
+def test_infinite_inputs(layout):
+    """An infinite pixel meets no zero that stands for an output beyond the edge."""
+    x, w, b = tensors((24, 9, 11), WINDOWS[2], layout)
+    x[0, :, -1, -1] = float("inf")
+    g = torch.ones(2, 24, 9, 11)
+    with emulated():
+        y = depthwise_conv2d(x, w, b, padding=1)
+        grad_weight, _ = torch.ops.fastconv.depthwise_conv2d_backward_weight(
+            g, x, w, *reference_arguments(w, WINDOWS[2])
+        )
+    assert torch.equal(y.isfinite(), expected(x, w, b, 1, 1).isfinite())
+    met = torch.zeros(3, 3, dtype=torch.bool)
+    met[1:, 1:] = True  # the taps by which an output meets the last pixel
+    assert torch.equal(grad_weight.isinf(), met.expand(24, 1, 3, 3))
+    assert not grad_weight.isnan().any()
+
+
+OUTPUTS = {"any": 256, "nchw_tile": 128 * 28, "nhwc_tile": 128 * 56}  # of a block at most
+
+
+@BOTH
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_launches_past_two_to_the_31_elements(kernel, layout):
     """Every output has a thread; the inputs are address space alone."""
     format = torch.channels_last if layout is channels_last else torch.contiguous_format
-    x = torch.empty(33, 64, 1024, 1024, dtype=torch.bfloat16, memory_format=format)
+    x = torch.empty(33, 64, 2048, 512, dtype=torch.bfloat16, memory_format=format)
     with recorded(_C.gpu.Device()) as planned:
-        y = depthwise_conv2d(x, torch.zeros(64, 1, 4, 4, dtype=x.dtype))
+        y = depthwise_conv2d(x, torch.zeros(64, 1, kernel, kernel, dtype=x.dtype))
     (launch,) = planned
-    assert launch.blocks * launch.threads >= y.numel() > 2**31
+    outputs = OUTPUTS[launch.kernel.removeprefix("depthwise_conv2d_")]
+    assert launch.blocks * outputs >= y.numel() > 2**31

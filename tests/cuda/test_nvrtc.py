@@ -11,12 +11,9 @@ from tests.cuda.emulator import recorded
 from tests.helpers import channels_last
 
 
-def _filters(x, kernel):
-    return torch.zeros(x.shape[1], 1, kernel, kernel, dtype=x.dtype, requires_grad=True)
-
-
-def _gradients(y):
-    y.sum().backward()
+def _depthwise(x, kernel, **window):
+    weight = torch.zeros(x.shape[1], 1, kernel, kernel, dtype=x.dtype, requires_grad=True)
+    ops.depthwise_conv2d(x, weight, **window).sum().backward()
 
 
 W = torch.zeros(5, 8, 1, 1, dtype=torch.bfloat16)
@@ -24,10 +21,11 @@ W = torch.zeros(5, 8, 1, 1, dtype=torch.bfloat16)
 CALLS = {
     "local_response_norm": lambda x: ops.local_response_norm(x.contiguous(), 9),
     "local_response_norm, channels_last": lambda x: ops.local_response_norm(x, 3, beta=0.5),
-    "depthwise_conv2d": lambda x: _gradients(ops.depthwise_conv2d(x, _filters(x, 3), padding=1)),
-    "depthwise_conv2d, any": lambda x: _gradients(
-        ops.depthwise_conv2d(x, _filters(x, 4), stride=3, padding=2)
+    "depthwise_conv2d, any": lambda x: _depthwise(x, 4, stride=3, padding=2),
+    "depthwise_conv2d, tiles": lambda x: _depthwise(
+        channels_last(x.repeat(1, 4, 1, 1)), 4, stride=2, padding=1
     ),
+    "depthwise_conv2d, planes": lambda x: _depthwise(x.contiguous(), 6, padding=3),
     "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, W, activation="silu"),
     "pointwise_conv2d, gradients": lambda x: torch.ops.fastconv.pointwise_conv2d_backward(
         x[:, :5, ::2], x, W, (2, 1), (True, True, True)

@@ -47,6 +47,19 @@ class Compiled:
     def count(self, pattern: str) -> int:
         return sum(re.search(pattern, line) is not None for line in self.sass)
 
+    def main_run(self) -> int:
+        """Instructions of the stretch without a branch or a barrier that has the most FFMAs."""
+        ends = re.compile(r"\b(BRA|BRX|EXIT|RET|CALL|BSSY|BSYNC|BAR|WARPSYNC)\b")
+        length, products, best = 0, 0, (0, 0)
+        for line in [*self.sass, "EXIT"]:
+            if ends.search(line):
+                best = max(best, (products, length))
+                length = products = 0
+            else:
+                length += 1
+                products += "FFMA" in line
+        return best[1]
+
 
 def _name(symbol: str) -> tuple[str, tuple[int, ...]]:
     match = re.match(r"_ZN8fastconv4cuda(\d+)", symbol)
@@ -60,10 +73,11 @@ def _name(symbol: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(value.replace("n", "-")) for value in values)
 
 
-def compile_file(path: Path, architecture: str, folder: Path) -> list[Compiled]:
+def compile_file(path: Path, architecture: str, folder: Path, *options: str) -> list[Compiled]:
     """The kernels of a .cu file as nvcc compiles them."""
     cubin = folder / f"{path.stem}.{architecture}.cubin"
-    run("nvcc", "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-cubin", "-o", cubin, path)
+    common = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", *options]
+    run("nvcc", *common, "-cubin", "-o", cubin, path)
     usage = run("cuobjdump", "-res-usage", cubin)
     rows = re.findall(r"Function (\w+):\s*REG:(\d+) STACK:(\d+)", usage)
     sass: dict[str, list[str]] = {}

@@ -50,15 +50,15 @@ struct Range {
   int64_t first, count;
 };
 
-template <class S>
+template <class S, int64_t L = kLanes<S>>
 FASTCONV_INLINE int64_t panel_count(int64_t columns) {
-  return max_of<int64_t>(div_up<int64_t>(columns, kLanes<S>) / 2, 1);
+  return max_of<int64_t>(div_up<int64_t>(columns, L) / 2, 1);
 }
 
-template <class S>
+template <class S, int64_t L = kLanes<S>>
 FASTCONV_INLINE Range panel_at(int64_t panel, int64_t columns) {
-  const int64_t first = panel * kPanelColumns<S>;
-  return {first, panel + 1 < panel_count<S>(columns) ? kPanelColumns<S> : columns - first};
+  const int64_t first = panel * 2 * L;
+  return {first, panel + 1 < panel_count<S, L>(columns) ? 2 * L : columns - first};
 }
 
 // Part i of size elements cut into parts that differ by one at most.

@@ -39,12 +39,6 @@ FASTCONV_INLINE void forget_origin(const bfloat16*& pointer) {
   asm("" : "+r"(pointer));
 }
 
-template <class C>
-FASTCONV_INLINE void put(C* to, VecF value, int64_t lanes, bool streams) {
-  if (lanes != kLanes<float>) return store_partial(to, value, lanes);
-  streams ? stream(to, value) : store(to, value);
-}
-
 // `count` tiles of MR rows, one below the other. Where kShared, the last vector of an even row
 // carries the last columns of that row in its low half, those of the next row in its high half.
 template <class C, int MR, int NV, bool kShared, bool kPairsTouch>
@@ -205,7 +199,7 @@ void pair_tile(const PairTile<float>& t) {
   t.a_pair == 2 ? choose_columns<float, true>(t) : choose_columns<float, false>(t);
 }
 
-void pair_tile(const PairTile<bfloat16>& t, Activation activation) {
+void pair_tile(Tiles&, const PairTile<bfloat16>& t, Activation activation) {
   if (is_clamped(activation)) return choose_columns<bfloat16, true>(t);
   constexpr int64_t L = kLanes<float>, kRow = kTileColumns<float>;
   float sums[kPairRows * kRow];

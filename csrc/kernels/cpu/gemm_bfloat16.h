@@ -3,6 +3,7 @@
 
 #include "../common/activation.h"
 #include "gemm.h"
+#include "simd/tiles.h"
 
 namespace fastconv::FASTCONV_ISA {
 
@@ -23,20 +24,29 @@ struct PairTile {
   const C* residual;  // (rows, columns) or null; may be c itself
   int64_t residual_row;
   const float* bias;             // one value a column, or null
-  int64_t rows, columns, pairs;  // columns <= kTileColumns<float>
+  int64_t rows, columns, pairs;  // columns <= kPairColumns
   float low, high;
   bool streams;  // past the caches: then c and c_row are whole vectors from address 0
 };
 
-// Rows of a register tile with two vectors of columns; gemm_bfloat16.cpp tells why.
-#if defined(__AVX512F__)
-constexpr int kPairRows = 8;
-#else
-constexpr int kPairRows = 4;
-#endif
+// Rows of a register tile with two vectors of columns, or of four matrix tiles; the sources tell
+// why.
+constexpr int kPairRows = kHasTiles ? 64 : kLanes<float> == 16 ? 8 : 4;
 
 // Groups of rows that one call takes: several register tiles, yet work for several threads.
-constexpr int64_t kGroupRows = 7 * kPairRows;
+constexpr int64_t kGroupRows = kHasTiles ? kPairRows : 7 * kPairRows;
+
+// Panels as in gemm.h, but of matrix tiles where there are some.
+constexpr int64_t kPairLanes = kHasTiles ? kTileRegisterColumns : kLanes<float>;
+constexpr int64_t kPairColumns = 3 * kPairLanes;
+
+FASTCONV_INLINE int64_t pair_panel_count(int64_t columns) {
+  return panel_count<float, kPairLanes>(columns);
+}
+
+FASTCONV_INLINE Range pair_panel_at(int64_t panel, int64_t columns) {
+  return panel_at<float, kPairLanes>(panel, columns);
+}
 
 FASTCONV_INLINE int64_t row_groups(int64_t rows) {
   return div_up<int64_t>(rows, kGroupRows);
@@ -54,8 +64,15 @@ FASTCONV_INLINE void set_clamp(PairTile<C>& t, Activation act) {
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
 }
 
+template <class C>
+FASTCONV_INLINE void put(C* to, VecF value, int64_t lanes, bool streams) {
+  if (lanes != kLanes<float>) return store_partial(to, value, lanes);
+  streams ? stream(to, value) : store(to, value);
+}
+
 void pair_tile(const PairTile<float>& tile);
-// low and high as set_clamp gives them; any other activation is applied before the rounding.
-void pair_tile(const PairTile<bfloat16>& tile, Activation activation);
+// low and high as set_clamp gives them; any other activation is applied before the rounding. A
+// unit of work makes one `tiles` for all its calls.
+void pair_tile(Tiles& tiles, const PairTile<bfloat16>& tile, Activation activation);
 
 }  // namespace fastconv::FASTCONV_ISA

@@ -26,7 +26,7 @@ struct Projection {
 };
 
 FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {
-  return row_groups(pixels) * panel_count<float>(s.out_channels);
+  return row_groups(pixels) * pair_panel_count(s.out_channels);
 }
 
 FASTCONV_INLINE bool streams(const Params& p) {
@@ -37,7 +37,7 @@ FASTCONV_INLINE bool streams(const Params& p) {
 }
 
 // Tiles [begin, end) of projection_tiles.
-void project(const Params& p, const Projection& from, int64_t begin, int64_t end) {
+void project(Tiles& matrix, const Params& p, const Projection& from, int64_t begin, int64_t end) {
   PairTile<bfloat16> t{};
   t.a_row = kHiddenPanel, t.a_pair = 2, t.pairs = div_up<int64_t>(p.hidden, 2);
   t.block_pairs = kHiddenPanel / 2, t.a_block = from.panel;
@@ -45,11 +45,11 @@ void project(const Params& p, const Projection& from, int64_t begin, int64_t end
   t.streams = streams(p);
   set_clamp(t, p.project_activation);
   const int64_t tiles = row_groups(from.count);
-  const int64_t panels = panel_count<float>(p.out_channels);
+  const int64_t panels = pair_panel_count(p.out_channels);
   const bool pixels_outside = p.hidden * p.out_channels * 2 <= kWeightBytesInCache;
   for (int64_t i = begin; i < end; ++i) {
     const Range pixels = part_of(from.count, tiles, pixels_outside ? i / panels : i % tiles);
-    const Range columns = panel_at<float>(pixels_outside ? i % panels : i / tiles, p.out_channels);
+    const Range columns = pair_panel_at(pixels_outside ? i % panels : i / tiles, p.out_channels);
     const int64_t offset = (from.first + pixels.first) * p.out_channels + columns.first;
     t.a = from.hidden + pixels.first * kHiddenPanel;
     t.b = p.project_weight + 2 * columns.first;
@@ -61,7 +61,7 @@ void project(const Params& p, const Projection& from, int64_t begin, int64_t end
     for (int64_t line = 0; line < lines.count; ++line) {
       prefetch(from.ahead + (lines.first + line) * 64);
     }
-    pair_tile(t, p.project_activation);
+    pair_tile(matrix, t, p.project_activation);
   }
 }
 
@@ -72,6 +72,7 @@ void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
   bfloat16* buffer = scratch + panels * g.ring;
   const int64_t row = p.width * p.in_channels;
   const bool fetches = p.batch * p.height * row * int64_t(sizeof(bfloat16)) >= kFetchedBytes;
+  Tiles matrix;
   int64_t done = 0;  // rows of the image that are expanded already
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t image = unit / g.count, first = unit % g.count * g.rows;
@@ -82,7 +83,7 @@ void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
     const int64_t from = max_of(done, top), to = min_of(bottom, p.height);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const HiddenRing<bfloat16> ring{scratch + panel * g.ring, g.slots, g.shift};
-      if (p.expands) expand_rows(p, panel, image, from, to, ring);
+      if (p.expands) expand_rows(matrix, p, panel, image, from, to, ring);
       depthwise_rows(p, panel, span, ring, buffer + panel * g.buffer);
     }
     done = max_of(done, to);
@@ -95,7 +96,7 @@ void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
                            pixels,
                            reinterpret_cast<const char*>(ahead),
                            fetched};
-    project(p, strip, 0, projection_tiles(p, pixels));
+    project(matrix, p, strip, 0, projection_tiles(p, pixels));
   }
 }
 
@@ -117,9 +118,10 @@ InvertedResidualBfloat16Plan plan(const InvertedResidualShape& s) {
 
 void hide(const Params& p, bfloat16* hidden, bfloat16* scratch, int64_t begin, int64_t end) {
   const HiddenRing<bfloat16> whole{scratch, p.height, 0};
+  Tiles matrix;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t image = unit / hidden_panels(p), panel = unit % hidden_panels(p);
-    if (p.expands) expand_rows(p, panel, image, 0, p.height, whole);
+    if (p.expands) expand_rows(matrix, p, panel, image, 0, p.height, whole);
     depthwise_rows(p, panel, {image, 0, p.out_height}, whole,
                    hidden + unit * p.pixels() * kHiddenPanel);
   }
@@ -131,11 +133,12 @@ void run(const Params& p, const bfloat16* hidden, bfloat16* scratch, int64_t beg
     return stream_fence();
   }
   const int64_t panel = p.pixels() * kHiddenPanel, tiles = projection_tiles(p, p.pixels());
+  Tiles matrix;
   while (begin < end) {
     const int64_t image = begin / tiles, until = min_of(end, (image + 1) * tiles);
     const bfloat16* of_image = hidden + image * hidden_panels(p) * panel;
-    project(p, {of_image, panel, image * p.pixels(), p.pixels(), nullptr, 0}, begin - image * tiles,
-            until - image * tiles);
+    project(matrix, p, {of_image, panel, image * p.pixels(), p.pixels(), nullptr, 0},
+            begin - image * tiles, until - image * tiles);
     begin = until;
   }
 }

@@ -5,8 +5,9 @@
 #include "inverted_residual_depthwise.h"
 
 namespace fastconv::FASTCONV_ISA {
-void expand_rows(const InvertedResidualBfloat16Params& p, int64_t panel, int64_t image,
-                 int64_t from, int64_t to, const HiddenRing<bfloat16>& ring) {
+
+void expand_rows(Tiles& tiles, const InvertedResidualBfloat16Params& p, int64_t panel,
+                 int64_t image, int64_t from, int64_t to, const HiddenRing<bfloat16>& ring) {
   PairTile<bfloat16> t{};
   t.a_row = p.in_channels, t.a_pair = 2, t.pairs = p.in_channels / 2;
   t.b = p.expand_weight + 2 * panel * kHiddenPanel, t.b_row = 2 * p.expand_row;
@@ -19,7 +20,7 @@ void expand_rows(const InvertedResidualBfloat16Params& p, int64_t panel, int64_t
     t.a = p.input + (image * p.height + from) * p.width * p.in_channels;
     t.c = ring.rows + slot * p.width * kHiddenPanel;
     t.rows = rows * p.width;
-    pair_tile(t, p.activation);
+    pair_tile(tiles, t, p.activation);
     from += rows;
   }
 }

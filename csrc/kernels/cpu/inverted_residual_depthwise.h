@@ -100,7 +100,8 @@ FASTCONV_INLINE void tile(const Tile<T>& t) {
 template <int K, int S, bool Edge, class T>
 FASTCONV_INLINE void channel_vectors(Tile<T> t, int64_t channels) {
   constexpr int64_t L = kLanes<float>;
-  for (int64_t c = 0; c < channels; c += L) {
+  const int64_t pairs = div_up<int64_t>(channels, 2);  // behind an odd last channel a zero
+  for (int64_t c = 0; c < 2 * pairs; c += L) {
     t.lanes = min_of(L, channels - c);
     t.lanes == L ? tile<K, S, Edge, true>(t) : tile<K, S, Edge, false>(t);
     for (const T*& row : t.row) row = row ? row + L : nullptr;
@@ -161,7 +162,7 @@ void depthwise(const Params& p, int64_t panel, const RowSpan& span, const Hidden
 template <class Params, class T>
 void depthwise_rows(const Params& p, int64_t panel, const RowSpan& span, const HiddenRing<T>& ring,
                     T* out, float* sums) {
-  if constexpr (kLanes<float> > 1) {
+  if constexpr (kLanes<float> > 1 || kHasTiles) {
     const auto with_stride = [&](auto kernel) {
       return p.stride_h == 1 ? depthwise<kernel, 1>(p, panel, span, ring, out, sums)
                              : depthwise<kernel, 2>(p, panel, span, ring, out, sums);

@@ -3,16 +3,13 @@
 
 #include "../inverted_residual.h"
 #include "simd/simd.h"
+#include "simd/tiles.h"
 #include "simd/vectors.h"
 
 namespace fastconv::FASTCONV_ISA {
 
 // Hidden activations lie in panels: [panel][pixel][kHiddenPanel].
-#if defined(__AVX512F__)
-constexpr int64_t kHiddenPanel = 32;
-#else
-constexpr int64_t kHiddenPanel = 16;
-#endif
+constexpr int64_t kHiddenPanel = kHasTiles || kLanes<float> == 16 ? 32 : 16;
 
 // Whether a matrix tile can do the activation itself, as a clamp.
 FASTCONV_INLINE bool is_clamp(Activation act) {

@@ -42,7 +42,7 @@ struct Grid {
 };
 
 Grid grid_of(const Params& p) {
-  const int64_t rows = p.batch * p.height * p.width, panels = panel_count<float>(p.out_channels);
+  const int64_t rows = p.batch * p.height * p.width, panels = pair_panel_count(p.out_channels);
   const int64_t tile_bytes = p.in_channels * kPairRows * int64_t(sizeof(bfloat16));
   const int64_t tiles = div_up<int64_t>(rows, kPairRows);
   const bool weights_stay =
@@ -68,7 +68,7 @@ PointwiseConv2dPlan plan(const Params& p) {
 void prepare(const Params& p, void* prepared, int64_t begin, int64_t end) {
   const bfloat16* weight = static_cast<const bfloat16*>(p.weight);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Range panel = panel_at<float>(unit, p.out_channels);
+    const Range panel = pair_panel_at(unit, p.out_channels);
     stage_pairs(weight + panel.first * p.weight_out_stride, p.weight_in_stride, p.weight_out_stride,
                 static_cast<uint32_t*>(prepared) + panel.first, p.out_channels, p.in_channels,
                 panel.count);
@@ -101,7 +101,7 @@ void run(const Params& p, const void* prepared, void* scratch, int64_t begin, in
   const bfloat16* bias = static_cast<const bfloat16*>(p.bias);
   const bfloat16* residual = static_cast<const bfloat16*>(p.residual);
   bfloat16* pixels = static_cast<bfloat16*>(scratch);
-  float wide_bias[kTileColumns<float>];
+  float wide_bias[kPairColumns];
   PairTile<bfloat16> t{};
   t.a_pair = 2, t.pairs = pairs_of(p);
   t.b_row = 2 * (p.weight_is_pairs ? p.weight_in_stride : p.out_channels);
@@ -109,11 +109,12 @@ void run(const Params& p, const void* prepared, void* scratch, int64_t begin, in
   t.bias = bias ? wide_bias : nullptr;
   t.streams = streams(p);
   set_clamp(t, p.activation);
+  Tiles tiles;
   int64_t gathered = -1;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t group = unit / grid.panels;
     const Range rows = grid.group(group);
-    const Range panel = panel_at<float>(unit % grid.panels, p.out_channels);
+    const Range panel = pair_panel_at(unit % grid.panels, p.out_channels);
     if (gathers(p)) {
       if (group != gathered) gather_pixels(p, rows, pixels);
       gathered = group;
@@ -128,7 +129,7 @@ void run(const Params& p, const void* prepared, void* scratch, int64_t begin, in
     t.residual = residual ? residual + offset : nullptr;
     t.c = static_cast<bfloat16*>(p.output) + offset;
     t.rows = rows.count, t.columns = panel.count;
-    pair_tile(t, p.activation);
+    pair_tile(tiles, t, p.activation);
   }
   stream_fence();
 }

@@ -33,6 +33,7 @@ struct Buffers {
     row = p.channels * p.stride_w * phase;
     ring = p.kernel_h * row;
     output_row = whole_vectors<S>(p.out_width * p.out_channels);
+    output_row += (ring + output_row) % 2;  // an offset behind it is as wide as two floats
     taps_a_row = p.kernel_w * p.channels;
     taps = p.kernel_h * taps_a_row;
   }

@@ -90,34 +90,26 @@ FASTCONV_INLINE accumulate_t<T> depthwise_window(const DepthwiseParams& p, int64
   return sum;
 }
 
-// A result and all that follows the sum.
-template <class T>
-FASTCONV_INLINE void depthwise_output(const DepthwiseParams& p, int64_t image, int64_t channel,
-                                      int64_t row, int64_t column) {
-  const DepthwiseStrides by =
-      depthwise_strides(p.shape.layout, p.target_channels(), p.target_height() * p.target_width());
-  accumulate_t<T> sum = depthwise_window<T>(p, image, channel, row, column);
-  if (p.bias) sum += widen(static_cast<const T*>(p.bias)[channel]);
-  activate(p.activation, &sum, 1);
-  static_cast<T*>(p.target)[image * by.image + channel * by.channel +
-                            (row * p.target_width() + column) * by.pixel] = narrow<T>(sum);
-}
-
 template <int dtype>
 __global__ void __launch_bounds__(kDepthwiseThreads, 3)
     depthwise_conv2d_any(const DepthwiseParams p) {
+  using T = element_t<dtype>;
+  using A = accumulate_t<T>;
   const int64_t channels = p.target_channels(), height = p.target_height();
   const int64_t width = p.target_width();
-  int64_t at = int64_t(blockIdx.x) * kDepthwiseThreads + threadIdx.x;
-  if (at >= p.shape.batch * channels * height * width) return;
-  int64_t channel = 0;
+  const int64_t target = int64_t(blockIdx.x) * kDepthwiseThreads + threadIdx.x;
+  if (target >= p.shape.batch * channels * height * width) return;
+  int64_t at = target, channel = 0;
   if (p.shape.layout == Layout::kNHWC) channel = at % channels, at /= channels;
   const int64_t column = at % width;
   at /= width;
   const int64_t row = at % height;
   at /= height;
   if (p.shape.layout == Layout::kNCHW) channel = at % channels, at /= channels;
-  depthwise_output<element_t<dtype>>(p, at, channel, row, column);
+  A sum = depthwise_window<T>(p, at, channel, row, column);
+  if (p.bias) sum += widen(static_cast<const T*>(p.bias)[channel]);
+  activate(p.activation, &sum, 1);
+  static_cast<T*>(p.target)[target] = narrow<T>(sum);
 }
 
 // Partial sums of the weight gradient. lanes: threads that share a sum, 1 or the 32 of a warp; they

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "depthwise_conv2d_stage.cuh"
-#include "pair.cuh"
 
 namespace fastconv::cuda {
 
@@ -43,10 +42,7 @@ FASTCONV_INLINE void sum_tile(const T* sources, int pitch, const float* weights,
 #pragma unroll
   for (int r = 0; r < tile.source_rows; ++r) {
     float source[tile.source_columns][2];
-#pragma unroll
-    for (int c = 0; c < tile.source_columns; ++c) {
-      load_pair(sources + r * pitch + c * kTileChannels, source[c]);
-    }
+    load_staged(sources + r * pitch, source);
 #pragma unroll
     for (int i = 0; i < rows; ++i) {
       const int tap_row = tile_tap(tile, stride, phase, i, r);
@@ -125,11 +121,6 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
   const T* from = staged_tile(sources, t, tile, at);
   T* target = static_cast<T*>(p.target) +
               ((int64_t(image) * height + row) * width + column) * channels + channel;
-  float bias[2] = {0, 0};
-  if (p.bias) {
-    const T* from = static_cast<const T*>(p.bias) + channel;
-    bias[0] = widen(from[0]), bias[1] = widen(from[1]);
-  }
   if (skips) {
     const int source_row = o.source_row + at.row * tile.step_rows;
     const int source_column = o.source_column + at.column * tile.step_columns;
@@ -141,8 +132,9 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
       if (row + h >= height || column + w >= width) continue;
 #pragma unroll 1
       for (int c = 0; c < 2; ++c) {
-        float sum = bias[c] + sum_inside<T, kernel, stride, phase>(
-                                  from + c, pitch, weights + 2 * lane + c, rows, columns, h, w);
+        const float bias = p.bias ? widen(static_cast<const T*>(p.bias)[channel + c]) : 0;
+        float sum = bias + sum_inside<T, kernel, stride, phase>(
+                               from + c, pitch, weights + 2 * lane + c, rows, columns, h, w);
         activate(p.activation, &sum, 1);
         target[(int64_t(h) * width + w) * channels + c] = narrow<T>(sum);
       }
@@ -150,6 +142,11 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
     return;
   }
 
+  float bias[2] = {0, 0};
+  if (p.bias) {
+    const T* from = static_cast<const T*>(p.bias) + channel;
+    bias[0] = widen(from[0]), bias[1] = widen(from[1]);
+  }
   float sums[tile.rows][tile.columns][2];
 #pragma unroll
   for (int i = 0; i < tile.rows * tile.columns * 2; ++i) (&sums[0][0][0])[i] = bias[i % 2];

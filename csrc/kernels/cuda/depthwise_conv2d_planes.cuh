@@ -52,8 +52,14 @@ FASTCONV_INLINE const T* stage_planes(const T* source, int64_t batch, int channe
   const T* from = source + (first - head);
   T* to = reinterpret_cast<T*>(shared);
   const int64_t left = batch * channels * plane - (first - head);
-  for (int i = threadIdx.x * kWide<T>; i < head + count; i += kTileThreads * kWide<T>) {
-    copy_async(to + i, from + i, int(min_of<int64_t>(kWide<T>, left - i) * sizeof(T)));
+  const int end_of_run = int(head + count);
+  const int readable = int(min_of<int64_t>(left, end_of_run + kWide<T>));
+  for (int i = threadIdx.x * kWide<T>; i < end_of_run; i += kTileThreads * kWide<T>) {
+    if (i + kWide<T> <= readable) {
+      copy_async(to + i, from + i, true);
+    } else {
+      copy_part_async(to + i, from + i, (readable - i) * int(sizeof(T)));
+    }
   }
   return to + head - offset + at.plane * plane;
 }

@@ -4,7 +4,7 @@
 
 #include "async.cuh"
 #include "depthwise_conv2d.h"
-#include "number.cuh"
+#include "pair.cuh"
 
 namespace fastconv::cuda {
 
@@ -80,12 +80,19 @@ FASTCONV_INLINE void stage_sources(const TileSource<T>& s, const DepthwiseTiles&
       T* into = to + (i * t.image_pixels + first_row * t.source_columns + column) * kTileChannels +
                 offset;
       for (int row = first_row; row < t.source_rows; row += row_step) {
-        copy_async(into, from, exists && h >= 0 && h < s.height ? 16 : 0);
+        copy_async(into, from, exists && h >= 0 && h < s.height);
         h += row_step, from += row_step * pitch;
         into += row_step * t.source_columns * kTileChannels;
       }
     }
   }
+}
+
+// A row of a tile's sources.
+template <int count, class T>
+FASTCONV_INLINE void load_staged(const T* from, float (&to)[count][2]) {
+#pragma unroll
+  for (int c = 0; c < count; ++c) load_pair(from + c * kTileChannels, to[c]);
 }
 
 // Where a thread's tile of the staged sources starts, its two channels.

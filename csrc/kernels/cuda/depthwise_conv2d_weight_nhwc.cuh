@@ -4,7 +4,6 @@
 
 #include "depthwise_conv2d_stage.cuh"
 #include "depthwise_conv2d_weight_inside.cuh"
-#include "pair.cuh"
 
 namespace fastconv::cuda {
 
@@ -80,10 +79,7 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
 #pragma unroll
     for (int r = 0; r < tile.source_rows; ++r) {
       float source[tile.source_columns][2];
-#pragma unroll
-      for (int c = 0; c < tile.source_columns; ++c) {
-        load_pair(from + r * pitch + c * kTileChannels, source[c]);
-      }
+      load_staged(from + r * pitch, source);
 #pragma unroll
       for (int i = 0; i < tile.rows; ++i) {
         const int tap_row = r - i * stride;

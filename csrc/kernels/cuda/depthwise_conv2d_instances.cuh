@@ -1,0 +1,32 @@
+// The tile kernels of a layout that are compiled ahead of time.
+#pragma once
+
+#include "table.cuh"
+
+#define FASTCONV_DEPTHWISE_TILE(layout, dtype, kernel)                              \
+  FASTCONV_INSTANCE(depthwise_conv2d_##layout##_tile, dtype, kernel, 1, -1),        \
+      FASTCONV_INSTANCE(depthwise_conv2d_##layout##_tile, dtype, kernel, 2, -1),    \
+      FASTCONV_INSTANCE(depthwise_conv2d_##layout##_tile, dtype, kernel, 2, 0),     \
+      FASTCONV_INSTANCE(depthwise_conv2d_##layout##_tile, dtype, kernel, 2, 1),     \
+      FASTCONV_INSTANCE(depthwise_conv2d_weight_##layout##_tile, dtype, kernel, 1), \
+      FASTCONV_INSTANCE(depthwise_conv2d_weight_##layout##_tile, dtype, kernel, 2)
+#define FASTCONV_DEPTHWISE_TILES_OF(layout, dtype)                                      \
+  FASTCONV_DEPTHWISE_TILE(layout, dtype, 3), FASTCONV_DEPTHWISE_TILE(layout, dtype, 5), \
+      FASTCONV_DEPTHWISE_TILE(layout, dtype, 7)
+
+// The gates of the compiler's output look at one type where all would take minutes. The emulator
+// has kernels, too, that are only compiled at run time.
+#if defined(FASTCONV_ONLY_BFLOAT16)
+#define FASTCONV_DEPTHWISE_TILES(layout) FASTCONV_DEPTHWISE_TILES_OF(layout, 2)
+#else
+#define FASTCONV_DEPTHWISE_TILES(layout)                                          \
+  FASTCONV_DEPTHWISE_TILES_OF(layout, 0), FASTCONV_DEPTHWISE_TILES_OF(layout, 2), \
+      FASTCONV_DEPTHWISE_TILES_OF(layout, 3) FASTCONV_EMULATED_TILES(layout)
+#endif
+#if defined(FASTCONV_EMULATED)
+#define FASTCONV_EMULATED_TILES(layout)                                           \
+  , FASTCONV_DEPTHWISE_TILE(layout, 0, 2), FASTCONV_DEPTHWISE_TILE(layout, 0, 4), \
+      FASTCONV_DEPTHWISE_TILE(layout, 0, 6)
+#else
+#define FASTCONV_EMULATED_TILES(layout)
+#endif
