@@ -15,11 +15,14 @@ def _filters(x, kernel):
     return torch.zeros(x.shape[1], 1, kernel, kernel, dtype=x.dtype, requires_grad=True)
 
 
+def _w(*shape):
+    return torch.zeros(shape if len(shape) == 4 else (*shape, 1, 1), dtype=torch.bfloat16)
+
+
 def _gradients(y):
     y.sum().backward()
 
 
-W = torch.zeros(5, 8, 1, 1, dtype=torch.bfloat16)
 # The op as a function of one image; each is compiled for the launches that it plans.
 CALLS = {
     "local_response_norm": lambda x: ops.local_response_norm(x.contiguous(), 9),
@@ -28,9 +31,12 @@ CALLS = {
     "depthwise_conv2d, any": lambda x: _gradients(
         ops.depthwise_conv2d(x, _filters(x, 4), stride=3, padding=2)
     ),
-    "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, W, activation="silu"),
+    "inverted_residual": lambda x: ops.inverted_residual(
+        x, _w(16, 8), None, _w(16, 1, 5, 5), None, _w(8, 16), None, 1, 2, "silu", True
+    ),
+    "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, _w(5, 8), activation="silu"),
     "pointwise_conv2d, gradients": lambda x: torch.ops.fastconv.pointwise_conv2d_backward(
-        x[:, :5, ::2], x, W, (2, 1), (True, True, True)
+        x[:, :5, ::2], x, _w(5, 8), (2, 1), (True, True, True)
     ),
     "residual_add": lambda x: ops.residual_add(x, x, "silu"),
     "residual_add, shortcut": lambda x: ops.residual_add(x, x[:, :3]),
