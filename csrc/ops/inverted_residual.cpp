@@ -1,11 +1,13 @@
-// fastconv::inverted_residual and fastconv::separable_conv2d on CPU tensors.
+// fastconv::inverted_residual and fastconv::separable_conv2d.
 #include "../kernels/inverted_residual.h"
 
 #include <limits>
 
 #include "../kernels/cpu/registry.h"
 #include "convolutions.h"
+#include "gpu.h"
 #include "inverted_residual_bfloat16.h"
+#include "inverted_residual_gpu.h"
 #include "scratch.h"
 #include "stages.h"
 
@@ -79,7 +81,9 @@ bool sizes_fit(const Block& b) {
 
 bool dtypes_fit(const Block& b) {
   const auto fits = [&](const Tensor* t) {
-    return t == nullptr || (t->is_cpu() && t->scalar_type() == b.input.scalar_type());
+    return t == nullptr || (t->is_cpu() == b.input.is_cpu() &&
+                            t->get_device_index() == b.input.get_device_index() &&
+                            t->scalar_type() == b.input.scalar_type());
   };
   const auto given = [&](const Optional& t) { return fits(t ? &*t : nullptr); };
   const SqueezeExcitation* s = b.squeeze;
@@ -97,7 +101,7 @@ InvertedResidualParams params_of(const Block& b) {
   p.expands = b.expand_weight != nullptr;
   p.dtype = dtype_of(x, b.op);
   p.layout = layout_of(x);
-  p.has_vectors = has_fused_blocks(p.dtype);
+  p.has_vectors = on_gpu(x) || has_fused_blocks(p.dtype);
   if (!sizes_fit(b) || !dtypes_fit(b)) {
     p.has_vectors = false;
     return p;
@@ -108,8 +112,10 @@ InvertedResidualParams params_of(const Block& b) {
   p.stride_h = b.stride[0], p.stride_w = b.stride[1];
   p.dilation_h = b.dilation[0], p.dilation_w = b.dilation[1];
   p.pad_top = b.padding[0], p.pad_left = b.padding[1];
-  const int64_t rows = p.height + b.padding[0] + b.padding[2] - p.kernel_h;
-  const int64_t columns = p.width + b.padding[1] + b.padding[3] - p.kernel_w;
+  const int64_t reach_h = (p.kernel_h - 1) * p.dilation_h;
+  const int64_t reach_w = (p.kernel_w - 1) * p.dilation_w;
+  const int64_t rows = p.height + b.padding[0] + b.padding[2] - reach_h - 1;
+  const int64_t columns = p.width + b.padding[1] + b.padding[3] - reach_w - 1;
   p.out_height = rows < 0 ? 0 : rows / p.stride_h + 1;
   p.out_width = columns < 0 ? 0 : columns / p.stride_w + 1;
   const bool has_pixels = p.batch > 0 && p.height > 0 && p.width > 0 && p.pixels() > 0;
@@ -198,6 +204,16 @@ Optional vector_of(const Optional& t) {
 
 Tensor run(Out out, const Block& b) {
   InvertedResidualParams p = params_of(b);
+  const InvertedResidualTensors tensors{
+      b.input,          b.expand_weight,  b.expand_bias,  b.depthwise_weight,
+      b.depthwise_bias, b.project_weight, b.project_bias, b.residual};
+  if (on_gpu(b.input)) {
+    std::optional<Tensor> output;
+    if (p.has_vectors) {
+      output = inverted_residual_on_gpu(out, b.op, p, tensors, p.activation, p.project_activation);
+    }
+    return output ? *output : by_parts(out, b);
+  }
   const Variant variant = inverted_residual_variant(p);
   if (!inverted_residual_is_fused(p)) {
     Tensor output = by_parts(out, b);  // which may raise
@@ -206,9 +222,6 @@ Tensor run(Out out, const Block& b) {
   }
   if (p.dtype == DType::kBFloat16) {
     count(variant);
-    const InvertedResidualTensors tensors{
-        b.input,          b.expand_weight,  b.expand_bias,  b.depthwise_weight,
-        b.depthwise_bias, b.project_weight, b.project_bias, b.residual};
     return inverted_residual_bfloat16(out, b.op, p, tensors, p.activation, p.project_activation);
   }
   const Tensor x = dense(b.input, p.layout);
@@ -332,7 +345,7 @@ Tensor separable_conv2d(Out out, const Tensor& input, const Tensor& depthwise_we
 
 }  // namespace fastconv::ops
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+FASTCONV_IMPL(inverted_residual, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::inverted_residual>(m, "inverted_residual");
   fastconv::ops::impl_with_out<&fastconv::ops::separable_conv2d>(m, "separable_conv2d");
 }

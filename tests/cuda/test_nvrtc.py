@@ -16,7 +16,10 @@ def _depthwise(x, kernel, **window):
     ops.depthwise_conv2d(x, weight, **window).sum().backward()
 
 
-W = torch.zeros(5, 8, 1, 1, dtype=torch.bfloat16)
+def _w(*shape):
+    return torch.zeros(shape if len(shape) == 4 else (*shape, 1, 1), dtype=torch.bfloat16)
+
+
 # The op as a function of one image; each is compiled for the launches that it plans.
 CALLS = {
     "local_response_norm": lambda x: ops.local_response_norm(x.contiguous(), 9),
@@ -26,9 +29,12 @@ CALLS = {
         channels_last(x.repeat(1, 4, 1, 1)), 4, stride=2, padding=1
     ),
     "depthwise_conv2d, planes": lambda x: _depthwise(x.contiguous(), 6, padding=3),
-    "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, W, activation="silu"),
+    "inverted_residual": lambda x: ops.inverted_residual(
+        x, _w(16, 8), None, _w(16, 1, 5, 5), None, _w(8, 16), None, 1, 2, "silu", True
+    ),
+    "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, _w(5, 8), activation="silu"),
     "pointwise_conv2d, gradients": lambda x: torch.ops.fastconv.pointwise_conv2d_backward(
-        x[:, :5, ::2], x, W, (2, 1), (True, True, True)
+        x[:, :5, ::2], x, _w(5, 8), (2, 1), (True, True, True)
     ),
     "residual_add": lambda x: ops.residual_add(x, x, "silu"),
     "residual_add, shortcut": lambda x: ops.residual_add(x, x[:, :3]),

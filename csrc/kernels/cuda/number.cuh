@@ -184,6 +184,32 @@ FASTCONV_INLINE Number<double> exp(Number<double> x) {
   return {::exp(x.value)};
 }
 
+// A float on its way to 16 bits: quotients and powers of e are good to some 22 bits, at a tenth of
+// the instructions.
+struct Rounded {
+  float value;
+  static FASTCONV_INLINE Rounded set1(double x) { return {float(x)}; }
+};
+#define FASTCONV_OPERATOR(op, result)                         \
+  FASTCONV_INLINE Rounded operator op(Rounded x, Rounded y) { \
+    const float a = x.value, b = y.value;                     \
+    return {result};                                          \
+  }
+FASTCONV_OPERATOR(+, a + b)
+FASTCONV_OPERATOR(-, a - b)
+FASTCONV_OPERATOR(*, a* b)
+FASTCONV_OPERATOR(/, __fdividef(a, b))
+#undef FASTCONV_OPERATOR
+FASTCONV_INLINE Rounded exp(Rounded x) {
+  return {__expf(x.value)};
+}
+FASTCONV_INLINE Rounded min(Rounded a, Rounded b) {
+  return {a.value < b.value ? a.value : b.value};
+}
+FASTCONV_INLINE Rounded max(Rounded a, Rounded b) {
+  return {a.value > b.value ? a.value : b.value};
+}
+
 // A kind known at run time costs a uniform branch, once for all the results of a thread:
 // apply(kind, values, count) replaces each by its activation.
 template <class A>

@@ -21,7 +21,6 @@ namespace fastconv::cuda {
       FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 32),             \
       FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 64),             \
       FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 128),            \
-      FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 192),            \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 0, 1), \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 0, 8), \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 1, 1), \

@@ -16,9 +16,9 @@ constexpr int kSimtDepth = 16;
 constexpr int kSimtThreads = 256;
 
 // On the matrix unit a block of four warps takes mma_pixels pixels at a time and as many output
-// channels as its template says: all of them up to 192, so that the input is read once. A warp
-// makes kMmaWarpRows rows, so that what it reads of the other operand serves two products, and 32,
-// 64 or 96 columns: as many registers of sums.
+// channels as its template says: all of them up to 128, so that the input is read once. A warp
+// makes kMmaWarpRows rows, so that what it reads of the other operand serves two products, and 32
+// or 64 columns: as many registers of sums. With 96 all 255 registers did not do.
 constexpr int kMmaThreads = 128;
 constexpr int kMmaWarpRows = 32;
 // Tiles of a chunk on their way or in use: three under way, 4 KiB or more each, and two blocks or
@@ -29,31 +29,19 @@ constexpr int kMmaStages = 4;
 constexpr int kMmaPanelBytes = 64 << 10;
 
 FASTCONV_INLINE constexpr int mma_pixels(int outs) {
-  return outs > 96 ? 64 : 128;
+  return outs > 64 ? 64 : 128;
 }
 // Blocks a multiprocessor, by the registers that the compiler then keeps to without spills: 128 a
-// thread with 32 sums, 168 with 64 (NCHW: 206), 241 with 96.
+// thread with 32 sums, 168 with 64 (NCHW: 210).
 FASTCONV_INLINE constexpr int mma_blocks(int layout, int outs) {
   if (outs == 32) return 4;
-  return Layout(layout) == Layout::kNHWC && outs % 96 != 0 ? 3 : 2;
+  return Layout(layout) == Layout::kNHWC ? 3 : 2;
 }
 FASTCONV_INLINE int64_t mma_chunks(const PointwiseConv2dShape& p) {
   return div_up<int64_t>(p.in_channels, kChunk);
 }
 FASTCONV_INLINE bool mma_weights_stay(const PointwiseConv2dShape& p, int outs) {
   return mma_chunks(p) * outs * kChunkPitch * 2 <= kMmaPanelBytes;
-}
-
-// Whether the weight can be read 16 bytes at a time, and whether its tiles are then (out, in).
-FASTCONV_INLINE bool weight_is_wide(const PointwiseConv2dParams& p) {
-  const bool rows =
-      p.weight_in_stride == 1 && p.weight_out_stride % 8 == 0 && p.in_channels % 8 == 0;
-  const bool columns =
-      p.weight_out_stride == 1 && p.weight_in_stride % 8 == 0 && p.out_channels % 8 == 0;
-  return (rows || columns) && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0;
-}
-FASTCONV_INLINE bool weight_depth_last(const PointwiseConv2dParams& p) {
-  return p.weight_in_stride == 1 || !weight_is_wide(p);
 }
 
 // The weight's gradient, (out, in): kGradTile x kGradTile of it a block, over a part of the pixels.

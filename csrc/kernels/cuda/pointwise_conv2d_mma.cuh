@@ -6,29 +6,10 @@
 // coming chunks are under way while it multiplies.
 #pragma once
 
-#include "pixel_tile.cuh"
 #include "pointwise_conv2d.h"
+#include "weight_tile.cuh"
 
 namespace fastconv::cuda {
-
-// The chunk of a weight for `outs` output channels.
-template <int outs, int threads, class T>
-FASTCONV_INLINE void bring_weight(T* tile, const PointwiseConv2dParams& p, int64_t first_out,
-                                  int64_t first_in) {
-  const T* weight = static_cast<const T*>(p.weight);
-  const Box box{first_out, p.out_channels, first_in, p.in_channels};
-  const auto row = [&](int64_t o) { return o * p.weight_out_stride; };
-  if (!weight_is_wide(p)) {
-    bring<Layout::kNHWC, outs, kChunk, 1, threads>(tile, weight, box, p.weight_in_stride, row);
-  } else if (weight_depth_last(p)) {
-    bring<Layout::kNHWC, outs, kChunk, 8, threads>(tile, weight, box, 1, row);
-  } else {
-    bring<Layout::kNCHW, outs, kChunk, 8, threads>(tile, weight, box, p.weight_in_stride,
-                                                   [](int64_t o) { return o; });
-  }
-}
-
-using Words = Pack<uint32_t, 4>;
 
 template <int dtype, int layout_, int width, int outs>
 __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
@@ -46,6 +27,8 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
   T* inputs = reinterpret_cast<T*>(shared);       // (kMmaStages, kInputTile)
   T* weights = inputs + kMmaStages * kInputTile;  // (chunks or kMmaStages, kWeightTile)
 
+  const WeightMatrix matrix = weight_matrix(p.weight, p.out_channels, p.in_channels,
+                                            p.weight_out_stride, p.weight_in_stride);
   const int64_t pixels = pixels_of(p);
   const int chunks = int(mma_chunks(p));
   const bool weights_stay = mma_weights_stay(p, outs);
@@ -66,7 +49,7 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
           input_channel<layout>(p), [&](int64_t q) { return input_offset<layout>(p, q); });
       if (!weights_stay || coming_tile == first_tile) {
         T* tile = weights + (weights_stay ? coming_chunk : coming_stage) * kWeightTile;
-        bring_weight<outs, kMmaThreads>(tile, p, first_out, box.channel);
+        bring_weight<outs, kMmaThreads>(tile, matrix, first_out, box.channel);
       }
       coming_stage = (coming_stage + 1) % kMmaStages;
       if (++coming_chunk == chunks) coming_chunk = 0, coming_tile += stride;
@@ -105,30 +88,6 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
       }
     }
   };
-  // f(tiles, half, offset): 32 columns of a row, of which the thread has two in each of four tiles.
-  // It brings or takes the 16 bytes of one of these, at offset, which is negative past the end.
-  const auto each_run = [&](int64_t first_pixel, auto f) {
-#pragma unroll
-    for (int j = 0; j < kWarpColumns / 8; j += 4) {
-      const int column = warp_column + 8 * (j + thread);
-      const int64_t along = (nhwc ? first_out : first_pixel) + column;
-      const bool inside = along < (nhwc ? p.out_channels : pixels);
-      const int64_t base =
-          nhwc ? along : output_offset<layout>(p, inside ? along : 0, p.out_channels);
-#pragma unroll
-      for (int i = 0; i < kMmaWarpRows / 16; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int64_t across =
-              (nhwc ? first_pixel : first_out) + warp_row + 16 * i + 8 * half + group;
-          const bool whole = inside && across < (nhwc ? pixels : p.out_channels);
-          const int64_t next = nhwc ? p.out_channels : output_channel<layout>(p);
-          f(&sums.values[i][j], half, whole ? base + across * next : int64_t(-1));
-        }
-      }
-    }
-  };
-
   const auto finish = [&](int64_t first_pixel) {
     const T* bias = static_cast<const T*>(p.bias);
     if (bias) {
@@ -151,46 +110,17 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
       if (residual) {
         each_value(first_pixel, [&](float& value, int64_t at) { value += widen(residual[at]); });
       }
-      dispatch_activation(p.activation, [&](auto act) {
-        using Act = decltype(act);
-        each_value(first_pixel, [&](float value, int64_t at) {
-          output[at] = narrow<T>(Act::forward(Number<float>{value}).value);
-        });
-      });
-      return;
-    }
-    if (residual) {
-      Words words[kMmaWarpRows / 8 * kWarpColumns / 32];  // all loads before the first use
-      int run = 0;
-      each_run(first_pixel, [&](auto*, int, int64_t at) {
-        words[run] = at >= 0 ? *reinterpret_cast<const Words*>(residual + at) : Words{};
-        ++run;
-      });
-      run = 0;
-      each_run(first_pixel, [&](auto* tiles, int half, int64_t) {
-        transpose_quad(words[run].values);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          tiles[i / 2][2 * half + i % 2] += widen_half<T>(words[run].values[i / 2], i % 2);
-        }
-        ++run;
+      sums.activate(p.activation);
+      each_value(first_pixel, [&](float value, int64_t at) { output[at] = narrow<T>(value); });
+    } else {
+      write(sums, residual, output, p.activation, [&](int row, int column) {
+        const int64_t across = (nhwc ? first_pixel : first_out) + warp_row + row;
+        const int64_t along = (nhwc ? first_out : first_pixel) + warp_column + column;
+        const int64_t q = nhwc ? across : along, o = nhwc ? along : across;
+        if (q >= pixels || o >= p.out_channels) return int64_t(-1);
+        return output_offset<layout>(p, q, p.out_channels) + o * output_channel<layout>(p);
       });
     }
-    dispatch_activation(p.activation, [&](auto act) {
-      using Act = decltype(act);
-      each_run(first_pixel, [&](auto* tiles, int half, int64_t at) {
-        Words words;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const auto value = [&](int k) {
-            return Act::forward(Number<float>{tiles[i][2 * half + k]}).value;
-          };
-          words.values[i] = narrow_pair<T>(value(0), value(1));
-        }
-        transpose_quad(words.values);
-        if (at >= 0) store_pack(reinterpret_cast<uint32_t*>(output + at), words);
-      });
-    });
   };
 
   int stage = 0;
@@ -202,8 +132,7 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
       bring_next();
       const T* weight = weights + (weights_stay ? chunk : stage) * kWeightTile;
       const Operand<T> x{inputs + stage * kInputTile, kPixelPitch<layout, kPixels, kChunk>, nhwc};
-      const bool depth_last = weight_depth_last(p);
-      const Operand<T> w{weight, depth_last ? kChunkPitch : outs + kTileGap, depth_last};
+      const Operand<T> w = weight_operand<outs>(weight, matrix);
       const int depth = int(p.in_channels) - chunk * kChunk;
       sums.add(nhwc ? x : w, warp_row, nhwc ? w : x, warp_column, depth);
       stage = (stage + 1) % kMmaStages;

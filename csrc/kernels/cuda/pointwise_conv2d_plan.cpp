@@ -19,8 +19,7 @@ int width_of(const PointwiseConv2dShape& p, const Pointers*... pointers) {
 // Output channels a block: one block's worth where they fit, else what leaves the fewest columns
 // empty; fewer where the multiprocessors would not have a block each.
 int mma_outs(const PointwiseConv2dParams& p, int width, const Device& device) {
-  constexpr int kNchw[] = {64, 128}, kNhwc[] = {32, 64, 128, 192}, kNarrow[] = {64};
-  constexpr int kAny[] = {32, 64, 96, 128, 192};
+  constexpr int kNchw[] = {64, 128}, kNhwc[] = {32, 64, 128}, kNarrow[] = {64};
   const auto choose = [&](const auto& choices) {
     int best = choices[0];
     for (int outs : choices) {
@@ -33,8 +32,7 @@ int mma_outs(const PointwiseConv2dParams& p, int width, const Device& device) {
     return best;
   };
   if (width == 1) return choose(kNarrow);
-  if (p.layout == Layout::kNCHW) return choose(kNchw);
-  return device.compiles ? choose(kAny) : choose(kNhwc);
+  return p.layout == Layout::kNCHW ? choose(kNchw) : choose(kNhwc);
 }
 
 Launch plan_mma(const PointwiseConv2dParams& p, const Device& device) {

@@ -48,6 +48,7 @@ Instance instance(Kernel kernel, void (*function)(Params), const int (&arguments
   X(activation_backward)        \
   X(depthwise_conv2d)           \
   X(depthwise_conv2d_nchw)      \
+  X(inverted_residual)          \
   X(local_response_norm)        \
   X(pointwise_conv2d)           \
   X(residual_add)

@@ -1,0 +1,17 @@
+// The fused blocks on a GPU.
+#pragma once
+
+#include <optional>
+
+#include "inverted_residual_bfloat16.h"
+
+namespace fastconv::ops {
+
+// The block's result by one kernel, or nothing where the parts serve better. The shape is checked.
+std::optional<Tensor> inverted_residual_on_gpu(Out out, const char* op,
+                                               const InvertedResidualShape& shape,
+                                               const InvertedResidualTensors& tensors,
+                                               Activation activation,
+                                               Activation project_activation);
+
+}  // namespace fastconv::ops
