@@ -13,7 +13,7 @@ SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
 	tests/test_separable_conv2d.py tests/test_depthwise_conv2d_strips.py tests/test_bfloat16.py
 
-.PHONY: help demo test test-isa build emulator check format bench bench-cpu sanitize gpu clean
+.PHONY: help demo test test-isa build emulator check format bench bench-cpu sanitize sanitize-cuda gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -59,15 +59,19 @@ bench: build  ## kernels on the shapes of a network, then the whole network, aga
 # libstdc++ goes with libasan: python links neither, and throwing needs both from the start.
 # --capture=sys leaves the sanitizers' own stderr alone: their report precedes the abort.
 SANITIZED := build/sanitized
-SANITIZER_RUN = env PYTHONPATH=$(SANITIZED) \
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+SANITIZER_RUN = env LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 \
 	UBSAN_OPTIONS=halt_on_error=1
 
-sanitize: .venv/installed  ## the kernels' tests under AddressSanitizer and UBSan
+sanitize: sanitize-cuda  ## the kernels' tests under AddressSanitizer and UBSan
 	FASTCONV_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib $(SANITIZED)
-	$(SANITIZER_RUN) $(BIN)/pytest --import-mode=append --capture=sys -x $(KERNEL_TESTS) \
+	$(SANITIZER_RUN) PYTHONPATH=$(SANITIZED) $(BIN)/pytest --import-mode=append --capture=sys -x $(KERNEL_TESTS) \
 		-k "not (opcheck or derivatives or compile)"
+
+sanitize-cuda: build  ## the CUDA kernels in the emulator under AddressSanitizer and UBSan
+	FASTCONV_SANITIZE=1 $(BIN)/python setup.py -q build_emulator
+	$(SANITIZER_RUN) FASTCONV_SANITIZE=1 $(BIN)/python -m pytest -x --capture=sys tests/cuda \
+		--ignore=tests/cuda/test_compile.py --ignore=tests/cuda/test_nvrtc.py
 
 # On a machine with a GPU nothing is installed: the system's Python, torch, nvcc and pytest serve.
 # What fails leaves the rest its turn. DRY=1 does in .venv, with no GPU, all that can be done there.
