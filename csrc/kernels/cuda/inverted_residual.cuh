@@ -50,7 +50,7 @@ FASTCONV_INLINE void bring_halo(T* tile, const InvertedResidualBlockParams& p, c
     const int64_t c = first_channel + channel;
     const bool inside = c < p.in_channels && r.inside(p, pixel);
     copy_async(tile + pixel * kChunkPitch + channel,
-               input + (inside ? r.pixel_of(p, pixel) * p.in_channels + c : 0), inside ? 16 : 0);
+               input + (inside ? r.pixel_of(p, pixel) * p.in_channels + c : 0), inside);
   }
 }
 

@@ -40,7 +40,7 @@ FASTCONV_INLINE void bring(T* tile, const T* from, const Box& box, int64_t next_
     const T* source = from + (inside ? offset(q) + c * next_channel : 0);
     T* to = tile + outer * kPixelPitch<layout, pixels, channels> + inner;
     if constexpr (width * sizeof(T) == 16) {
-      copy_async(to, source, inside ? 16 : 0);
+      copy_async(to, source, inside);
     } else {
       static_assert(width == 1);
       *to = inside ? *source : T{};
