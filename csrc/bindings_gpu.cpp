@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -69,17 +68,14 @@ const char* way() {
   }
 }
 
-std::mutex recording;
-std::vector<Launch> recorded;
+thread_local std::vector<Launch> recorded;
 
 const char* record(const Launch& launch, const void*, void*) {
-  const std::lock_guard lock(recording);
   recorded.push_back(launch);
   return nullptr;
 }
 
 std::vector<Launch> take_recorded() {
-  const std::lock_guard lock(recording);
   return std::exchange(recorded, {});
 }
 
@@ -129,13 +125,14 @@ void define_gpu(py::module_ m) {
         ops::use_emulator(reinterpret_cast<cuda::Launcher>(launcher), device);
       },
       py::arg("launcher"), py::arg("device"),
-      "CPU tensors take the CUDA kernels as this launcher runs them, until stop_emulator.");
+      "In this thread CPU tensors take the CUDA kernels as this launcher runs them, until "
+      "stop_emulator.");
   m.def("stop_emulator", &ops::stop_emulator);
   m.def(
       "use_recorder", [](const Device& device) { ops::use_emulator(&record, device); },
       py::arg("device"),
-      "Until stop_emulator, launches for CPU tensors are kept and not run: outputs have no "
-      "values.");
+      "In this thread, until stop_emulator, launches for CPU tensors are kept and not run: outputs "
+      "have no values.");
   m.def("take_recorded", &take_recorded, "The launches kept since the last call.");
 }
 

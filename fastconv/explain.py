@@ -22,7 +22,7 @@ from fastconv.dispatch import (
     listen,
     measured_rows,
 )
-from fastconv.gpu import WAYS, missing
+from fastconv.gpu import WAYS, missing, plan
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
 from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 
@@ -61,8 +61,14 @@ def _why_torch(op: str, arguments: dict[str, Any]) -> str:
     return f"dense {window}: our kernels are depthwise or 1x1"
 
 
-def _launches(op: str, arguments: Sequence[Any], machine: Machine) -> str:
-    """The Triton kernels that a call launches, in their order."""
+def _launches(op: str, arguments: Sequence[Any], machine: Machine, backend: str) -> str:
+    """The kernels that a call launches on a GPU, in their order."""
+    if backend in WAYS:
+        device = _C.gpu.Device(architecture=machine.arch, compiles=backend == "nvrtc")
+        expressions = (launch.expression for launch in plan(op, arguments, device))
+        return ", ".join(name.removeprefix(f"fastconv::cuda::{op}_") for name in expressions)
+    if backend != "triton" or find_spec("triton") is None:
+        return ""
     kernels = importlib.import_module("fastconv.triton_kernels").KERNELS
     launches = kernels[op].plan(*arguments, architecture=machine.arch)
     return ", ".join(launch.kernel.fn.__name__.removesuffix("_kernel") for launch in launches)
@@ -92,9 +98,7 @@ class _Recorder(TorchDispatchMode):
             choice = choose(call, machine, forced(), measured_rows())
         except BackendError as error:
             choice = Choice("none", str(error))
-        variant = ""
-        if choice.backend == "triton" and find_spec("triton") is not None:
-            variant = _launches(op, arguments, machine)
+        variant = _launches(op, arguments, machine, choice.backend)
         self.add(op, arguments[0], choice.backend, variant, choice.reason)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,7 +133,7 @@ def explain(
     Returns:
         One dictionary for each of our ops and each of torch's convolutions, in the order they ran:
         op, shape and dtype of its first argument, backend, variant (a row of csrc/kernels/*.def, or
-        the Triton kernels that would be launched) and the reason: when the variant is chosen, or
+        the kernels that would be launched on a GPU) and the reason: when the variant is chosen, or
         why another backend, the reference or torch served the op.
 
     Raises:

@@ -5,9 +5,13 @@ through CuPy. Neither touches a GPU before the first call on one.
 """
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from fastconv import _C
 
@@ -60,6 +64,24 @@ def missing(way: str) -> str | None:
     if find_spec("cupy") is not None:
         return None
     return "CuPy is not installed: `pip install cupy-cuda13x` (cupy-cuda12x for CUDA 12)"
+
+
+def plan(op: str, arguments: Sequence[Any], device: "_C.gpu.Device") -> list["_C.gpu.Launch"]:
+    """The launches of a raw op on a GPU like device, by shapes, dtypes and strides; nothing runs.
+
+    The tensors among the arguments may be on the meta device.
+    """
+
+    def stand_in(tensor: Tensor) -> Tensor:  # memory that is never touched
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+
+    _C.gpu.use_recorder(device)
+    try:
+        getattr(torch.ops.fastconv, op).default(*tree_map_only(Tensor, stand_in, arguments))
+    finally:
+        _C.gpu.stop_emulator()
+        launches = _C.gpu.take_recorded()
+    return launches
 
 
 def _load(launch: "_C.gpu.Launch", device: int) -> int:

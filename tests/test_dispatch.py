@@ -310,6 +310,7 @@ def test_a_plan_names_a_backend_for_every_layer_without_a_gpu(monkeypatch, ways,
     rows = fastconv.explain(model, torch.empty(1, 3, 9, 9), device="meta-h100")
     assert [row["backend"] for row in rows] == ["torch", backend, backend, "reference"]
     assert "on NVIDIA H100 80GB HBM3" in rows[1]["reason"]
+    assert rows[1]["variant"], "no kernel is named"
     assert rows[3]["reason"].endswith("triton: no Triton kernel for batch_norm")
     assert model[1].weight.device.type == "cpu"
     with use_backend("triton"):

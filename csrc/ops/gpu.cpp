@@ -21,8 +21,8 @@ using cuda::Device;
 using cuda::Launch;
 
 std::atomic<GpuWay> way{GpuWay::kNone};
-std::atomic<cuda::Launcher> emulator{nullptr};
-Device emulated_device;
+thread_local cuda::Launcher emulator = nullptr;
+thread_local Device emulated_device;
 Compile nvrtc;
 
 std::atomic<int64_t> launched[static_cast<int>(cuda::Kernel::kCount)];
@@ -96,7 +96,7 @@ Registration::Registration(void (*init)(Library&)) {
 }
 
 bool on_gpu(const Tensor& t) {
-  return !t.is_cpu() || emulator.load(std::memory_order_relaxed);
+  return !t.is_cpu() || emulator != nullptr;
 }
 
 Device gpu_of(const Tensor& t) {
@@ -118,7 +118,7 @@ void launch(const Launch& launch, const void* params, const Tensor& t) {
                  " is too large for one launch");
   launched[static_cast<int>(launch.kernel)].fetch_add(1, std::memory_order_relaxed);
   if (t.is_cpu()) {
-    const char* error = emulator.load()(launch, params, nullptr);
+    const char* error = emulator(launch, params, nullptr);
     FASTCONV_CHECK(!error, "emulated CUDA: ", error);
     return;
   }
@@ -145,7 +145,7 @@ int64_t times_launched(cuda::Kernel kernel) {
 }
 
 GpuWay gpu_way() {
-  return emulator.load() ? GpuWay::kEmulated : way.load();
+  return emulator ? GpuWay::kEmulated : way.load();
 }
 
 bool built_with_cuda() {

@@ -42,8 +42,8 @@ void use_compiled();
 // compile(kernel, arguments, device) gives a CUfunction.
 using Compile = std::function<uintptr_t(const cuda::Launch&, int device)>;
 void use_nvrtc(Compile compile);
-// Until stop_emulator, CPU tensors too take CUDA kernels, run by this launcher for a device like
-// this one.
+// Until stop_emulator, in the calling thread CPU tensors too take CUDA kernels, run by this
+// launcher for a device like this one.
 void use_emulator(cuda::Launcher launcher, cuda::Device device);
 void stop_emulator();
 

@@ -44,7 +44,7 @@ REGISTERS = {
     "depthwise_conv2d_weight_sum": 64,
     "inverted_residual_fused": 224,
     "pointwise_conv2d_mma": 232,
-    "pointwise_conv2d_simt": 160,
+    "pointwise_conv2d_simt": 168,
     "pointwise_conv2d_spread": 40,
     "pointwise_conv2d_weight_gradient_mma": 168,
     "pointwise_conv2d_weight_gradient_simt": 128,

@@ -8,7 +8,8 @@
 namespace fastconv::cuda {
 
 template <int dtype, int width>
-__global__ void __launch_bounds__(kAddThreads) residual_add_same_size(const ResidualAddParams p) {
+__global__ void __launch_bounds__(kAddThreads, kAddBlocks)
+    residual_add_same_size(const ResidualAddParams p) {
   using T = element_t<dtype>;
   using A = accumulate_t<T>;
   const int64_t elements = p.batch * p.channels * p.height * p.width;

@@ -7,6 +7,7 @@
 namespace fastconv::cuda {
 
 constexpr int kAddThreads = 256;
+constexpr int kAddBlocks = 3;  // a multiprocessor, at least: left alone it takes 91 registers
 // Packs of 16 bytes a thread moves from each tensor: 8 loads in flight. At 8 the bfloat16 kernel
 // would need 64 registers more and lose half of its occupancy (by -Xptxas -v; not timed).
 constexpr int kAddPacks = 4;
