@@ -221,8 +221,9 @@ FASTCONV_INLINE void activate(Activation kind, A* values, int count) {
   });
 }
 
+// What one access moves, up to 16 bytes; more are several.
 template <class T, int count>
-struct alignas(count * sizeof(T)) Pack {
+struct alignas(min_of<int>(count * sizeof(T), 16)) Pack {
   T values[count];
 };
 
