@@ -74,14 +74,14 @@ def _name(symbol: str) -> tuple[str, tuple[int, ...]]:
 
 
 def compile_file(path: Path, architecture: str, folder: Path, *options: str) -> list[Compiled]:
-    """The kernels of a .cu file as nvcc compiles them."""
-    cubin = folder / f"{path.stem}.{architecture}.cubin"
+    """The kernels of a .cu file as nvcc compiles them, for the host too as the build does."""
+    built = folder / f"{path.stem}.{architecture}.o"
     common = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", *options]
-    run("nvcc", *common, "-cubin", "-o", cubin, path)
-    usage = run("cuobjdump", "-res-usage", cubin)
+    run("nvcc", *common, "-c", "-o", built, path)
+    usage = run("cuobjdump", "-res-usage", built)
     rows = re.findall(r"Function (\w+):\s*REG:(\d+) STACK:(\d+)", usage)
     sass: dict[str, list[str]] = {}
-    for line in run("cuobjdump", "-sass", cubin).splitlines():
+    for line in run("cuobjdump", "-sass", built).splitlines():
         if match := re.search(r"Function : (\w+)", line):
             current = sass.setdefault(match[1], [])
         elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):

@@ -105,6 +105,7 @@ FASTCONV_INLINE float widen_half(uint32_t word, int half) {
 // Words (i, j) of thread i of a group of four become words (j, i): what the group holds of a row
 // of a result, 4 bytes of each 16 a thread, becomes 16 bytes a thread, and back.
 FASTCONV_INLINE void transpose_quad(uint32_t (&words)[4]) {
+#if defined(__CUDA_ARCH__) || defined(FASTCONV_EMULATED)
   const int thread = threadIdx.x % 4;
 #pragma unroll
   for (int bit = 1; bit <= 2; bit *= 2) {
@@ -117,6 +118,7 @@ FASTCONV_INLINE void transpose_quad(uint32_t (&words)[4]) {
       (upper ? words[low] : words[high]) = got;
     }
   }
+#endif
 }
 
 }  // namespace fastconv::cuda

@@ -157,8 +157,15 @@ FASTCONV_OPERATOR(/)
 #undef FASTCONV_OPERATOR
 // Within 2 ulp, by four instructions; the exact one takes a branch too, and in a kernel's epilogue
 // is the larger part of its code. 0 for divisors above 2^126: of SiLU at -88, which is a subnormal.
+FASTCONV_INLINE float divide(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
 FASTCONV_INLINE Number<float> operator/(Number<float> a, Number<float> b) {
-  return {__fdividef(a.value, b.value)};
+  return {divide(a.value, b.value)};
 }
 
 template <class A>
@@ -198,10 +205,14 @@ struct Rounded {
 FASTCONV_OPERATOR(+, a + b)
 FASTCONV_OPERATOR(-, a - b)
 FASTCONV_OPERATOR(*, a* b)
-FASTCONV_OPERATOR(/, __fdividef(a, b))
+FASTCONV_OPERATOR(/, divide(a, b))
 #undef FASTCONV_OPERATOR
 FASTCONV_INLINE Rounded exp(Rounded x) {
+#if defined(__CUDA_ARCH__)
   return {__expf(x.value)};
+#else
+  return {::expf(x.value)};
+#endif
 }
 FASTCONV_INLINE Rounded min(Rounded a, Rounded b) {
   return {a.value < b.value ? a.value : b.value};
