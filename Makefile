@@ -22,11 +22,11 @@ demo: build  ## EfficientNet-Lite0 on real photos: torch, fastconv and their pee
 	$(BIN)/fastconv demo
 
 # Two workers on as many cores must not spin while they wait for each other: half the time.
-test: build emulator  ## all tests
+test: build emulator .venv/toolchains  ## all tests
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 ISA ?= scalar
-test-isa: build emulator  ## all tests on the instruction set ISA: scalar, avx2, avx512, avx512_bf16 or amx
+test-isa: build emulator .venv/toolchains  ## all tests on the instruction set ISA: scalar, avx2, avx512, avx512_bf16 or amx
 	FASTCONV_ISA=$(ISA) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 build: .venv/installed  ## .venv and the kernels, both brought up to date
@@ -35,7 +35,7 @@ build: .venv/installed  ## .venv and the kernels, both brought up to date
 emulator: .venv/installed  ## the CUDA kernels for the CPU, which tests run
 	@$(BIN)/python setup.py -q build_emulator
 
-check: .venv/installed  ## formatters, linters and types, changing nothing
+check: .venv/toolchains  ## formatters, linters and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -68,7 +68,7 @@ sanitize: sanitize-cuda  ## the kernels' tests under AddressSanitizer and UBSan
 	$(SANITIZER_RUN) PYTHONPATH=$(SANITIZED) $(BIN)/pytest --import-mode=append --capture=sys -x $(KERNEL_TESTS) \
 		-k "not (opcheck or derivatives or compile)"
 
-sanitize-cuda: build  ## the CUDA kernels in the emulator under AddressSanitizer and UBSan
+sanitize-cuda: build .venv/toolchains  ## the CUDA kernels in the emulator under AddressSanitizer and UBSan
 	FASTCONV_SANITIZE=1 $(BIN)/python setup.py -q build_emulator
 	$(SANITIZER_RUN) FASTCONV_SANITIZE=1 $(BIN)/python -m pytest -x --capture=sys tests/cuda \
 		--ignore=tests/cuda/test_compile.py --ignore=tests/cuda/test_nvrtc.py
@@ -82,7 +82,7 @@ GPU_WAYS := none
 GPU_TESTS := tests/cuda
 GPU_BENCH := --dry
 GPU_TRITON := env TRITON_INTERPRET=1
-gpu: .venv/installed emulator
+gpu: .venv/toolchains emulator
 else
 GPU_PYTHON := $(PYTHON)
 GPU_WAYS := cuda nvrtc
@@ -127,8 +127,14 @@ clean:  ## all that was built, .venv too
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q pip==$(PIP_VERSION)
 	$(BIN)/pip install --group torch
-	$(BIN)/pip install --group build --group test --group check --group cuda
-	$(BIN)/pip install --no-deps --group data --group triton
+	$(BIN)/pip install --group build --group test --group check
+	$(BIN)/pip install --no-deps --group data
 	$(BIN)/python setup.py build_ext --inplace
 	$(BIN)/pip install --no-build-isolation --no-deps -e .
+	@touch $@
+
+# What compiles kernels for a GPU: half a gigabyte that the demo does without.
+.venv/toolchains: .venv/installed
+	$(BIN)/pip install --group cuda
+	$(BIN)/pip install --no-deps --group triton
 	@touch $@

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from fastconv.ops._check import check_tensors
-from fastconv.ops._window import integer
+from fastconv.ops._window import edges, integer, pair
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d
 
 
@@ -53,13 +53,12 @@ def depthwise_conv1d(
             f"{tuple(input.shape)} and {tuple(weight.shape)}"
         )
     stride, dilation = integer(op, "stride", stride), integer(op, "dilation", dilation)
-    left, right = ends(op, padding, weight.shape[2], stride, dilation)
     result = depthwise_conv2d(
         input.unsqueeze(-2),
         weight.unsqueeze(-2),
         bias,
         (1, stride),
-        (0, left, 0, right),
+        sides(op, padding, weight.shape[2], stride, dilation),
         (1, dilation),
         activation,
         out=None if out is None else out.unsqueeze(-2),
@@ -67,24 +66,17 @@ def depthwise_conv1d(
     return result.squeeze(-2) if out is None else out
 
 
-def ends(op: str, padding: Any, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """(left, right) from any form of padding."""
+def sides(
+    op: str, padding: Any, kernel: int, stride: int, dilation: int
+) -> tuple[int, int, int, int]:
+    """As :func:`edges`, of one row, from any form of padding."""
+    if padding == "causal":
+        return 0, dilation * (kernel - 1), 0, 0
     if isinstance(padding, str):
-        reach = dilation * (kernel - 1)
-        if padding == "valid":
-            return 0, 0
-        if padding == "causal":
-            return reach, 0
-        if padding != "same":
+        if padding not in ("same", "valid"):
             raise RuntimeError(
                 f"{op}: expected padding 'same', 'valid' or 'causal', got {padding!r}"
             )
-        if stride != 1:
-            raise RuntimeError(f"{op}: padding='same' wants stride 1, got {stride}")
-        return reach // 2, reach - reach // 2
-    if isinstance(padding, (tuple, list)):
-        if len(padding) not in (1, 2):
-            raise RuntimeError(f"{op}: expected padding of one or two integers, got {padding}")
-        return integer(op, "padding", padding[0]), integer(op, "padding", padding[-1])
-    amount = integer(op, "padding", padding)
-    return amount, amount
+        return edges(op, padding, (1, kernel), (1, stride), (1, dilation))
+    left, right = pair(op, "padding", padding)
+    return 0, left, 0, right

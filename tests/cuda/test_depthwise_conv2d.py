@@ -24,7 +24,12 @@ from tests.test_depthwise_conv2d import (
 )
 
 BOTH = pytest.mark.parametrize("layout", [contiguous, channels_last])
-EACH_WINDOW = pytest.mark.parametrize("window", WINDOWS)
+
+
+def each_that_fits(*sizes):
+    """Every window of WINDOWS over every image that is no smaller."""
+    pairs = [(size, window) for size in sizes for window in WINDOWS if fits(size, window)]
+    return pytest.mark.parametrize(("size", "window"), pairs)
 
 
 def check(size, window, layout, dtype=torch.float32, activation=None, **emulation):
@@ -47,11 +52,8 @@ def check(size, window, layout, dtype=torch.float32, activation=None, **emulatio
 
 
 @BOTH
-@EACH_WINDOW
-@pytest.mark.parametrize("size", [(3, 9, 18), (17, 7, 5), (40, 2, 3)])
+@each_that_fits((3, 9, 18), (17, 7, 5), (40, 2, 3))
 def test_values_and_gradients(size, window, layout):
-    if not fits(size, window):
-        pytest.skip("kernel larger than the padded image")
     check(size, window, layout)
 
 
@@ -99,12 +101,9 @@ def test_weights_of_any_strides(layout):
 
 
 @BOTH
-@EACH_WINDOW
-@pytest.mark.parametrize("size", [(18, 9, 11), (24, 9, 11)])
+@each_that_fits((18, 9, 11), (24, 9, 11))
 def test_skips_the_padding(size, window, layout):
     """An infinite weight or gradient meets no zero of the padding: there would be NaN."""
-    if not fits(size, window):
-        pytest.skip("kernel larger than the padded image")
     x, w, b = tensors(size, window, layout)
     arguments = reference_arguments(w, window)
     with emulated():
