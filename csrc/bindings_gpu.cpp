@@ -114,6 +114,8 @@ void define_gpu(py::module_ m) {
 
   m.def("kernels", &kernels,
         "One tuple a CUDA kernel: (op, name, when it is chosen, launches in this process).");
+  m.def("ops", &ops::ops_with_cuda_kernels,
+        "The ops that have CUDA kernels, overloads too: 'pointwise_conv2d.out'.");
   m.def("way", &way, "How CUDA tensors reach the kernels: 'cuda', 'nvrtc', 'emulated' or None.");
   m.def("built_with_cuda", &ops::built_with_cuda);
   m.def("use_compiled", &ops::use_compiled, "CUDA tensors take the kernels that nvcc compiled.");

@@ -154,14 +154,7 @@ def machine_named(device: str) -> Machine:
         names = ", ".join(f"meta-{name}" for name in GPUS)
         raise ValueError(f"expected a device of {names}, got {device!r}")
     ways = [way for way in WAYS if missing(way) is None]
-    return GPUS[gpu]._replace(way=ways[0] if ways else None, cuda_ops=_ops_with_cuda_kernels())
-
-
-def _ops_with_cuda_kernels() -> frozenset[str]:
-    stems = tuple({op for op, *_ in _C.gpu.kernels()})
-    names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
-    ours = (name.removeprefix("fastconv::") for name in names if name.startswith("fastconv::"))
-    return frozenset(name for name in ours if name.startswith(stems))
+    return GPUS[gpu]._replace(way=ways[0] if ways else None, cuda_ops=frozenset(_C.gpu.ops()))
 
 
 def _on_meta(function: Callable[..., Any]) -> Callable[..., Any]:

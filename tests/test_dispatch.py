@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import fastconv
-from fastconv import dispatch, ops, use_backend
+from fastconv import _C, dispatch, ops, use_backend
 from fastconv.dispatch import GPUS, BackendError, Call, Machine, choose, why_not
 from fastconv.dispatch.measured import Row, read_rows
 from fastconv.dispatch.told import _said
+from fastconv.explain import machine_named
 from tests.helpers import reaches
 
 H100 = GPUS["h100"]
@@ -335,3 +336,10 @@ def test_a_machine_without_a_gpu_is_found():
     machine = dispatch.this_machine()
     assert isinstance(machine, Machine)
     assert (machine.gpu, machine.way, machine.cuda_ops) == ("", None, frozenset())
+
+
+def test_a_build_knows_which_ops_have_cuda_kernels():
+    named = machine_named("meta-h100")
+    assert {op for op, *_ in _C.gpu.kernels()} <= named.cuda_ops
+    assert {"separable_conv2d", "depthwise_conv2d_backward_weight"} <= named.cuda_ops
+    assert not {"stem_conv2d", "max_pool2d"} & named.cuda_ops

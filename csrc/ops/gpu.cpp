@@ -27,15 +27,21 @@ Compile nvrtc;
 
 std::atomic<int64_t> launched[static_cast<int>(cuda::Kernel::kCount)];
 
-std::vector<void (*)(Library&)>& registrations() {
-  static std::vector<void (*)(Library&)> all;
+std::vector<void (*)(Adapters&)>& registrations() {
+  static std::vector<void (*)(Adapters&)> all;
   return all;
+}
+
+std::set<std::string>& registered() {
+  static std::set<std::string> names;
+  return names;
 }
 
 void register_for_gpu() {
   static Library library(Library::Kind::IMPL, "fastconv", "CUDA", __FILE__, __LINE__);
   static const bool done = [] {
-    for (const auto init : registrations()) init(library);
+    Adapters adapters(library);
+    for (const auto init : registrations()) init(adapters);
     return true;
   }();
   static_cast<void>(done);
@@ -91,8 +97,17 @@ void launch_by_nvrtc(const Launch& launch, const void* params, int device, void*
 
 }  // namespace
 
-Registration::Registration(void (*init)(Library&)) {
+void Adapters::impl(const char* name, void (*boxed)(StableIValue*, uint64_t, uint64_t)) {
+  library_.impl(name, boxed);
+  registered().insert(name);
+}
+
+Registration::Registration(void (*init)(Adapters&)) {
   registrations().push_back(init);
+}
+
+const std::set<std::string>& ops_with_cuda_kernels() {
+  return registered();
 }
 
 bool on_gpu(const Tensor& t) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 
 #include "../kernels/cuda/launch.h"
@@ -47,18 +48,31 @@ void use_nvrtc(Compile compile);
 void use_emulator(cuda::Launcher launcher, cuda::Device device);
 void stop_emulator();
 
-// The registrations of an op's adapters: for CPU tensors at once, for CUDA tensors when there is a
-// way in.
+// Where a file registers its adapters, which serve CPU and CUDA tensors alike.
+class Adapters {
+ public:
+  explicit Adapters(Library& library) : library_(library) {}
+  void impl(const char* name, void (*boxed)(StableIValue*, uint64_t, uint64_t));
+
+ private:
+  Library& library_;
+};
+
+// The registrations of a file: for CPU tensors at once, for CUDA tensors when there is a way in.
 struct Registration {
-  explicit Registration(void (*init)(Library&));
+  explicit Registration(void (*init)(Adapters&));
 };
 
 #define FASTCONV_IMPL(op, m)                                                              \
-  static void fastconv_register_##op(torch::stable::detail::StableLibrary& m);            \
+  static void fastconv_register_##op(fastconv::ops::Adapters& m);                         \
   STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, library) {                                     \
-    fastconv_register_##op(library);                                                      \
+    fastconv::ops::Adapters adapters(library);                                            \
+    fastconv_register_##op(adapters);                                                     \
   }                                                                                       \
   static const fastconv::ops::Registration fastconv_on_gpu_##op(&fastconv_register_##op); \
-  static void fastconv_register_##op(torch::stable::detail::StableLibrary& m)
+  static void fastconv_register_##op(fastconv::ops::Adapters& m)
+
+// What was registered so, overloads too: "pointwise_conv2d.out".
+const std::set<std::string>& ops_with_cuda_kernels();
 
 }  // namespace fastconv::ops

@@ -46,16 +46,10 @@ def _machine(device: int | None, way: str | None) -> Machine:
         torch.cuda.get_device_name(device),
         arch,
         way,
-        ops_with_cuda_kernel() if way else frozenset(),
+        frozenset(_C.gpu.ops()) if way else frozenset(),
         why_no_triton(arch),
         interprets_triton(),
     )
-
-
-def ops_with_cuda_kernel() -> frozenset[str]:
-    names = torch._C._dispatch_get_registrations_for_dispatch_key("CUDA")
-    ours = (name.removeprefix("fastconv::") for name in names if name.startswith("fastconv::"))
-    return frozenset(name.removesuffix(".default") for name in ours)
 
 
 def interprets_triton() -> bool:

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "activation_backward.h"
-#include "number.cuh"
+#include "pack.cuh"
 
 namespace fastconv::cuda {
 

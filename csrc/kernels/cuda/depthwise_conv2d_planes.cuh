@@ -5,7 +5,7 @@
 
 #include "async.cuh"
 #include "depthwise_conv2d.h"
-#include "number.cuh"
+#include "pack.cuh"
 
 namespace fastconv::cuda {
 

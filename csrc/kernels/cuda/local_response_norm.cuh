@@ -6,7 +6,7 @@
 #pragma once
 
 #include "local_response_norm.h"
-#include "number.cuh"
+#include "pack.cuh"
 
 namespace fastconv::cuda {
 

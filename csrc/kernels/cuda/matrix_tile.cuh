@@ -3,6 +3,7 @@
 
 #include "matrix_tile.h"
 #include "mma.cuh"
+#include "pack.cuh"
 
 namespace fastconv::cuda {
 

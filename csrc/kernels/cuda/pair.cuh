@@ -1,7 +1,7 @@
 // Two neighbouring elements, moved by one access and converted by one instruction each.
 #pragma once
 
-#include "number.cuh"
+#include "pack.cuh"
 
 namespace fastconv::cuda {
 

@@ -2,6 +2,7 @@
 // over parts of them, and a second kernel adds the parts in order.
 #pragma once
 
+#include "pack.cuh"
 #include "pixels.cuh"
 #include "pointwise_conv2d.h"
 

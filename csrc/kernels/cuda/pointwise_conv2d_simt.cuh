@@ -1,6 +1,7 @@
 // The 1x1 convolution on CUDA cores: a product of matrices, tiles of both in shared memory.
 #pragma once
 
+#include "pack.cuh"
 #include "pixels.cuh"
 #include "pointwise_conv2d.h"
 

@@ -2,7 +2,7 @@
 // else.
 #pragma once
 
-#include "number.cuh"
+#include "pack.cuh"
 #include "residual_add.h"
 
 namespace fastconv::cuda {
