@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastconv.layout import memory_format_of
+
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda z: z,
     "relu": F.relu,
@@ -17,6 +19,8 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "hardswish": F.hardswish,
 }
+
+RECTIFIERS = ("relu", "relu6")  # of an element, their gradient needs a bit
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": F.sigmoid, "hardsigmoid": F.hardsigmoid}
 
@@ -45,6 +49,30 @@ def check_gate(gate: str) -> None:
 def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None = None) -> Tensor:
     """grad_output times the derivative of the activation at z."""
     return torch.func.vjp(lambda z: activate(z, activation), z)[1](grad_output)[0]
+
+
+MASK_BLOCK = 8192  # elements whose bits make whole kilobytes: as in csrc/kernels
+
+
+def mask_bytes(elements: int) -> int:
+    """Bytes of a mask of a bit an element."""
+    return -(-elements // MASK_BLOCK) * (MASK_BLOCK // 8)
+
+
+def _as_in_memory(tensor: Tensor, channels_last: bool) -> Tensor:
+    """The same elements, the first dimension the slowest in memory."""
+    return tensor.movedim(1, -1) if channels_last else tensor
+
+
+def activation_backward_from_mask(grad_output: Tensor, mask: Tensor, channels_last: bool) -> Tensor:
+    """grad_output where mask has a bit set, else zero; bit i % 8 of byte i / 8 is of element i.
+
+    The elements are counted in the order of memory, the result's memory format.
+    """
+    bits = (mask.unsqueeze(1) >> torch.arange(8, device=mask.device, dtype=torch.uint8)) & 1
+    kept = bits.flatten()[: grad_output.numel()].bool()
+    kept = kept.view(_as_in_memory(grad_output, channels_last).shape)
+    return torch.where(kept.movedim(-1, 1) if channels_last else kept, grad_output, 0)
 
 
 def depthwise_conv2d(
@@ -146,6 +174,37 @@ def residual_add(input: Tensor, residual: Tensor, activation: str | None = None)
     if residual.shape != input.shape:
         residual = zero_padded_shortcut(input, residual)
     return activate(input + residual, activation)
+
+
+def residual_add_with_mask(
+    input: Tensor, residual: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    """residual_add, and the mask with which activation_backward_from_mask gives its gradient."""
+    check_mask_serves(input, residual, activation)
+    output = residual_add(input, residual, activation)
+    return output, mask_of(output, activation)
+
+
+def mask_of(output: Tensor, activation: str) -> Tensor:
+    """A bit an element of the rectifier's output: where it lets a gradient pass, as at NaN."""
+    passes = ~(output <= 0)
+    if activation == "relu6":
+        passes &= ~(output >= 6)
+    channels_last = memory_format_of(output) is torch.channels_last
+    bits = _as_in_memory(passes, channels_last).flatten().to(torch.uint8)
+    bits = F.pad(bits, (0, 8 * mask_bytes(bits.numel()) - bits.numel())).view(-1, 8)
+    weights = 1 << torch.arange(8, device=bits.device, dtype=torch.uint8)
+    return (bits * weights).sum(1, dtype=torch.uint8)
+
+
+def check_mask_serves(input: Tensor, residual: Tensor, activation: str) -> None:
+    """Raises RuntimeError where the gradient of residual_add needs more than a bit an element."""
+    if activation not in RECTIFIERS or input.shape != residual.shape:
+        raise RuntimeError(
+            "residual_add_with_mask: expected activation to be 'relu' or 'relu6' and residual of "
+            f"input's shape, got {activation!r} and {tuple(residual.shape)} for input "
+            f"{tuple(input.shape)}"
+        )
 
 
 class ResidualAdd(nn.Module):

@@ -90,9 +90,10 @@ def imports(path: Path) -> set[str]:
 
 # The parts of fastconv that each part may import beside itself; parts not named import freely.
 MAY_IMPORT = {
-    "reference": set(),
-    "dispatch": {"_C"},
-    "ops": {"_C", "dispatch", "reference"},
+    "layout": set(),
+    "reference": {"layout"},
+    "dispatch": {"_C", "layout"},
+    "ops": {"_C", "dispatch", "layout", "reference"},
     "nn": {"ops", "reference"},
     "data": set(),
     "models": {"nn", "ops", "data", "reference"},

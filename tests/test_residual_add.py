@@ -101,6 +101,19 @@ def test_gradient_at_the_kinks_and_at_nan_is_torchs():
         torch.testing.assert_close(ours.grad, theirs.grad, equal_nan=True)
 
 
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", reference.RECTIFIERS)
+def test_a_bit_an_element_serves_the_backward_pass(activation, dtype, layout):
+    x, r, g = (layout(4 * torch.randn(3, 7, 20, 21)).to(dtype) for _ in range(3))
+    y, mask = reference.residual_add_with_mask(x, r, activation)
+    assert mask.dtype == torch.uint8
+    assert mask.numel() == 2 * 1024
+    actual = reference.activation_backward_from_mask(g, mask, layout is channels_last)
+    assert torch.equal(actual, reference.activation_backward(g, y, activation))
+    assert actual.stride() == y.stride()
+
+
 @pytest.mark.parametrize("activation", ["silu", "relu", None])
 @pytest.mark.parametrize("residual_shape", [(1, 4, 3, 3), (1, 2, 5, 6)])
 def test_first_and_second_derivatives(residual_shape, activation):
@@ -179,6 +192,16 @@ def test_other_dtypes_fall_to_the_reference(dtype):
 def test_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
         residual_add(*arguments)
+
+
+def test_a_mask_is_for_a_gpu():
+    x, mask = torch.ones(3, 4), torch.zeros(1024, dtype=torch.uint8)
+    for call in (
+        lambda: torch.ops.fastconv.residual_add_with_mask(x, x, "relu"),
+        lambda: torch.ops.fastconv.activation_backward_from_mask(x, mask, False),
+    ):
+        with pytest.raises(RuntimeError, match="no kernel for a CPU"):
+            call()
 
 
 def test_layer():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from fastconv.dispatch import Call, triton_limits
-from fastconv.dispatch.layout import memory_format_of
+from fastconv.layout import memory_format_of
 
 # Triton reads TRITON_INTERPRET where a kernel is declared: a process interprets all or none.
 INTERPRETED: bool = triton.knobs.runtime.interpret

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastconv import reference
 from fastconv.ops.activation_backward import fake
 from fastconv.triton_kernels._kernel import (
     cdiv,
@@ -90,9 +91,7 @@ def activation_backward_from_mask(grad_output: Tensor, mask: Tensor, channels_la
     """grad_output where mask, as residual_add_with_mask wrote it for that layout, has a bit set."""
     elements = grad_output.numel()
     block = BLOCK_BYTES // grad_output.element_size()
-    check_shape(
-        "activation_backward_from_mask", "mask", mask, (cdiv(elements, block) * block // 8,)
-    )
+    check_shape("activation_backward_from_mask", "mask", mask, (reference.mask_bytes(elements),))
     grad_input = empty_in(grad_output, grad_output.shape, channels_last)
     if elements == 0:
         return grad_input

@@ -6,13 +6,12 @@ reads a bit an element in place of a number (Chen et al., "Training deep nets wi
 cost", keep as little).
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fastconv import reference
-from fastconv.ops.residual_add import fake
+from fastconv.ops.residual_add import fake, fake_with_mask
 from fastconv.triton_kernels._kernel import (
     block_of,
     cdiv,
@@ -118,23 +117,11 @@ def residual_add(input: Tensor, residual: Tensor, activation: str | None = None)
     return output
 
 
-def _only_relu(input: Tensor, residual: Tensor, activation: str | None = None) -> str:
-    if activation not in ("relu", "relu6"):
-        return f"the gradient of {activation} wants numbers, not bits"
-    if input.shape != residual.shape:
-        return "no mask is written for the zero-padded shortcut"
-    return ""
-
-
-@kernel(refusal=_only_relu)
+@kernel()
 def residual_add_with_mask(
-    input: Tensor, residual: Tensor, activation: str | None = None
+    input: Tensor, residual: Tensor, activation: str
 ) -> tuple[Tensor, Tensor]:
-    """The output, and for activation_backward_from_mask a bit an element in the output's order."""
-    output = fake(input, residual, activation)
-    # Whole blocks: the last one writes its bytes without a mask.
-    block = BLOCK_BYTES // input.element_size()
-    bits = input.new_empty(cdiv(input.numel(), block) * block // 8, dtype=torch.uint8)
+    output, bits = fake_with_mask(input, residual, activation)
     _add(input, residual, output, bits, activation)
     return output, bits
 
@@ -147,7 +134,8 @@ def _add(
         return
     channels_last = is_channels_last(input)
     block = BLOCK_BYTES // input.element_size()
-    wrap_triton(same_size_kernel, input.device)[cdiv(elements, block),](
+    size = elements if bits is None else 8 * bits.numel()
+    wrap_triton(same_size_kernel, input.device)[cdiv(size, block),](
         dense(input, channels_last),
         dense(residual, channels_last),
         output,

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.gpu import cudnn
 from bench.shapes import Shape, read
 from fastconv import ops, reference
+from fastconv.layout import memory_format_of
 from fastconv.ops._op import OPS  # use_backend acts on these, not on torch.ops
 
 Tensors = list[Tensor]
@@ -166,12 +167,24 @@ def addition(channels: int, height: int, batch: int, dtype: torch.dtype) -> Iter
     def add(x: Tensor, r: Tensor) -> Tensor:
         return torch.relu(x + r)
 
-    rivals = in_both_layouts("torch", add)
-    rivals["compile nhwc"] = Rival(torch.compile(add, mode=COMPILE), "nhwc")
-    yield Case(
-        *("residual_add", "forward", name, dtype, [x, x], 3 * elements, elements),
-        *(add, ops.residual_add, rivals),
-    )
+    def trained(x: Tensor, r: Tensor, g: Tensor) -> Tensor:
+        return torch.ops.aten.threshold_backward(g, add(x, r), 0)
+
+    def trained_by_mask(x: Tensor, r: Tensor, g: Tensor) -> Tensor:
+        y, mask = OPS["residual_add_with_mask"](x, r, "relu")
+        channels_last = memory_format_of(y) is torch.channels_last
+        return OPS["activation_backward_from_mask"](g, mask, channels_last)
+
+    for direction, theirs, ours, inputs, moved in (
+        ("forward", add, ops.residual_add, 2, 3),
+        ("forward and grad_input", trained, trained_by_mask, 3, 5),
+    ):
+        rivals = in_both_layouts("torch", theirs)
+        rivals["compile nhwc"] = Rival(torch.compile(theirs, mode=COMPILE), "nhwc")
+        yield Case(
+            *("residual_add", direction, name, dtype, [x] * inputs, moved * elements, elements),
+            *(theirs, ours, rivals),
+        )
 
 
 def block(hidden: int, s: Shape, batch: int, dtype: torch.dtype) -> Case:

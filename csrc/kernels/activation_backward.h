@@ -9,8 +9,9 @@ namespace fastconv {
 
 struct ActivationBackwardParams {
   const void* grad_output;  // (elements)
-  const void* z;     // (elements) pre-activation; for ReLU and ReLU6 the output serves as well
-  void* grad_input;  // (elements)
+  const void* z;        // (elements) pre-activation; for ReLU and ReLU6 the output serves as well
+  const uint8_t* mask;  // or in its place, on a GPU, a bit an element: where the gradient passes
+  void* grad_input;     // (elements)
 
   int64_t elements;
   DType dtype;
@@ -18,6 +19,12 @@ struct ActivationBackwardParams {
 };
 
 constexpr int64_t kActivationBackwardBlock = 8192;  // elements a unit, as in residual_add.h
+
+// Bytes of a mask: bit i % 8 of byte i / 8 is of element i, in the order of memory. Whole blocks of
+// 8192 elements, which every kernel's blocks divide; the bits beyond the elements are zeros.
+FASTCONV_INLINE int64_t mask_bytes(int64_t elements) {
+  return div_up<int64_t>(elements, 8192) * 1024;
+}
 
 FASTCONV_INLINE int64_t activation_backward_units(const ActivationBackwardParams& p) {
   return div_up(p.elements, kActivationBackwardBlock);

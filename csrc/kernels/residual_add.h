@@ -14,6 +14,7 @@ struct ResidualAddParams {
   const void* input;     // (batch, channels, height, width), dense in layout
   const void* residual;  // (batch, residual_channels, residual_height, residual_width), likewise
   void* output;          // as input
+  uint8_t* mask;         // GPU, ReLU and ReLU6: a bit an element, as mask_bytes has it, or nullptr
 
   int64_t batch, channels, height, width;
   int64_t residual_channels, residual_height, residual_width;

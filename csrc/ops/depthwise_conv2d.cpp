@@ -148,7 +148,7 @@ void backward_weight_on_gpu(const DepthwiseConv2dBackwardWeightParams& p, const 
   cuda::complete(parts, gpu_of(input));
   const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
   const Tensor partial =
-      gpu_scratch(input, parts.slabs * (s.taps() + 1) * s.out_channels() * element);
+      empty_bytes(input, parts.slabs * (s.taps() + 1) * s.out_channels() * element);
   parts.partial = partial.mutable_data_ptr();
   run_on_gpu(parts, input);
   run_on_gpu(cuda::DepthwiseWeightSumParams{s, parts.partial, parts.slabs, p.grad_weight,

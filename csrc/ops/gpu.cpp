@@ -150,11 +150,6 @@ void launch(const Launch& launch, const void* params, const Tensor& t) {
   launch_by_nvrtc(launch, params, device, stream);
 }
 
-Tensor gpu_scratch(const Tensor& like, int64_t bytes) {
-  const int64_t elements = (bytes + like.element_size() - 1) / like.element_size();
-  return empty_like(like, {elements}, Layout::kNCHW);
-}
-
 int64_t times_launched(cuda::Kernel kernel) {
   return launched[static_cast<int>(kernel)].load(std::memory_order_relaxed);
 }

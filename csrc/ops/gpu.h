@@ -28,9 +28,6 @@ void run_on_gpu(const Params& p, const Tensor& t) {
   launch(plan(p, gpu_of(t)), &p, t);
 }
 
-// Memory of a launch's own, freed in stream order.
-Tensor gpu_scratch(const Tensor& like, int64_t bytes);
-
 int64_t times_launched(cuda::Kernel kernel);
 
 // Ways in, set by the bindings.

@@ -24,6 +24,10 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "Tensor mean, Tensor var, bool training, float eps, str? activation, bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
   def_with_out(m, "residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
+  // For training on a GPU, with ReLU or ReLU6 and tensors of one size: the second result has a bit
+  // an element, where the gradient passes, in the order of the output's memory.
+  m.def(
+      "residual_add_with_mask(Tensor input, Tensor residual, str activation) -> (Tensor, Tensor)");
   def_with_out(m,
                "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, "
                "float k=1.0) -> Tensor");
@@ -62,4 +66,7 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
                "str? pointwise_activation=None, str? squeeze_activation=None, "
                "str squeeze_gate='sigmoid') -> Tensor");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
+  m.def(
+      "activation_backward_from_mask(Tensor grad_output, Tensor mask, bool channels_last) -> "
+      "Tensor");
 }

@@ -170,7 +170,7 @@ void run_weight_gradient_on_gpu(const PointwiseConv2dWeightGradientParams& p, co
   static_cast<PointwiseConv2dWeightGradientParams&>(q) = p;
   q.splits = cuda::splits_of(p, gpu_of(input));
   const int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
-  const Tensor partial = gpu_scratch(input, q.splits * cuda::partial_elements(p) * element);
+  const Tensor partial = empty_bytes(input, q.splits * cuda::partial_elements(p) * element);
   q.partial = partial.mutable_data_ptr();
   run_on_gpu(static_cast<const cuda::PointwiseConv2dPartialParams&>(q), input);
   run_on_gpu(q, input);

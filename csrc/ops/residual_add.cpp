@@ -24,22 +24,28 @@ int64_t shortcut_stride(const ResidualAddParams& p) {
   return fits ? stride : 0;
 }
 
-Tensor residual_add(Out out, const Tensor& input, const Tensor& residual,
-                    const std::optional<Text>& activation) {
-  const char* op = "residual_add";
+bool same_size(const Tensor& a, const Tensor& b) {
+  return a.dim() == b.dim() && std::equal(a.sizes().begin(), a.sizes().end(), b.sizes().begin());
+}
+
+void check_on_gpu(const char* op, const Tensor& t) {
+  FASTCONV_CHECK(on_gpu(t), op, ": there is no kernel for a CPU, where a mask costs what it saves");
+}
+
+// With a mask where there is a place for one.
+Tensor add(const char* op, Out out, const Tensor& input, const Tensor& residual,
+           Activation activation, Tensor* mask) {
   ResidualAddParams p{};
   p.dtype = dtype_of(input, op);
-  p.activation = parse_activation(activation);
+  p.activation = activation;
   check_like_input(op, "residual", residual, input);
   FASTCONV_CHECK(residual.dim() == input.dim(), op, ": expected residual with ", input.dim(),
                  " dimensions as input, got ", to_string(residual), " for input ",
                  to_string(input));
 
-  const bool same_size =
-      std::equal(input.sizes().begin(), input.sizes().end(), residual.sizes().begin());
   p.layout = layout_of(input);
   p.stride = 1;
-  if (same_size) {
+  if (same_size(input, residual)) {
     p.batch = p.height = p.width = 1;
     p.channels = p.residual_channels = input.numel();
     p.residual_height = p.residual_width = 1;
@@ -62,6 +68,10 @@ Tensor residual_add(Out out, const Tensor& input, const Tensor& residual,
   p.input = x.const_data_ptr();
   p.residual = r.const_data_ptr();
   p.output = output.mutable_data_ptr();
+  if (mask) {
+    *mask = empty_bytes(input, mask_bytes(input.numel()));
+    p.mask = static_cast<uint8_t*>(mask->mutable_data_ptr());
+  }
   if (on_gpu(input)) {
     run_on_gpu(p, input);
     return output;
@@ -76,6 +86,49 @@ Tensor residual_add(Out out, const Tensor& input, const Tensor& residual,
   return output;
 }
 
+Tensor residual_add(Out out, const Tensor& input, const Tensor& residual,
+                    const std::optional<Text>& activation) {
+  return add("residual_add", out, input, residual, parse_activation(activation), nullptr);
+}
+
+std::tuple<Tensor, Tensor> residual_add_with_mask(const Tensor& input, const Tensor& residual,
+                                                  const Text& activation) {
+  const char* op = "residual_add_with_mask";
+  check_on_gpu(op, input);
+  const Activation kind = parse_activation(activation);
+  FASTCONV_CHECK(is_rectifier(kind), op, ": expected activation to be 'relu' or 'relu6', got '",
+                 activation.value, "'");
+  FASTCONV_CHECK(same_size(input, residual), op, ": expected residual of input's shape, got ",
+                 to_string(residual), " for input ", to_string(input));
+  Tensor mask;
+  Tensor output = add(op, nullptr, input, residual, kind, &mask);
+  return {output, mask};
+}
+
+Tensor activation_backward_from_mask(const Tensor& grad_output, const Tensor& mask,
+                                     bool channels_last) {
+  const char* op = "activation_backward_from_mask";
+  check_on_gpu(op, grad_output);
+  ActivationBackwardParams p{};
+  p.dtype = dtype_of(grad_output, op);
+  p.elements = grad_output.numel();
+  const int64_t bytes = mask_bytes(p.elements);
+  FASTCONV_CHECK(mask.element_size() == 1 && mask.numel() == bytes && mask.is_contiguous(), op,
+                 ": expected mask of ", bytes, " bytes, got ", to_string(mask));
+  FASTCONV_CHECK(mask.is_cpu() == grad_output.is_cpu() &&
+                     mask.get_device_index() == grad_output.get_device_index(),
+                 op, ": expected mask on the device of grad_output");
+  const Layout layout = channels_last && grad_output.dim() == 4 ? Layout::kNHWC : Layout::kNCHW;
+  const Tensor g = dense(grad_output, layout);
+  Tensor grad_input = empty_like(
+      grad_output, Sizes(grad_output.sizes().begin(), grad_output.sizes().end()), layout);
+  p.grad_output = g.const_data_ptr();
+  p.mask = static_cast<const uint8_t*>(mask.const_data_ptr());
+  p.grad_input = grad_input.mutable_data_ptr();
+  run_on_gpu(p, grad_output);
+  return grad_input;
+}
+
 }  // namespace
 
 Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
@@ -85,10 +138,8 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
   p.dtype = dtype_of(z, op);
   p.activation = parse_activation(activation);
   check_like_input(op, "grad_output", grad_output, z);
-  FASTCONV_CHECK(grad_output.dim() == z.dim() &&
-                     std::equal(z.sizes().begin(), z.sizes().end(), grad_output.sizes().begin()),
-                 op, ": expected grad_output of shape ", to_string(z), ", got ",
-                 to_string(grad_output));
+  FASTCONV_CHECK(same_size(grad_output, z), op, ": expected grad_output of shape ", to_string(z),
+                 ", got ", to_string(grad_output));
 
   const Layout layout = layout_of(z);
   const Tensor g = dense(grad_output, layout), zd = dense(z, layout);
@@ -114,5 +165,7 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
 
 FASTCONV_IMPL(residual_add, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::residual_add>(m, "residual_add");
+  m.impl("residual_add_with_mask", TORCH_BOX(&fastconv::ops::residual_add_with_mask));
   m.impl("activation_backward", TORCH_BOX(&fastconv::ops::activation_backward));
+  m.impl("activation_backward_from_mask", TORCH_BOX(&fastconv::ops::activation_backward_from_mask));
 }

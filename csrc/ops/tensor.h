@@ -66,6 +66,9 @@ bool is_dense(const Tensor& t, Layout layout);
 Tensor dense(const Tensor& t, Layout layout);
 Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout);
 
+// A uint8 tensor on the device of `like`.
+Tensor empty_bytes(const Tensor& like, int64_t bytes);
+
 // While it lives, this thread reads subnormal numbers as zero and rounds them to zero: each would
 // cost the processor up to a hundred cycles. The state before, torch.set_flush_denormal's too, is
 // then restored.

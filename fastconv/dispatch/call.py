@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastconv.dispatch.layout import memory_format_of
+from fastconv.layout import memory_format_of
 
 
 class Call(NamedTuple):

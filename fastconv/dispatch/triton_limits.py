@@ -46,7 +46,9 @@ LIMITS: dict[str, Callable[[Call], str]] = {
     "local_response_norm": no_limit,
     "local_response_norm_backward": no_limit,
     "residual_add": no_limit,
+    "residual_add_with_mask": no_limit,
     "activation_backward": no_limit,
+    "activation_backward_from_mask": no_limit,
     "separable_conv2d": window,
     "inverted_residual": window,
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastconv.dispatch.layout import memory_format_of
+from fastconv.layout import memory_format_of
 
 
 def empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:

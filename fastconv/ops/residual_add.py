@@ -7,10 +7,14 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
+from fastconv.layout import memory_format_of
 from fastconv.ops._check import check_like_input, check_tensors
 from fastconv.ops._layout import empty_as
-from fastconv.ops._op import Op
-from fastconv.ops.activation_backward import activation_backward
+from fastconv.ops._op import Op, differentiates
+from fastconv.ops.activation_backward import (
+    activation_backward,
+    activation_backward_from_mask,
+)
 
 
 def residual_add(
@@ -42,7 +46,22 @@ def residual_add(
     if input.dtype != residual.dtype:
         dtype = torch.promote_types(input.dtype, residual.dtype)
         input, residual = input.to(dtype), residual.to(dtype)
+    if out is None and activation in reference.RECTIFIERS and _trains(input, residual):
+        return _with_mask(input, residual, activation)[0]
     return _op(input, residual, activation, out=out)
+
+
+def _trains(input: Tensor, residual: Tensor) -> bool:
+    """Whether a mask is to be kept in place of the output, for 1/32 of its bytes or 1/16.
+
+    The backward pass then moves two thirds of the bytes. On a CPU that gained nothing: with it
+    16x256x56x56 took 7.4 ms in place of 7.1, in bfloat16 2.04 in place of 1.98 (Zen 5, 2 threads).
+    """
+    if not input.is_cuda or input.shape != residual.shape or input.device != residual.device:
+        return False
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+        return False
+    return differentiates(input, residual) and not torch.compiler.is_exporting()
 
 
 def fake(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
@@ -84,6 +103,36 @@ _op = Op(
     setup_context=setup_context,
     backward=backward,
     batched=(0, 1),
+)
+
+
+def fake_with_mask(input: Tensor, residual: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    reference.check_mask_serves(input, residual, activation)
+    output = fake(input, residual, activation)
+    mask = output.new_empty(reference.mask_bytes(output.numel()), dtype=torch.uint8)
+    return output, mask
+
+
+def setup_context_with_mask(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    y, mask = output
+    ctx.mark_non_differentiable(mask)
+    ctx.save_for_backward(mask)
+    ctx.channels_last = memory_format_of(y) is torch.channels_last
+
+
+def backward_with_mask(ctx: Any, grad_output: Tensor, _: None) -> tuple[Tensor, Tensor, None]:
+    (mask,) = ctx.saved_tensors
+    grad = activation_backward_from_mask(grad_output, mask, ctx.channels_last)
+    return grad, grad, None
+
+
+_with_mask = Op(
+    "residual_add_with_mask",
+    tensors=2,
+    reference=reference.residual_add_with_mask,
+    fake=fake_with_mask,
+    setup_context=setup_context_with_mask,
+    backward=backward_with_mask,
 )
 
 

@@ -28,6 +28,7 @@ FLOAT64 = 1  # the first argument of a template; its values take two registers e
 # Kernel: registers at most, so that the threads meant to share a multiprocessor do.
 REGISTERS = {
     "activation_backward_elementwise": 64,
+    "activation_backward_from_mask": 64,
     "local_response_norm_nchw": 64,
     "local_response_norm_nhwc": 64,
     "local_response_norm_any": 56,
@@ -35,6 +36,7 @@ REGISTERS = {
     "local_response_norm_backward_nhwc": 96,
     "local_response_norm_backward_any": 80,
     "residual_add_same_size": 85,
+    "residual_add_same_size_with_mask": 85,
     "depthwise_conv2d_any": 80,
     "depthwise_conv2d_nchw_tile": 128,
     "depthwise_conv2d_nhwc_tile": 168,
@@ -66,6 +68,8 @@ WIDE = {
     ("pointwise_conv2d_mma", (2, 1, 8, 64)): (8, 8),
     ("pointwise_conv2d_simt", (0, 0, 4)): (2, 8),
     ("pointwise_conv2d_simt", (0, 1, 4)): (2, 8),
+    ("activation_backward_from_mask", (2, 8)): (1, 1),
+    ("residual_add_same_size_with_mask", (2, 8)): (8, 4),
     ("residual_add_same_size", (0, 4)): (8, 4),
     ("residual_add_same_size", (2, 8)): (8, 4),
 }

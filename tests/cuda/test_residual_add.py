@@ -1,12 +1,16 @@
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
 
 from fastconv import ops, reference
+from fastconv.ops._op import OPS
 from tests.cuda.emulator import ORDERS, emulated, launches
 from tests.helpers import ACTIVATIONS, DTYPES, LAYOUTS, assert_close, channels_last, contiguous
 
 # Below, at and above a pack, a block and a block's packs.
 SHAPES = [(1,), (2, 3, 5, 7), (1, 17, 1, 1), (3, 8, 33, 33), (4096,), (0, 4, 2, 2)]
+WITH_MASK = OPS["residual_add_with_mask"]
 SHORTCUTS = [
     ((2, 9, 5, 7), (2, 4, 5, 7)),
     ((1, 40, 3, 5), (1, 20, 6, 9)),
@@ -62,6 +66,72 @@ def test_gradients(dtype, activation):
     reference.activate(z, activation).sum().backward()
     assert_close(x.grad, z.grad, terms=8, scale=4)
     assert torch.equal(x.grad, r.grad)
+
+
+# Ends within a byte, a pack, a warp, a block.
+@pytest.mark.parametrize("elements", [1, 7, 9, 127, 129, 1023, 4097, 8193])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bit_an_element_serves_the_backward_pass(dtype, aligned, elements):
+    x, r, g = (4 * torch.randn(3, elements + 1)).to(dtype)[:, not aligned :].unbind()
+    with emulated(), launches("residual_add_same_size_with_mask"):
+        y, mask = torch.ops.fastconv.residual_add_with_mask(x, r, "relu6")
+    expected, bits = reference.residual_add_with_mask(x, r, "relu6")
+    assert torch.equal(y, expected)
+    assert torch.equal(mask, bits)
+    with emulated(), launches("activation_backward_from_mask"):
+        actual = torch.ops.fastconv.activation_backward_from_mask(g, mask, False)
+    assert torch.equal(actual, reference.activation_backward(g, y, "relu6"))
+
+
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+def test_training_keeps_a_bit_an_element(layout):
+    x, r = (layout(torch.randn(2, 5, 6, 7)).requires_grad_() for _ in range(2))
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with emulated():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y, _ = WITH_MASK(x, r, "relu")
+        assert [(t.dtype, t.numel()) for t in kept] == [(torch.uint8, 1024)]
+        g = torch.randn_like(y)
+        y.mul_(2).backward(g)  # it may change in place
+    assert torch.equal(x.grad, 2 * g * (x + r > 0))
+    assert x.grad.stride() == x.stride()
+
+
+def test_derivatives_by_mask():
+    x, r = (torch.randn(1, 4, 3, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    with emulated():
+        assert gradcheck(lambda x, r: WITH_MASK(x, r, "relu")[0], (x, r))
+        assert gradgradcheck(lambda x, r: WITH_MASK(x, r, "relu")[0], (x, r))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_opcheck(layout):
+    x, r = (layout(torch.randn(2, 4, 3, 5)).requires_grad_() for _ in range(2))
+    mask = torch.randint(0, 256, (1024,), dtype=torch.uint8)
+    with emulated():
+        opcheck(WITH_MASK.raw, (x, r, "relu6"))
+        for last in (False, True):
+            opcheck(OPS["activation_backward_from_mask"].raw, (x, mask, last))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_bad_masks(device):
+    x = torch.ones(3, 4, device=device)
+    mask = torch.zeros(1024, dtype=torch.uint8, device=device)
+    with emulated():
+        with pytest.raises(RuntimeError, match="'relu' or 'relu6'"):
+            WITH_MASK(x, x, "silu")
+        with pytest.raises(RuntimeError, match="residual of input's shape"):
+            WITH_MASK(x, x[:2], "relu")
+        for wrong in (mask[1:], mask.bfloat16(), torch.stack([mask, mask], 1)[:, 0]):
+            with pytest.raises(RuntimeError, match="mask of 1024 bytes"):
+                OPS["activation_backward_from_mask"](x, wrong, False)
 
 
 def test_nan_and_infinity_pass_as_in_torch():

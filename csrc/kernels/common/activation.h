@@ -36,6 +36,11 @@ struct ActivationOp<Activation::kReLU> {
   static FASTCONV_INLINE V backward(V g, V z) {
     return zero_where_le(g, z, V::set1(0));
   }
+  // Whether backward lets the gradient pass; of a number.
+  template <class A>
+  static FASTCONV_INLINE bool passes(A z) {
+    return !(z <= 0);
+  }
 };
 
 template <>
@@ -47,6 +52,10 @@ struct ActivationOp<Activation::kReLU6> {
   template <class V>
   static FASTCONV_INLINE V backward(V g, V z) {
     return zero_where_le(zero_where_le(g, z, V::set1(0)), V::set1(6), z);
+  }
+  template <class A>
+  static FASTCONV_INLINE bool passes(A z) {
+    return !(z <= 0) && !(z >= 6);
   }
 };
 
@@ -96,6 +105,17 @@ FASTCONV_INLINE void dispatch_activation(Activation kind, F&& f) {
     case Activation::kHardswish:
       return f(ActivationOp<Activation::kHardswish>{});
   }
+}
+
+// Whether all that the gradient needs to know of an element is a bit.
+FASTCONV_INLINE bool is_rectifier(Activation kind) {
+  return kind == Activation::kReLU || kind == Activation::kReLU6;
+}
+
+template <class F>
+FASTCONV_INLINE void dispatch_rectifier(Activation kind, F&& f) {
+  if (kind == Activation::kReLU) return f(ActivationOp<Activation::kReLU>{});
+  return f(ActivationOp<Activation::kReLU6>{});
 }
 
 }  // namespace fastconv

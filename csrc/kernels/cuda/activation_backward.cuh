@@ -24,4 +24,18 @@ __global__ void __launch_bounds__(kActivationThreads)
   store_narrow<width>(static_cast<T*>(p.grad_input) + at, g, p.elements - at);
 }
 
+template <int dtype, int width>
+__global__ void __launch_bounds__(kActivationThreads)
+    activation_backward_from_mask(const ActivationBackwardParams p) {
+  using T = element_t<dtype>;
+  const int64_t at = (int64_t(blockIdx.x) * kActivationThreads + threadIdx.x) * width;
+  if (at >= p.elements) return;
+  accumulate_t<T> g[width];
+  load_wide<width>(static_cast<const T*>(p.grad_output) + at, g, p.elements - at);
+  const unsigned bits = unsigned(p.mask[at / 8]) >> at % 8;
+#pragma unroll
+  for (int i = 0; i < width; ++i) g[i] = bits >> i & 1 ? g[i] : 0;
+  store_narrow<width>(static_cast<T*>(p.grad_input) + at, g, p.elements - at);
+}
+
 }  // namespace fastconv::cuda

@@ -4,9 +4,11 @@
 namespace fastconv::cuda {
 
 Launch plan(const ActivationBackwardParams& p, const Device&) {
-  const int width = pack_width(p.dtype, p.grad_output, p.z, p.grad_input);
+  const void* z = p.mask ? p.grad_output : p.z;
+  const int width = pack_width(p.dtype, p.grad_output, z, p.grad_input);
   Launch launch{};
-  launch.kernel = Kernel::activation_backward_elementwise;
+  launch.kernel =
+      p.mask ? Kernel::activation_backward_from_mask : Kernel::activation_backward_elementwise;
   launch.threads = kActivationThreads;
   launch.blocks = div_up<int64_t>(p.elements, kActivationThreads * width);
   return with_arguments(launch, p.dtype, width);

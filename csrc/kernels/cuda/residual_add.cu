@@ -5,6 +5,7 @@
 namespace fastconv::cuda {
 
 FASTCONV_DEFINE_TABLE(residual_add, FASTCONV_PACK_INSTANCES(residual_add_same_size),
+                      FASTCONV_PACK_INSTANCES(residual_add_same_size_with_mask),
                       FASTCONV_INSTANCE(residual_add_shortcut, 0),
                       FASTCONV_INSTANCE(residual_add_shortcut, 1),
                       FASTCONV_INSTANCE(residual_add_shortcut, 2),

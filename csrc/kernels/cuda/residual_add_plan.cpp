@@ -1,3 +1,4 @@
+#include "../activation_backward.h"
 #include "plan.h"
 #include "residual_add.h"
 
@@ -13,8 +14,10 @@ Launch plan(const ResidualAddParams& p, const Device&) {
     return with_arguments(launch, p.dtype);
   }
   const int width = pack_width(p.dtype, p.input, p.residual, p.output);
-  launch.kernel = Kernel::residual_add_same_size;
-  launch.blocks = div_up<int64_t>(elements, kAddThreads * kAddPacks * width);
+  launch.kernel =
+      p.mask ? Kernel::residual_add_same_size_with_mask : Kernel::residual_add_same_size;
+  launch.blocks = div_up<int64_t>(p.mask ? 8 * mask_bytes(elements) : elements,
+                                  kAddThreads * kAddPacks * width);
   return with_arguments(launch, p.dtype, width);
 }
 
