@@ -10,7 +10,7 @@ namespace fastconv::cuda {
 
 // The bits of neighbouring lanes, `width` of each, as a byte of the first of every 8 / width.
 template <int width>
-FASTCONV_INLINE void store_bits(uint8_t* mask, int64_t at, unsigned bits) {
+__device__ __forceinline__ void store_bits(uint8_t* mask, int64_t at, unsigned bits) {
 #pragma unroll
   for (int lanes = 1; lanes < 8 / width; lanes *= 2) {
     bits |= __shfl_down_sync(~0u, bits, lanes) << (lanes * width);
@@ -19,7 +19,7 @@ FASTCONV_INLINE void store_bits(uint8_t* mask, int64_t at, unsigned bits) {
 }
 
 template <int dtype, int width, bool with_mask>
-FASTCONV_INLINE void add_same_size(const ResidualAddParams& p) {
+__device__ __forceinline__ void add_same_size(const ResidualAddParams& p) {
   using T = element_t<dtype>;
   using A = accumulate_t<T>;
   const int64_t elements = p.batch * p.channels * p.height * p.width;
