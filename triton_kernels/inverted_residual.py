@@ -11,6 +11,7 @@ of separable_conv2d.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import triton
 import triton.language as tl
@@ -35,16 +36,42 @@ from fastconv.triton_kernels._product import (
     precision,
     widen,
 )
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
 from fastconv.triton_kernels.pointwise_conv2d import finish, weights_at
 from fastconv.triton_kernels.separable_conv2d import LEAST_SIDE, tap_at
 
-# Settings. No GPU was at hand to measure them.
+
+@dataclass(frozen=True)
+class Settings:
+    """No GPU was at hand to measure them."""
+
+    slice: int = 32  # expanded channels at a time
+    pixels: int = 64  # of a tile, where that makes no more than these
+    sums: int = 64 * 64  # 32 registers of 4 warps, beside 16 each for a tap and their sum
+    warps: int = 4
+    stages: int = 3  # Triton's own choice
+
+
+# By whether numbers are float32, whose operands lie in registers too. A wider slice reads the input
+# fewer times.
+SPACES = {
+    wide: Space(
+        "inverted_residual" + (" float32" if wide else ""),
+        Settings(slice=16, sums=64 * 32) if wide else Settings(),
+        {
+            "slice": (32 if wide else 64,),
+            "pixels": (32, 128),
+            "sums": (64 * 128,),
+            "warps": (8,),
+            "stages": (1, 2),
+        },
+    )
+    for wide in (False, True)
+}
 REPEATS = 3  # times that a pixel may be expanded; at 3 the arithmetic still hides behind the memory
 CHANNELS = 32  # of the input, read again at each tap of each slice; 64 take all 255 registers
-SLICE = 32  # expanded channels
-FLOAT32_SLICE = 16
 OUTPUTS = 128
-SUMS = 64 * 64  # of a tile: 32 registers of 4 warps, beside 16 each for a tap and their sum
 
 
 @triton.jit
@@ -192,8 +219,17 @@ def _fused(
     channels_last = is_channels_last(input)
     (expand_weight, expand_rows), (weight, weight_rows) = matrix(expand[0]), matrix(project_weight)
     across = max(LEAST_SIDE, power(outputs, OUTPUTS))
-    wide = input.element_size() == 4
-    down = max(LEAST, min(64, SUMS // across // (2 if wide else 1)))
+    settings = settings_for(
+        SPACES[input.element_size() == 4],
+        input,
+        (*output.shape, channels, hidden),
+        channels_last=channels_last,
+        kernel=depthwise_weight.shape[2:],
+        stride=stride,
+        residual=residual is not None,
+        precision=precision(input.dtype),
+    )
+    down = max(LEAST, min(settings.pixels, settings.sums // across))
     unit = common_unit(channels, hidden, outputs)
     programs = output.shape[0] * cdiv(pixels_of(output), down)
     wrap_triton(inverted_residual_kernel, input.device)[programs,](
@@ -226,6 +262,7 @@ def _fused(
         BLOCK_P=down,
         BLOCK_O=across,
         BLOCK_C=CHANNELS,
-        BLOCK_H=FLOAT32_SLICE if wide else SLICE,
-        num_warps=4,
+        BLOCK_H=settings.slice,
+        num_warps=settings.warps,
+        num_stages=settings.stages,
     )

@@ -33,11 +33,8 @@ from fastconv.triton_kernels._product import (
 )
 from fastconv.triton_kernels.pointwise_conv2d_boxes import multiply_boxes
 
-# Settings. No GPU was at hand to measure them.
+# Settings, beside those of _product.py. No GPU was at hand to measure them.
 PANEL = 128  # channels held at once: 128 pixels of them in 16 bits are 64 registers of 128 threads
-# A wider tile of outputs saves nothing, for the weights come from the L1 cache, and leaves more of
-# itself empty: of 144 outputs three tiles of 64 leave 48, two of 128 leave 112.
-PANEL_OUTPUTS = 64
 MANY = 128  # channels from which copies of boxes have steps enough, two of 64, to run ahead in
 
 
@@ -245,7 +242,12 @@ def product(
     if one_matrix:
         images, pixels, input_pixels = 1, images * pixels, images * pixels
     weight, by_rows = matrix(weight)
-    tile = tile_of(images * pixels, channels, outputs, input)
+    kind = {
+        "channels_last": channels_last,
+        "weight_rows": by_rows,
+        "residual": residual is not None,
+    }
+    tile = tile_of((images * pixels, channels, outputs), input, stride=stride, **kind)
     unit = common_unit(channels, outputs)
     arithmetic: dict[str, Any] = {
         "CHANNEL_UNIT": unit,
@@ -257,17 +259,20 @@ def product(
         "BLOCK_O": tile.outputs,
         "BLOCK_C": tile.channels,
         "num_warps": tile.warps,
+        "num_stages": tile.stages,
     }
     tiles, across = images * cdiv(pixels, tile.pixels), cdiv(outputs, tile.outputs)
     # One program a processor is too few for the CUDA cores, which multiply float32 numbers.
     on_tensor_cores = input.dtype != torch.float32 or arithmetic["PRECISION"] == "tf32"
     boxes = one_matrix and channels >= MANY and on_tensor_cores
-    if boxes and multiply_boxes(input, weight, bias, residual, output, tile, arithmetic):
+    of_boxes = arithmetic | {"num_stages": tile.box_stages}
+    if boxes and multiply_boxes(input, weight, bias, residual, output, of_boxes):
         return
     function = tile_kernel
     if channels <= PANEL and across > 1:
         function, across = panel_kernel, 1
-        arithmetic |= {"BLOCK_C": power(channels, PANEL), "BLOCK_O": PANEL_OUTPUTS, "num_warps": 4}
+        panel = {"BLOCK_C": power(channels, PANEL), "BLOCK_O": tile.panel_outputs, "num_warps": 4}
+        arithmetic |= panel
     pixel_unit = common_unit(pixels, input_pixels)
     wrap_triton(function, input.device)[tiles * across,](
         input,
