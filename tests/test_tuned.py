@@ -12,6 +12,8 @@ from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from typer.testing import CliRunner
 
+from bench.gpu import settings as settings_command
+from bench.gpu.choices import as_json
 from fastconv import kept
 from fastconv.cli import app
 from fastconv.dispatch import autotunes
@@ -189,10 +191,9 @@ def test_two_processes_may_write_while_a_third_reads():
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        body = kept.read(_tuned.path_of(GPU))
-        assert body is None or _tuned.parse(body, GPU)
+        _tuned.rows_in(_tuned.path_of(GPU), _tuned.head_of(GPU))
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert len(_tuned.parse(kept.read(_tuned.path_of(GPU)), GPU)) == 40
+    assert len(_tuned.rows_in(_tuned.path_of(GPU), _tuned.head_of(GPU))) == 40
     assert {path.suffix for path in _tuned.path_of(GPU).parent.iterdir()} == {".json", ".lock"}
 
 
@@ -245,8 +246,37 @@ def test_the_settings_of_a_space_are_told_apart():
             assert len(set(values)) == len(values), (space.name, name)
 
 
-def test_what_ships_can_be_read():
-    assert all(_tuned.read(row) for row in json.loads(_tuned.SHIPPED.read_text())["rows"])
+def test_what_ships_is_as_it_is_written_and_can_be_read():
+    table = json.loads(_tuned.SHIPPED.read_text())
+    assert as_json(table) == _tuned.SHIPPED.read_text()
+    assert table["version"] == _tuned.VERSION
+    assert all(_tuned.read(row) for row in table["rows"])
+
+
+def test_what_was_tuned_becomes_what_ships(tmp_path, monkeypatch, capsys):
+    other = "NVIDIA A100-SXM4-80GB"
+    changed(Triton="3.6.0")  # the GPU is in another machine
+    ship(tmp_path, monkeypatch, tuned(2))
+    rows = json.loads(_tuned.SHIPPED.read_text())["rows"]
+    _tuned.SHIPPED.write_text(as_json({"version": 1, "rows": [*rows, rows[0] | {"gpu": other}]}))
+    monkeypatch.setattr("sys.argv", ["settings", str(_tuned.path_of(GPU)), "--write"])
+    assert settings_command.main() == 0
+    kept.write(_tuned.path_of(GPU), b"{}")
+    forget()
+    assert settings() == Settings(warps=8)
+    monkeypatch.setattr(_tuned, "name_of", lambda device: other)
+    forget()
+    assert settings() == Settings(warps=2)
+
+
+@pytest.mark.parametrize("changes", [{"kernel sources": "0" * 64}, {"version": 0}, row(space="a")])
+def test_what_is_of_other_kernels_does_not_ship(changes, monkeypatch, capsys):
+    changed(**changes)
+    before = _tuned.SHIPPED.read_text()
+    monkeypatch.setattr("sys.argv", ["settings", str(_tuned.path_of(GPU)), "--write"])
+    assert settings_command.main() == 1
+    assert capsys.readouterr().err
+    assert _tuned.SHIPPED.read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def _head(gpu: str) -> dict[str, Any]:
-    """What a file must be of, in the order in which it is compared."""
+def head_of(gpu: str) -> dict[str, Any]:
+    """What a file is to be of, in the order in which it is compared."""
     return {
         "version": VERSION,
         "gpu": gpu,
@@ -144,26 +144,26 @@ def _head(gpu: str) -> dict[str, Any]:
     }
 
 
-def _kept(gpu: str) -> dict[Bucket, Row]:
-    path = path_of(gpu)
+def rows_in(path: Path, head: Mapping[str, Any]) -> dict[Bucket, Row]:
+    """The rows of a file, none where there is none. Raises ValueError where it is not of head."""
+    if (body := kept.read(path)) is None:
+        return {}
     try:
-        body = kept.read(path)
-        return {} if body is None else parse(body, gpu)
+        data = json.loads(body)
+        for what, wanted in head.items():
+            if data[what] != wanted:
+                raise ValueError(f"{path} is of another {what}")
+        return dict(map(read, data["rows"]))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no file of tuned settings: {error!r}") from error
+
+
+def _kept(gpu: str) -> dict[Bucket, Row]:
+    try:
+        return rows_in(path_of(gpu), head_of(gpu))
     except ValueError as error:
         kept.warn_once(f"tuned settings are not used, `fastconv tune` makes new ones: {error}")
         return {}
-
-
-def parse(body: bytes, gpu: str) -> dict[Bucket, Row]:
-    """The rows of a file. Raises ValueError where it is not of this GPU, Triton and sources."""
-    try:
-        data = json.loads(body)
-        for what, wanted in _head(gpu).items():
-            if data[what] != wanted:
-                raise ValueError(f"{path_of(gpu)} is of another {what}")
-        return dict(map(read, data["rows"]))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path_of(gpu)} is no file of tuned settings: {error!r}") from error
 
 
 def keep(device: torch.device, rows: Mapping[Bucket, Row]) -> None:
@@ -177,9 +177,8 @@ def keep(device: torch.device, rows: Mapping[Bucket, Row]) -> None:
     path = path_of(gpu)
     with kept.alone(path):
         try:
-            body = kept.read(path)
-            old = {} if body is None else parse(body, gpu)
+            old = rows_in(path, head_of(gpu))
         except ValueError:
             old = {}  # warned of when it was first read
         lines = [written(*item) for item in {**old, **rows}.items()]
-        kept.write(path, json.dumps({**_head(gpu), "rows": lines}, indent=1).encode())
+        kept.write(path, json.dumps({**head_of(gpu), "rows": lines}, indent=1).encode())

@@ -61,7 +61,7 @@ SPACES = {
         Settings(slice=16, sums=64 * 32) if wide else Settings(),
         {
             "slice": (32 if wide else 64,),
-            "pixels": (32, 128),
+            "pixels": (32,) if wide else (32, 128),
             "sums": (64 * 128,),
             "warps": (8,),
             "stages": (1, 2),

@@ -58,7 +58,13 @@ SPACES = {
     wide: Space(
         "separable_conv2d" + (" float32" if wide else ""),
         Settings(slice=16, sums=64 * 32) if wide else Settings(),
-        {"pixels": (32, 128), "sums": (64 * 128,), "warps": (8,), "slice": (64,), "stages": (1, 2)},
+        {
+            "pixels": (32,) if wide else (32, 128),
+            "sums": (64 * 128,),
+            "warps": (8,),
+            "slice": (64,),
+            "stages": (1, 2),
+        },
     )
     for wide in (False, True)
 }
