@@ -35,7 +35,8 @@ def tune_command(
         with torch.device("meta"):
             model = fastconv.swap_(build_model(name))
             images = torch.zeros(batch, *input_size(model))
-        model = model.to(getattr(torch, dtype)).to(memory_format=layout)  # type: ignore[call-overload]
+        model = model.to(getattr(torch, dtype))
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
         images = images.to(getattr(torch, dtype), memory_format=layout)
         result = tune(calls_of(model, images, training), gpu, again=again, progress=progress)
     if as_json:
