@@ -70,26 +70,34 @@ class _Like(NamedTuple):
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "_Like":
-        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    def of(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> "_Like":
+        """Of a tensor, or where it has floats of the tensor in dtype."""
+        dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+        return cls(tuple(tensor.shape), tensor.stride(), dtype)
 
     def on(self, device: str) -> Tensor:
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device)
 
 
-def calls_of(model: nn.Module, images: Tensor, training: bool = False) -> Calls:
+def calls_of(
+    model: nn.Module,
+    images: Tensor,
+    training: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Calls:
     """The calls of ours that model(images) makes, with its gradients where it is for training.
 
-    Nothing is computed: all may be on the meta device.
+    Nothing is computed: all may be on the meta device. dtype is that of the calls, if not theirs.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     model.train(training)
     # Fake tensors of a CPU: those on the meta device lose their layout in torch's convolutions.
     with FakeTensorMode(), _Recorder() as seen, torch.set_grad_enabled(training):
-        state = {name: _Like.of(tensor).on("cpu") for name, tensor in state.items()}
+        state = {name: _Like.of(tensor, dtype).on("cpu") for name, tensor in state.items()}
         for name, _ in model.named_parameters():
             state[name].requires_grad_(training)
-        outputs = torch.func.functional_call(model, state, (_Like.of(images).on("cpu"),))
+        fake = _Like.of(images, dtype).on("cpu")
+        outputs = torch.func.functional_call(model, state, (fake,))
         if training:
             sum(output.sum() for output in tree_leaves(outputs)).backward()
     return {

@@ -21,24 +21,32 @@ def tune_command(
     batch: Annotated[int, typer.Option(min=1)] = 1,
     dtype: Annotated[Dtype, typer.Option()] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="The GPU that is tuned for: cuda, cuda:1.")] = "cuda",
-    training: Annotated[bool, typer.Option("--training", help="Gradients as well.")] = False,
+    training: Annotated[
+        bool, typer.Option("--training", help="For training, by fastconv.swap_; else inference.")
+    ] = False,
     channels_last: Annotated[bool, typer.Option(help="The layout of images and weights.")] = True,
     again: Annotated[
         bool, typer.Option("--again", help="Search too what was tuned before.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Search the fastest settings of the Triton kernels that a network calls, and keep them."""
+    """Search the fastest settings of the Triton kernels that a network calls, and keep them.
+
+    For inference those of the optimized network and of single layers, swapped in.
+    """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     with expected_errors("MODEL / --device"), progress_bar() as progress:
         gpu = device_named(device)
-        with torch.device("meta"):
-            model = fastconv.swap_(build_model(name))
-            images = torch.zeros(batch, *input_size(model))
-        model = model.to(getattr(torch, dtype))
+        model = build_model(name).eval()
+        images = torch.zeros(batch, *input_size(model)).to(memory_format=layout)
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
-        images = images.to(getattr(torch, dtype), memory_format=layout)
-        result = tune(calls_of(model, images, training), gpu, again=again, progress=progress)
+        calls = {}
+        if not training:
+            progress("optimizing the network", 0.0)
+            optimized = fastconv.optimize(model, (images[:1],))
+            calls = calls_of(optimized, images, dtype=getattr(torch, dtype))
+        calls |= calls_of(fastconv.swap_(model), images, training, getattr(torch, dtype))
+        result = tune(calls, gpu, again=again, progress=progress)
     if as_json:
         print_json(asdict(result))
     else:

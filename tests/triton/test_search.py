@@ -1,14 +1,17 @@
 """The search for settings, with the kernels interpreted and a clock that answers as it is told."""
 
 import itertools
+import json
 import logging
 from dataclasses import asdict
 
 import pytest
 import torch
 import triton
+from typer.testing import CliRunner
 
 from fastconv import kept
+from fastconv.cli import app
 from fastconv.triton_kernels import KERNELS, _tuned, search
 from fastconv.triton_kernels._settings import SPACES
 from fastconv.triton_kernels.residual_add import DEFAULT
@@ -197,6 +200,30 @@ def test_a_network_is_tuned_once_and_later_processes_know_it():
     assert (again.rows, again.known) == ([], 1)
     again = tune(calls, HERE, clock=clock({with_(warps=8): 4.0}), again=True)
     assert again.rows[0].changed == {"warps": 8}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_command_tunes_a_network(training, monkeypatch, tmp_path):
+    monkeypatch.setattr(search, "microseconds", lambda call: 10.0)
+    options = ["--device", DEVICE, "--batch", "2", "--dtype", "float16"]
+    command = ["tune", "tests.tiny_network:build", *options, *["--training"][:training]]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    tuned = json.loads(result.stdout)
+    spaces = {row["bucket"].partition(" up to ")[0] for row in tuned["rows"]}
+    backward = {"pointwise_conv2d_backward", "depthwise_conv2d_backward_weight nhwc"}
+    of_blocks = {"separable_conv2d"}
+    assert spaces == {"pointwise_conv2d", "depthwise_conv2d nhwc"} | (
+        backward if training else of_blocks
+    )
+    assert all("dtype=float16" in row["bucket"] for row in tuned["rows"])
+    assert {(row["wrong"], row["unfit"], row["microseconds"]) for row in tuned["rows"]} == {
+        (0, 0, 10.0)
+    }
+    assert tuned["path"].startswith(str(tmp_path))
+    assert "pointwise_conv2d up to" in result.stderr  # a line for each, where there is no terminal
+    table = CliRunner().invoke(app, command)
+    assert f"{len(tuned['rows'])} more were tuned before" in table.stdout
 
 
 def test_a_first_call_searches_and_the_next_does_not(monkeypatch, caplog):
