@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -123,6 +124,7 @@ def tune(
         clock: microseconds of a call; of Triton's do_bench if not given.
 
     Raises:
+        BackendError: a call does not fit into the GPU's memory.
         OSError: the settings cannot be written.
     """
     from fastconv.triton_kernels import KERNELS, _tuned, search  # imports Triton
@@ -140,9 +142,12 @@ def tune(
             if bucket not in left:
                 continue
             left.remove(bucket)
-            arguments = [_filled(a, device) if isinstance(a, Tensor) else a for a in calls[call]]
             share = part(progress, len(rows) / total, (len(rows) + 1) / total)
-            found = search.search(KERNELS[call.op], arguments, bucket, clock, share)
+            try:
+                arguments = tree_map_only(Tensor, partial(_filled, device=device), calls[call])
+                found = search.search(KERNELS[call.op], arguments, bucket, clock, share)
+            except torch.OutOfMemoryError as error:
+                raise BackendError(f"{bucket}: the GPU has too little memory; try less") from error
             _tuned.keep(device, {bucket: found.row})
             rows.append(Tuned(str(bucket), **_told(found)))
     gpu = _tuned.name_of(device)

@@ -11,7 +11,6 @@ of separable_conv2d.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import triton
 import triton.language as tl
@@ -39,22 +38,11 @@ from fastconv.triton_kernels._product import (
 from fastconv.triton_kernels._settings import Space
 from fastconv.triton_kernels._tuned import settings_for
 from fastconv.triton_kernels.pointwise_conv2d import finish, weights_at
-from fastconv.triton_kernels.separable_conv2d import LEAST_SIDE, tap_at
+from fastconv.triton_kernels.separable_conv2d import LEAST_SIDE, Settings, tap_at
 
-
-@dataclass(frozen=True)
-class Settings:
-    """No GPU was at hand to measure them."""
-
-    slice: int = 32  # expanded channels at a time
-    pixels: int = 64  # of a tile, where that makes no more than these
-    sums: int = 64 * 64  # 32 registers of 4 warps, beside 16 each for a tap and their sum
-    warps: int = 4
-    stages: int = 3  # Triton's own choice
-
-
-# By whether numbers are float32, whose operands lie in registers too. A wider slice reads the input
-# fewer times.
+# Settings. No GPU was at hand to measure them.
+# Those of separable_conv2d, though 16 registers each for a tap and their sum are beside those of
+# the sums. A wider slice of the expanded channels reads the input fewer times.
 SPACES = {
     wide: Space(
         "inverted_residual" + (" float32" if wide else ""),

@@ -7,6 +7,7 @@ beat the default once more, timed in turn with it.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -29,8 +30,9 @@ Clock = Callable[[Callable[[], Any]], float]  # microseconds of a call
 # Less may be chance: the same kernel, timed anew, differs by a percent or two.
 LEAST_GAIN = 0.03
 ROUNDS = 3  # of the winner and the default in turn; their medians decide
-# Roundings of the largest value by which the order of sums may move a result: as bench/gpu allows.
-ROUNDINGS = 32
+# Of the largest value: as far as two results may be apart that bench/gpu each allows half of that
+# from float64.
+ROUNDINGS = 64
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def search(
 
     The other buckets of the call, those already tuned among them, stay as they are.
     """
-    return _Search(kernel, arguments, bucket, clock or microseconds).run(progress)
+    device = arguments[0].device
+    # A clock's events are of the current device.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return _Search(kernel, arguments, bucket, clock or microseconds).run(progress)
 
 
 class _Search:
