@@ -2,21 +2,15 @@
 
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
-from typer.testing import CliRunner
 
 from bench.gpu import settings as settings_command
 from bench.gpu.choices import as_json
 from fastconv import kept
-from fastconv.cli import app
-from fastconv.dispatch import autotunes
 from fastconv.triton_kernels import KERNELS, _tuned
 from fastconv.triton_kernels._settings import SPACES, Bucket, Space
 from fastconv.triton_kernels._tuned import Row, settings_for
@@ -24,7 +18,6 @@ from fastconv.triton_kernels.residual_add import DEFAULT, SPACE, Settings
 from fastconv.triton_kernels.search import asked_by
 from tests import test_triton_compiled, test_triton_compiled_products
 from tests.compiled import nhwc
-from tests.helpers import ROOT
 
 GPU = "NVIDIA H100 80GB HBM3"
 CPU = torch.device("cpu")
@@ -277,44 +270,3 @@ def test_what_is_of_other_kernels_does_not_ship(changes, monkeypatch, capsys):
     assert settings_command.main() == 1
     assert capsys.readouterr().err
     assert _tuned.SHIPPED.read_text() == before
-
-
-@pytest.mark.parametrize(
-    ("value", "wanted"), [(None, False), ("", False), ("0", False), ("1", True)]
-)
-def test_autotune_is_off_unless_it_is_asked_for(value, wanted, monkeypatch):
-    monkeypatch.delenv("FASTCONV_AUTOTUNE", raising=False)
-    if value is not None:
-        monkeypatch.setenv("FASTCONV_AUTOTUNE", value)
-    assert autotunes() == wanted
-
-
-@pytest.mark.parametrize("value", ["2", "yes", "01"])
-def test_another_value_is_refused(value, monkeypatch):
-    monkeypatch.setenv("FASTCONV_AUTOTUNE", value)
-    with pytest.raises(ValueError, match=f"FASTCONV_AUTOTUNE: expected '0' or '1', got '{value}'"):
-        autotunes()
-
-
-def test_another_value_is_told_at_import():
-    environment = os.environ | {"FASTCONV_AUTOTUNE": "on"}
-    command = [sys.executable, "-c", "import fastconv"]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert "FASTCONV_AUTOTUNE: expected '0' or '1', got 'on'" in run.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["mobilenet_v2"], 1, "torch sees none: `fastconv doctor` tells why"),
-        (["mobilenet_v2", "--device", "cpu"], 2, "expected a device like cuda, got cpu"),
-        (["mobilenet_v2", "--device", "abacus"], 2, "got 'abacus'"),
-        (["mobilenet_v2", "--batch", "0"], 2, "--batch"),
-        (["mobilenet_v2", "--dtype", "float64"], 2, "float64"),
-    ],
-)
-def test_the_command_says_what_it_lacks(arguments, code, words):
-    result = CliRunner().invoke(app, ["tune", *arguments])
-    assert result.exit_code == code
-    assert words in " ".join(result.stderr.replace("\u2502", " ").split())
-    assert "Traceback" not in result.stderr
