@@ -37,7 +37,7 @@ from fastconv.triton_kernels._product import (
 )
 from fastconv.triton_kernels._settings import Space
 from fastconv.triton_kernels._tuned import settings_for
-from fastconv.triton_kernels.pointwise_conv2d import finish, weights_at
+from fastconv.triton_kernels.pointwise_conv2d import finish, tile_at, weights_at
 from fastconv.triton_kernels.separable_conv2d import LEAST_SIDE, Settings, tap_at
 
 # Settings. No GPU was at hand to measure them.
@@ -102,15 +102,10 @@ def inverted_residual_kernel(
     hidden *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
     pixels = out_height * out_width
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    pixel = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0), pixels, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     out = tl.arange(0, BLOCK_O)
     input += image * channels * height * width
-    output += image * outputs * pixels
-    if residual is not None:
-        residual += image * outputs * pixels
     sums = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for first in range(0, hidden, BLOCK_H):
         expanded = first + tl.arange(0, BLOCK_H)
@@ -144,7 +139,7 @@ def inverted_residual_kernel(
         weights = weight + weights_at(expanded, out, hidden, outputs, WEIGHT_ROWS)
         v = tl.load(weights, mask=has[:, None] & (out < outputs)[None, :], other=0.0)
         sums = multiply_add(slice, v, sums, PRECISION, WIDEN)
-    at = (pixel, out, pixels, outputs)
+    at = (image, pixel, out, pixels, outputs)
     finish(sums, bias, residual, output, *at, None, CHANNELS_LAST)
 
 

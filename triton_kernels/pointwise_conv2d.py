@@ -39,6 +39,13 @@ MANY = 128  # channels from which copies of boxes have steps enough, two of 64, 
 
 
 @triton.jit
+def tile_at(tile, pixels, BLOCK_P: tl.constexpr):
+    """The image that a tile is of, in 64 bits, and its pixels there."""
+    tiles = tl.cdiv(pixels, BLOCK_P)
+    return (tile // tiles).to(tl.int64), tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+
+
+@triton.jit
 def pixels_at(
     pixel,
     channel,
@@ -76,6 +83,7 @@ def finish(
     bias,
     residual,
     output,
+    image,
     pixel,
     out,
     pixels,
@@ -84,6 +92,7 @@ def finish(
     CHANNELS_LAST: tl.constexpr,
 ):
     """Bias, residual and activation of a tile, and its store."""
+    output += image * pixels * outputs
     if bias is not None:
         sums += load(bias + out, out < outputs)[None, :]
     if CHANNELS_LAST:
@@ -92,7 +101,7 @@ def finish(
         index = pixel[:, None] + out.to(tl.int64)[None, :] * pixels
     mask = (pixel < pixels)[:, None] & (out < outputs)[None, :]
     if residual is not None:
-        sums += load(residual + index, mask)
+        sums += load(residual + image * pixels * outputs + index, mask)
     store(output + index, activate(sums, ACTIVATION), mask)
 
 
@@ -127,13 +136,8 @@ def panel_kernel(
     input_pixels *= PIXEL_UNIT
     channels *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    pixel = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0), pixels, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
-    output += image * pixels * outputs
-    if residual is not None:
-        residual += image * pixels * outputs
     input += image * input_pixels * channels
     size = (channels, input_pixels, input_width, out_width)
     input += pixels_at(pixel, channel, *size, STRIDE_H, STRIDE_W, CHANNELS_LAST)
@@ -145,7 +149,7 @@ def panel_kernel(
         w = tl.load(weights, mask=has[:, None] & (out < outputs)[None, :], other=0.0)
         sums = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
         sums = multiply_add(x, w, sums, PRECISION, WIDEN)
-        at = (pixel, out, pixels, outputs)
+        at = (image, pixel, out, pixels, outputs)
         finish(sums, bias, residual, output, *at, ACTIVATION, CHANNELS_LAST)
 
 
@@ -180,15 +184,9 @@ def tile_kernel(
     channels *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
     across = tl.cdiv(outputs, BLOCK_O)
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    program = tl.program_id(0) // across
-    image = (program // tiles).to(tl.int64)
-    pixel = program % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0) // across, pixels, BLOCK_P)
     out = tl.program_id(0) % across * BLOCK_O + tl.arange(0, BLOCK_O)
     channel = tl.arange(0, BLOCK_C)
-    output += image * pixels * outputs
-    if residual is not None:
-        residual += image * pixels * outputs
     input += image * input_pixels * channels
     size = (channels, input_pixels, input_width, out_width)
     input += pixels_at(pixel, channel, *size, STRIDE_H, STRIDE_W, CHANNELS_LAST)
@@ -201,7 +199,7 @@ def tile_kernel(
         sums = multiply_add(x, w, sums, PRECISION, WIDEN)
         input += BLOCK_C if CHANNELS_LAST else BLOCK_C * tl.cast(input_pixels, tl.int64)
         weight += BLOCK_C if WEIGHT_ROWS else BLOCK_C * tl.cast(outputs, tl.int64)
-    at = (pixel, out, pixels, outputs)
+    at = (image, pixel, out, pixels, outputs)
     finish(sums, bias, residual, output, *at, ACTIVATION, CHANNELS_LAST)
 
 

@@ -38,7 +38,7 @@ from fastconv.triton_kernels._product import (
 )
 from fastconv.triton_kernels._settings import Space
 from fastconv.triton_kernels._tuned import settings_for
-from fastconv.triton_kernels.pointwise_conv2d import finish, weights_at
+from fastconv.triton_kernels.pointwise_conv2d import finish, tile_at, weights_at
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,9 @@ def separable_kernel(
     channels *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
     pixels = out_height * out_width
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    pixel = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0), pixels, BLOCK_P)
     out = tl.arange(0, BLOCK_O)
     input += image * channels * height * width
-    output += image * outputs * pixels
-    if residual is not None:
-        residual += image * outputs * pixels
     sums = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for first in range(0, channels, BLOCK_C):
         channel = first + tl.arange(0, BLOCK_C)
@@ -177,7 +172,7 @@ def separable_kernel(
         at = weights_at(channel, out, channels, outputs, WEIGHT_ROWS)
         w = tl.load(weight + at, mask=has[:, None] & (out < outputs)[None, :], other=0.0)
         sums = multiply_add(hidden, w, sums, PRECISION, WIDEN)
-    at = (pixel, out, pixels, outputs)
+    at = (image, pixel, out, pixels, outputs)
     finish(sums, bias, residual, output, *at, POINTWISE_ACTIVATION, CHANNELS_LAST)
 
 
