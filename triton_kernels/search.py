@@ -191,6 +191,7 @@ def run_tuned(kernel: Kernel, arguments: Sequence[Any]) -> Any:
         return result
     try:
         for bucket in buckets:
+            _log.info("searching settings for %s, once", bucket)
             found = search(kernel, arguments, bucket)
             _log.info("%s: %s", bucket, found.row)
             _keep_if_possible(device, found)
