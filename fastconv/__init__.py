@@ -32,13 +32,14 @@ else:
             raise ValueError(f"FASTCONV_ISA: {_error}") from None
     from fastconv import fork, gpu, models, nn, ops
     from fastconv.cost import cost
-    from fastconv.dispatch import use_backend
+    from fastconv.dispatch import autotunes, use_backend
     from fastconv.explain import explain
     from fastconv.memory import peak_memory
     from fastconv.optimize import optimize, restore_, swap_
 
     fork.register()
     gpu.start()
+    autotunes()  # a value it does not know is told now, not at the first call on a GPU
     __all__ = [
         "cost",
         "explain",

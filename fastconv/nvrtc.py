@@ -8,13 +8,12 @@ architecture.
 import functools
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from fastconv import kept
+
 _log = logging.getLogger("fastconv")
-_DIGEST = hashlib.sha256().digest_size
 
 # What the kernels take from the standard library, which NVRTC does not have.
 STANDARD_HEADERS = {
@@ -71,9 +70,9 @@ def compile_cubin(op: str, expression: str, architecture: str) -> tuple[str, byt
     )
     key = hashlib.sha256(_digest_of_sources())
     key.update(repr((op, expression, version, *options[:-1])).encode())
-    path = _cache_folder() / f"{key.hexdigest()}.cubin"
-    if (kept := _read(path)) is not None:
-        return kept
+    path = kept.folder("nvrtc") / f"{key.hexdigest()}.cubin"
+    if (compiled := _read(path)) is not None:
+        return compiled
     program = nvrtc.createProgram(
         f'#include "{op}.cuh"\n',
         f"{op}.cu",
@@ -115,42 +114,21 @@ def load(launch: Any, device: int) -> int:
 _loaded: list[Any] = []  # a module unloads its kernels when it is collected
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FASTCONV_CACHE") or Path(base) / "fastconv") / "nvrtc"
-
-
-# A file is the digest of the rest, the symbol, a line end and the cubin.
+# A file is the symbol, a line end and the cubin.
 def _read(path: Path) -> tuple[str, bytes] | None:
     try:
-        data = path.read_bytes()
-    except OSError:
+        body = kept.read(path)
+    except ValueError as error:
+        _log.warning("%s and is compiled anew", error)
         return None
-    body = data[_DIGEST:]
-    if hashlib.sha256(body).digest() != data[:_DIGEST]:
-        _log.warning("%s is broken and is compiled anew", path)
+    if body is None:
         return None
     symbol, _, cubin = body.partition(b"\n")
     return symbol.decode(), cubin
 
 
 def _write(path: Path, symbol: str, cubin: bytes) -> None:
-    """Whole or not at all; a full or read-only disk costs only the next process a compilation."""
-    body = symbol.encode() + b"\n" + cubin
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            try:
-                file.write(hashlib.sha256(body).digest() + body)
-                file.flush()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        _say_once(f"compiled CUDA kernels are not kept: {error}")
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    _log.warning(message)
+        kept.write(path, symbol.encode() + b"\n" + cubin)
+    except OSError as error:  # which costs only the next process a compilation
+        kept.warn_once(f"compiled CUDA kernels are not kept: {error}")

@@ -6,6 +6,7 @@ The interpreter wants a process of its own, for a process compiles every kernel 
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 
 import fastconv
 from fastconv.triton_kernels import KERNELS
+from fastconv.triton_kernels._tuned import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tests" / "triton").glob("test_*.py"))
@@ -89,3 +91,6 @@ def test_other_dtypes_are_refused_with_the_reason():
 def test_kernels_are_installed_with_the_package():
     assert Path(fastconv.__file__).with_name("triton_kernels").is_dir()
     assert "fastconv.triton_kernels" in find_packages(str(ROOT), include=["fastconv.*"])
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    files = [Path(fastconv.__file__).parent.glob(p) for p in setuptools["package-data"]["fastconv"]]
+    assert SHIPPED.name in {path.name for found in files for path in found}

@@ -9,6 +9,7 @@ that the same taps of the filter reach, from the last to the first; no tap is tr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -18,18 +19,76 @@ from fastconv.ops._check import check_like_input
 from fastconv.ops._window import output_sizes
 from fastconv.triton_kernels._kernel import block_of, cdiv, check_shape
 from fastconv.triton_kernels._language import load
+from fastconv.triton_kernels._settings import S, Space
+from fastconv.triton_kernels._tuned import settings_for
 
-# Settings, by arithmetic, for no GPU was at hand.
-# A tile of channels_last tensors: an access of 16 bytes a thread, 128 bytes of channels a pixel,
-# which is a cache line.
-TILE_BYTES, CHANNEL_BYTES = 128 * 16, 128
-# A tile of planes: 4 numbers a thread, neighbours in neighbouring threads, for a row moved by a
-# column is aligned to nothing and is read number by number.
-PLANE_TILE = 256
 # All of them may be on their way at once: 17 rows, of 8 rows of 3x3 with stride 2, spill.
 MOST_SOURCE_ROWS = 14
 
 Window = tuple[Sequence[int], Sequence[int], Sequence[int]]  # stride, padding, dilation
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """The sizes of a tile, by arithmetic, for no GPU was at hand."""
+
+    # Of channels_last tensors: an access of 16 bytes a thread, 128 bytes of channels a pixel, which
+    # is a cache line.
+    tile_bytes: int = 128 * 16
+    channel_bytes: int = 128
+    # Of planes: 4 numbers a thread, neighbours in neighbouring threads, for a row moved by a column
+    # is aligned to nothing and is read number by number.
+    plane_tile: int = 256
+
+
+# By whether tensors are channels_last. Smaller tiles leave less of a small map over, larger ones
+# read fewer columns twice; half a cache line leaves more pixels to a tile.
+OTHER_TILES: dict[bool, dict[str, Sequence[int]]] = {
+    True: {"tile_bytes": (1024, 4096), "channel_bytes": (64, 256)},
+    False: {"plane_tile": (128, 512)},
+}
+
+
+@dataclass(frozen=True)
+class Settings(TileSettings):
+    """Chosen by what the compiler makes of them for sm_90, for no GPU was at hand."""
+
+    # The most of a tile, down to half as many. Each further row saves source rows, (ROWS + k - 1) /
+    # ROWS a tap column, for 8 registers: 5x5 in bfloat16 takes 76 instructions an output by 4 rows
+    # and 62 by 7. From 4 to 8, one leaves nothing over in the usual maps of 7, 14, 28, 56 and 112.
+    rows: int = 8
+
+
+# Fewer rows start more programs, of fewer registers.
+SPACES = {
+    channels_last: Space(
+        f"depthwise_conv2d {'nhwc' if channels_last else 'nchw'}",
+        Settings(),
+        {"rows": (4, 2), **others},
+    )
+    for channels_last, others in OTHER_TILES.items()
+}
+
+
+@dataclass(frozen=True)
+class WeightSettings(TileSettings):
+    """Of the gradients for weight and bias; chosen likewise."""
+
+    # Sums of 8 registers each: 10 leave room for the rows of grad_output within 255.
+    taps: int = 10
+    # A processor: 4 of 128 threads and 128 registers fit, and a second round evens out.
+    programs: int = 8
+
+
+# Half the taps leave registers for twice the programs, which read everything twice.
+WEIGHT_SPACES = {
+    channels_last: Space(
+        f"depthwise_conv2d_backward_weight {'nhwc' if channels_last else 'nchw'}",
+        WeightSettings(),
+        {"taps": (5,), "programs": (4, 16), **others},
+    )
+    for channels_last, others in OTHER_TILES.items()
+}
 
 
 @triton.jit
@@ -135,17 +194,32 @@ class Axis:
         return {f"{name.upper()}_{suffix}": value for name, value in vars(self).items()}
 
 
-def tile(channels: int, columns: int, channels_last: bool, itemsize: int) -> tuple[int, int, int]:
+def tile(
+    settings: TileSettings, channels: int, columns: int, channels_last: bool, itemsize: int
+) -> tuple[int, int, int]:
     """Columns, channels and warps of a tile, the innermost of memory first."""
     if channels_last:
-        of_channels = block_of(channels, CHANNEL_BYTES // itemsize)
-        of_columns = block_of(columns, TILE_BYTES // itemsize // of_channels)
+        of_channels = block_of(channels, settings.channel_bytes // itemsize)
+        of_columns = block_of(columns, settings.tile_bytes // itemsize // of_channels)
         warps = of_columns * of_channels * itemsize // 512
         # A tap's channels are read by every thread itself only where they are fewer than threads.
         return of_columns, of_channels, max(warps, of_channels // 16, 1)
-    of_columns = block_of(columns, PLANE_TILE)
-    of_channels = block_of(channels, PLANE_TILE // of_columns)
+    of_columns = block_of(columns, settings.plane_tile)
+    of_channels = block_of(channels, settings.plane_tile // of_columns)
     return of_columns, of_channels, max(of_columns * of_channels // 128, 1)
+
+
+def settings_of(
+    space: Space[S],
+    input: Tensor,
+    sizes: Sequence[int],
+    weight: Tensor,
+    window: Window,
+    **kind: Any,
+) -> S:
+    """The settings for an output of those sizes, (N, C, H, W)."""
+    kind |= {"kernel": weight.shape[2:], "stride": window[0], "dilation": window[2]}
+    return settings_for(space, input, sizes, **kind)
 
 
 def rows_of(size: int, axis: Axis, taps: int, choice: Sequence[int]) -> int:

@@ -11,13 +11,14 @@ import triton
 from torch import Tensor
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
-from fastconv.dispatch import Call, triton_limits
+from fastconv.dispatch import Call, autotunes, triton_limits
 from fastconv.layout import memory_format_of
 
 # Triton reads TRITON_INTERPRET where a kernel is declared: a process interprets all or none.
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 HOPPER = 90
+H100_PROCESSORS = 132
 
 KERNELS: dict[str, "Kernel"] = {}
 
@@ -34,14 +35,15 @@ class Launch:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call would launch on an architecture: 90 for sm_90."""
+    """What a call would launch on a GPU of so many processors; architecture: 90 for sm_90."""
 
     architecture: int
+    processors: int
     launches: list[Launch]
 
 
 class Kernel:
-    """A launcher, callable as torch.ops.fastconv.<name> is.
+    """A launcher, callable as torch.ops.fastconv.<name> is; `run` is the cheapest way to call it.
 
     A call launches at once and costs no more than Triton's own launch; `op`, of the namespace
     fastconv_triton, is the same as an op that torch.compile sees into.
@@ -53,9 +55,16 @@ class Kernel:
         self._refusal = refusal
         torch.library.triton_op(f"fastconv_triton::{self.name}", function, mutates_args=())
         self.op = getattr(torch.ops.fastconv_triton, self.name).default
+        self.run = self._tuned if autotunes() else function
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
+        return self.run(*arguments)
+
+    def _tuned(self, *arguments: Any) -> Any:
+        """A call that searches where it is the first of its shapes."""
+        from fastconv.triton_kernels.search import run_tuned  # which imports this
+
+        return run_tuned(self, arguments)
 
     def refusal(self, *arguments: Any) -> str:
         """Why this call is not served, in plain words; "" where it is. Meta tensors will do."""
@@ -65,9 +74,11 @@ class Kernel:
         known = dtype in triton_limits.DTYPES
         return self._refusal(*arguments) if known else f"no Triton kernel for {dtype}"
 
-    def plan(self, *arguments: Any, architecture: int = HOPPER) -> list[Launch]:
+    def plan(
+        self, *arguments: Any, architecture: int = HOPPER, processors: int = H100_PROCESSORS
+    ) -> list[Launch]:
         """The launches of this call, by the shapes, dtypes and strides of its tensors alone."""
-        plan = Plan(architecture, [])
+        plan = Plan(architecture, processors, [])
         on_meta = (a.to("meta") if isinstance(a, Tensor) else a for a in arguments)
         with _recording(plan):
             self.function(*on_meta)
@@ -212,11 +223,17 @@ def block_of(size: int, most: int) -> int:
     return block if cdiv(size, block) * block < cdiv(size, widest) * widest else widest
 
 
-@cache
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a CUDA device; an H100's where there is none to ask."""
+    """Streaming multiprocessors of a CUDA device; those of the plan where one is made."""
     if device.type == "cpu":
         return 1  # interpreted: few programs
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return 132
+    if device.type != "cuda":
+        return _plans[-1].processors if _plans else H100_PROCESSORS
+    return _processors(device)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    if not torch.cuda.is_available():
+        return H100_PROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count

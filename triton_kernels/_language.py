@@ -75,3 +75,33 @@ def multiply_add(a, b, sums, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, sums, input_precision=PRECISION)
+
+
+@triton.jit
+def apart(tile, GROUP: tl.constexpr):
+    """The GROUP tiles, (rows, n), that the last dimension of a tile, (rows, n, GROUP), holds."""
+    if GROUP == 1:
+        return (tl.reshape(tile, [tile.shape[0], tile.shape[1]]),)
+    else:
+        pairs = tl.reshape(tile, [tile.shape[0], tile.shape[1], GROUP // 2, 2])
+        even, odd = tl.split(pairs)
+        evens, odds = apart(even, GROUP // 2), apart(odd, GROUP // 2)
+        tiles = ()
+        for i in tl.static_range(GROUP // 2):
+            tiles = tiles + (evens[i], odds[i])
+        return tiles
+
+
+@triton.jit
+def together(tiles, GROUP: tl.constexpr):
+    """The inverse of apart."""
+    if GROUP == 1:
+        return tl.reshape(tiles[0], [tiles[0].shape[0], tiles[0].shape[1], 1])
+    else:
+        evens = ()
+        odds = ()
+        for i in tl.static_range(GROUP // 2):
+            evens = evens + (tiles[2 * i],)
+            odds = odds + (tiles[2 * i + 1],)
+        pairs = tl.join(together(evens, GROUP // 2), together(odds, GROUP // 2))
+        return tl.reshape(pairs, [pairs.shape[0], pairs.shape[1], GROUP])

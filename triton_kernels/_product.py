@@ -1,7 +1,8 @@
 """What the products of matrices share: tiles, precision, and the units that sizes are given in."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import triton
@@ -16,27 +17,10 @@ from fastconv.triton_kernels._kernel import (
     is_traced,
     processors,
 )
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
 
-# Settings. No GPU was at hand to measure them. A tile of 128 x 128 sums is 64 registers of 8 warps,
-# and in 16 bits each of its numbers from memory meets 128 of the other side: 64 multiplications a
-# byte, where an H100 does 30 a byte of L2 bandwidth (800 TFLOP/s, 5.5 TB/s, two FLOP each) at most.
-PIXELS = 128
-OUTPUTS = 128
-CHANNELS = 64  # a step: 128 bytes of a pixel in 16 bits, one line of the cache
-# Without tf32 a product in float32 runs on the CUDA cores and holds its operands in registers too.
-FLOAT32 = 64
-FLOAT32_CHANNELS = 16
 LEAST = 16  # the smallest side of a product on tensor cores
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Pixels x outputs of a program, the channels of a step, and the warps that do it."""
-
-    pixels: int
-    outputs: int
-    channels: int
-    warps: int
 
 
 def power(size: int, most: int) -> int:
@@ -44,17 +28,68 @@ def power(size: int, most: int) -> int:
     return max(LEAST, min(most, triton.next_power_of_2(max(size, 1))))
 
 
-def tile_of(pixels: int, channels: int, outputs: int, input: Tensor) -> Tile:
-    """The tile for a product of so many pixels, channels and outputs."""
-    wide = input.dtype == torch.float32
-    side = FLOAT32 if wide else PIXELS
-    across = power(outputs, FLOAT32 if wide else OUTPUTS)
-    step = power(channels, FLOAT32_CHANNELS if wide else CHANNELS)
-    down = side
-    # Where not every processor would have one, smaller tiles.
+@dataclass(frozen=True)
+class Settings:
+    """A tile and what does it. No GPU was at hand to measure them.
+
+    A tile of 128 x 128 sums is 64 registers of 8 warps, and in 16 bits each of its numbers from
+    memory meets 128 of the other side: 64 multiplications a byte, where an H100 does 30 a byte of
+    L2 bandwidth (800 TFLOP/s, 5.5 TB/s, two FLOP each) at most.
+    """
+
+    pixels: int = 128
+    outputs: int = 128
+    channels: int = 64  # a step: 128 bytes of a pixel in 16 bits, one line of the cache
+    warps: int = 8  # where a tile has more than 64 x 128 sums; else 4 at most
+    stages: int = 3  # steps on their way, Triton's own choice
+    # A wider tile of outputs saves nothing, for the weights come from the L1 cache, and leaves more
+    # of itself empty: of 144 outputs three tiles of 64 leave 48, two of 128 leave 112.
+    panel_outputs: int = 64
+    box_stages: int = 4  # 4 x 32 KiB and 32 KiB of results, of a processor's 227 KiB
+
+
+# By whether numbers are float32: without tf32 their product runs on the CUDA cores and holds its
+# operands in registers too. Memory-bound products want more loads on their way, by smaller tiles or
+# more stages; matrix-bound ones larger tiles.
+SPACES = {
+    False: Space(
+        "pointwise_conv2d",
+        Settings(),
+        {
+            "pixels": (64, 256),
+            "outputs": (64, 256),
+            "channels": (32, 128),
+            "stages": (2, 4),
+            "box_stages": (3, 5),
+            "panel_outputs": (32, 128),
+            "warps": (4,),
+        },
+    ),
+    True: Space(
+        "pointwise_conv2d float32",
+        Settings(pixels=64, outputs=64, channels=16),
+        {
+            "pixels": (32, 128),
+            "outputs": (32, 128),
+            "channels": (32,),
+            "stages": (2, 4),
+            "panel_outputs": (32,),
+        },
+    ),
+}
+
+
+def tile_of(sizes: tuple[int, int, int], input: Tensor, **kind: Any) -> Settings:
+    """The settings of a product of so many pixels, channels and outputs, no larger."""
+    space = SPACES[input.dtype == torch.float32]
+    settings = settings_for(space, input, sizes, precision=precision(input.dtype), **kind)
+    pixels, channels, outputs = sizes
+    across, down = power(outputs, settings.outputs), settings.pixels
     while down > LEAST and cdiv(pixels, down) * cdiv(outputs, across) < processors(input.device):
-        down //= 2
-    return Tile(down, across, step, 8 if down * across > 64 * 128 else 4)
+        down //= 2  # so that every processor has one
+    step = power(channels, settings.channels)
+    warps = settings.warps if down * across > 64 * 128 else min(settings.warps, 4)
+    return replace(settings, pixels=down, outputs=across, channels=step, warps=warps)
 
 
 def precision(dtype: torch.dtype) -> str:

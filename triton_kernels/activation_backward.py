@@ -16,9 +16,12 @@ from fastconv.triton_kernels._kernel import (
     wrap_triton,
 )
 from fastconv.triton_kernels._language import activate_backward, load, store
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
+from fastconv.triton_kernels.residual_add import DEFAULT, OTHERS
 
 # Settings: those of residual_add, for its reasons; its bits come in its blocks.
-from fastconv.triton_kernels.residual_add import BLOCK_BYTES, WARPS
+SPACE = Space("activation_backward", DEFAULT, OTHERS)
 
 
 @triton.jit
@@ -73,7 +76,8 @@ def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None =
     if elements == 0:
         return grad_input
     channels_last = is_channels_last(z)
-    block = BLOCK_BYTES // z.element_size()
+    settings = settings_for(SPACE, z, (elements,), activation=activation)
+    block = settings.block_bytes // z.element_size()
     wrap_triton(activation_backward_kernel, z.device)[cdiv(elements, block),](
         dense(grad_output, channels_last),
         dense(z, channels_last),
@@ -81,7 +85,7 @@ def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None =
         elements,
         ACTIVATION=activation,
         BLOCK=block,
-        num_warps=WARPS,
+        num_warps=settings.warps,
     )
     return grad_input
 
@@ -90,7 +94,7 @@ def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None =
 def activation_backward_from_mask(grad_output: Tensor, mask: Tensor, channels_last: bool) -> Tensor:
     """grad_output where mask, as residual_add_with_mask wrote it for that layout, has a bit set."""
     elements = grad_output.numel()
-    block = BLOCK_BYTES // grad_output.element_size()
+    block = DEFAULT.block_bytes // grad_output.element_size()
     check_shape("activation_backward_from_mask", "mask", mask, (reference.mask_bytes(elements),))
     grad_input = empty_in(grad_output, grad_output.shape, channels_last)
     if elements == 0:
@@ -101,6 +105,6 @@ def activation_backward_from_mask(grad_output: Tensor, mask: Tensor, channels_la
         grad_input,
         elements,
         BLOCK=block,
-        num_warps=WARPS,
+        num_warps=DEFAULT.warps,
     )
     return grad_input

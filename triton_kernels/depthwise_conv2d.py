@@ -15,22 +15,20 @@ from torch import Tensor
 
 from fastconv.ops.depthwise_conv2d import fake, fake_backward_input
 from fastconv.triton_kernels._depthwise import (
+    SPACES,
     Axis,
     Window,
     add_taps,
     check_grad_output,
     first_tap,
     rows_of,
+    settings_of,
     tile,
 )
 from fastconv.triton_kernels._kernel import cdiv, dense, is_channels_last, kernel, wrap_triton
 from fastconv.triton_kernels._language import activate, load, store
 
-# Settings, chosen by what the compiler makes of them for sm_90, for no GPU was at hand.
-# Each further row saves source rows, (ROWS + k - 1) / ROWS a tap column, for 8 registers: 5x5 in
-# bfloat16 takes 76 instructions an output by 4 rows and 62 by 7. From 4 to 8, one leaves nothing
-# over in the usual maps of 7, 14, 28, 56 and 112.
-ROWS = range(8, 3, -1)
+# Settings, beside those of _depthwise.py, by what the compiler makes of them for sm_90.
 # Filters up to this width are unrolled: 5x5 in bfloat16 takes 62 instructions an output, and 83 in
 # a loop over columns. Wider ones would not fit the instruction cache.
 UNROLLED = 5
@@ -220,11 +218,14 @@ def _correlate(
         Axis.of(transposed, reads[i], weight.shape[2 + i], stride[i], dilation[i], i == 0)
         for i in range(2)
     )
+    space = SPACES[channels_last]
+    settings = settings_of(space, source, output.shape, weight, window, transposed=transposed)
     tile_columns, tile_channels, warps = tile(
-        channels, cdiv(width, columns.phases), channels_last, source.element_size()
+        settings, channels, cdiv(width, columns.phases), channels_last, source.element_size()
     )
     row_phases = min(rows.phases, height)
-    tile_rows = rows_of(cdiv(height, rows.phases), rows, min(rows.taps, MOST_TAPS), ROWS)
+    choice = range(settings.rows, settings.rows // 2 - 1, -1)
+    tile_rows = rows_of(cdiv(height, rows.phases), rows, min(rows.taps, MOST_TAPS), choice)
     row_blocks = cdiv(cdiv(height, rows.phases), tile_rows)
     column_phases = min(columns.phases, width)
     column_blocks = cdiv(cdiv(width, columns.phases), tile_columns)

@@ -15,7 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastconv.ops.depthwise_conv2d import fake_backward_weight
-from fastconv.triton_kernels._depthwise import Axis, check_grad_output, rows_of, tile
+from fastconv.triton_kernels._depthwise import (
+    WEIGHT_SPACES,
+    Axis,
+    check_grad_output,
+    rows_of,
+    settings_of,
+    tile,
+)
 from fastconv.triton_kernels._kernel import (
     cdiv,
     dense,
@@ -26,12 +33,9 @@ from fastconv.triton_kernels._kernel import (
 )
 from fastconv.triton_kernels._language import load, store
 
-# Settings, chosen by what the compiler makes of them for sm_90, for no GPU was at hand.
-# Sums of 8 registers each: 10 leave room for the rows of grad_output within 255.
-MOST_TAPS, MOST_COLUMNS = 10, 8
+# Settings, beside those of _depthwise.py, by what the compiler makes of them for sm_90.
+MOST_COLUMNS = 8
 ROWS = (4, 7, 5, 6, 3, 2)  # the first that leaves no row over: each holds 4 registers
-# Programs a processor: 4 of 128 threads and 128 registers fit, and a second round evens out.
-PROGRAMS = 8
 SLABS, CHANNELS, WARPS = 16, 64, 4  # of the second kernel: 8 numbers a thread in flight
 
 SIZES = ("in_height", "in_width", "height", "width", "pad_top", "pad_left")
@@ -211,17 +215,21 @@ def depthwise_conv2d_backward_weight(
         Axis.of(False, reads[i], weight.shape[2 + i], stride[i], dilation[i], i == 0)
         for i in range(2)
     )
-    tile_columns, tile_channels, warps = tile(channels, width, channels_last, input.element_size())
+    space, window = WEIGHT_SPACES[channels_last], (stride, padding, dilation)
+    settings = settings_of(space, input, grad_output.shape, weight, window)
+    tile_columns, tile_channels, warps = tile(
+        settings, channels, width, channels_last, input.element_size()
+    )
     of_phase = cdiv(height, rows.phases)
-    taps_w = cdiv(kernel_w, cdiv(kernel_w, MOST_COLUMNS))
-    taps_h = min(kernel_h, MOST_TAPS // taps_w)
+    taps_w = cdiv(kernel_w, cdiv(kernel_w, min(MOST_COLUMNS, settings.taps)))
+    taps_h = min(kernel_h, settings.taps // taps_w)
     tile_rows = rows_of(of_phase, rows, taps_h, ROWS)
     row_phases, row_blocks = min(rows.phases, height), cdiv(of_phase, tile_rows)
     column_blocks = cdiv(width, tile_columns)
 
     side_by_side = cdiv(channels, tile_channels) * cdiv(kernel_h, taps_h) * cdiv(kernel_w, taps_w)
     items = batch * row_phases * row_blocks * column_blocks
-    wanted = cdiv(processors(input.device) * PROGRAMS, side_by_side)
+    wanted = cdiv(processors(input.device) * settings.programs, side_by_side)
     slab = cdiv(items, min(items, wanted))
     slabs = cdiv(items, slab)
     taps = kernel_h * kernel_w

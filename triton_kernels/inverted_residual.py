@@ -35,16 +35,31 @@ from fastconv.triton_kernels._product import (
     precision,
     widen,
 )
-from fastconv.triton_kernels.pointwise_conv2d import finish, weights_at
-from fastconv.triton_kernels.separable_conv2d import LEAST_SIDE, tap_at
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
+from fastconv.triton_kernels.pointwise_conv2d import finish, tile_at, weights_at
+from fastconv.triton_kernels.separable_conv2d import LEAST_SIDE, Settings, tap_at
 
 # Settings. No GPU was at hand to measure them.
+# Those of separable_conv2d, though 16 registers each for a tap and their sum are beside those of
+# the sums. A wider slice of the expanded channels reads the input fewer times.
+SPACES = {
+    wide: Space(
+        "inverted_residual" + (" float32" if wide else ""),
+        Settings(slice=16, sums=64 * 32) if wide else Settings(),
+        {
+            "slice": (32 if wide else 64,),
+            "pixels": (32,) if wide else (32, 128),
+            "sums": (64 * 128,),
+            "warps": (8,),
+            "stages": (1, 2),
+        },
+    )
+    for wide in (False, True)
+}
 REPEATS = 3  # times that a pixel may be expanded; at 3 the arithmetic still hides behind the memory
 CHANNELS = 32  # of the input, read again at each tap of each slice; 64 take all 255 registers
-SLICE = 32  # expanded channels
-FLOAT32_SLICE = 16
 OUTPUTS = 128
-SUMS = 64 * 64  # of a tile: 32 registers of 4 warps, beside 16 each for a tap and their sum
 
 
 @triton.jit
@@ -87,15 +102,10 @@ def inverted_residual_kernel(
     hidden *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
     pixels = out_height * out_width
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    pixel = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0), pixels, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     out = tl.arange(0, BLOCK_O)
     input += image * channels * height * width
-    output += image * outputs * pixels
-    if residual is not None:
-        residual += image * outputs * pixels
     sums = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for first in range(0, hidden, BLOCK_H):
         expanded = first + tl.arange(0, BLOCK_H)
@@ -129,7 +139,7 @@ def inverted_residual_kernel(
         weights = weight + weights_at(expanded, out, hidden, outputs, WEIGHT_ROWS)
         v = tl.load(weights, mask=has[:, None] & (out < outputs)[None, :], other=0.0)
         sums = multiply_add(slice, v, sums, PRECISION, WIDEN)
-    at = (pixel, out, pixels, outputs)
+    at = (image, pixel, out, pixels, outputs)
     finish(sums, bias, residual, output, *at, None, CHANNELS_LAST)
 
 
@@ -192,8 +202,17 @@ def _fused(
     channels_last = is_channels_last(input)
     (expand_weight, expand_rows), (weight, weight_rows) = matrix(expand[0]), matrix(project_weight)
     across = max(LEAST_SIDE, power(outputs, OUTPUTS))
-    wide = input.element_size() == 4
-    down = max(LEAST, min(64, SUMS // across // (2 if wide else 1)))
+    settings = settings_for(
+        SPACES[input.element_size() == 4],
+        input,
+        (*output.shape, channels, hidden),
+        channels_last=channels_last,
+        kernel=depthwise_weight.shape[2:],
+        stride=stride,
+        residual=residual is not None,
+        precision=precision(input.dtype),
+    )
+    down = max(LEAST, min(settings.pixels, settings.sums // across))
     unit = common_unit(channels, hidden, outputs)
     programs = output.shape[0] * cdiv(pixels_of(output), down)
     wrap_triton(inverted_residual_kernel, input.device)[programs,](
@@ -226,6 +245,7 @@ def _fused(
         BLOCK_P=down,
         BLOCK_O=across,
         BLOCK_C=CHANNELS,
-        BLOCK_H=FLOAT32_SLICE if wide else SLICE,
-        num_warps=4,
+        BLOCK_H=settings.slice,
+        num_warps=settings.warps,
+        num_stages=settings.stages,
     )

@@ -12,6 +12,7 @@ Windows wider than that go number by number (local_response_norm_any.py).
 """
 
 import math
+from dataclasses import dataclass
 
 import triton
 import triton.language as tl
@@ -29,45 +30,44 @@ from fastconv.triton_kernels._kernel import (
     processors,
     wrap_triton,
 )
-from fastconv.triton_kernels._language import load, store
+from fastconv.triton_kernels._language import apart, load, store, together
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
 from fastconv.triton_kernels.local_response_norm_any import Window, normalize_any, powers
 
-# Settings, by arithmetic, for no GPU was at hand.
-# Of channels_last tensors an access of 16 bytes a thread; of planes two pixels a thread, for the
-# backward pass keeps 28 numbers of each.
-TILE_BYTES, CHANNEL_BYTES, PLANE_TILE = 128 * 16, 128, 256
+
+@dataclass(frozen=True)
+class ChannelsLastSettings:
+    """An access of 16 bytes a thread. By arithmetic, for no GPU was at hand."""
+
+    channel_bytes: int = 128  # a line of the cache
+    warps: int = 4
+
+
+@dataclass(frozen=True)
+class PlaneSettings:
+    """Likewise."""
+
+    pixels: int = 256
+    # Of a thread: the backward pass keeps 28 numbers of each.
+    pixels_of_thread: int = 2
+    programs: int = 16  # a processor; one goes on to the next channels where there are more
+
+
+# More channels side by side read fewer of their neighbours twice.
+CHANNELS_LAST = Space(
+    "local_response_norm nhwc",
+    ChannelsLastSettings(),
+    {"channel_bytes": (64, 256, 512), "warps": (2, 8)},
+)
+# The last program of a map is the emptier the more pixels it has; more programs read the channels
+# at their borders twice.
+PLANES = Space(
+    "local_response_norm nchw",
+    PlaneSettings(),
+    {"pixels": (64, 128, 512), "pixels_of_thread": (1, 4), "programs": (8, 32)},
+)
 WIDEST = 9  # the window that reaches over one group of 8 channels, twice as the backward pass does
-PROGRAMS = 16  # a processor; a program goes on to the next channels where there are more of them
-
-
-@triton.jit
-def apart(tile, GROUP: tl.constexpr):
-    """The GROUP tiles, (rows, n), that the last dimension of a tile, (rows, n, GROUP), holds."""
-    if GROUP == 1:
-        return (tl.reshape(tile, [tile.shape[0], tile.shape[1]]),)
-    else:
-        pairs = tl.reshape(tile, [tile.shape[0], tile.shape[1], GROUP // 2, 2])
-        even, odd = tl.split(pairs)
-        evens, odds = apart(even, GROUP // 2), apart(odd, GROUP // 2)
-        tiles = ()
-        for i in tl.static_range(GROUP // 2):
-            tiles = tiles + (evens[i], odds[i])
-        return tiles
-
-
-@triton.jit
-def together(tiles, GROUP: tl.constexpr):
-    """The inverse of apart."""
-    if GROUP == 1:
-        return tl.reshape(tiles[0], [tiles[0].shape[0], tiles[0].shape[1], 1])
-    else:
-        evens = ()
-        odds = ()
-        for i in tl.static_range(GROUP // 2):
-            evens = evens + (tiles[2 * i],)
-            odds = odds + (tiles[2 * i + 1],)
-        pairs = tl.join(together(evens, GROUP // 2), together(odds, GROUP // 2))
-        return tl.reshape(pairs, [pairs.shape[0], pairs.shape[1], GROUP])
 
 
 @triton.jit
@@ -221,11 +221,15 @@ def _normalize(grad_output: Tensor | None, input: Tensor, output: Tensor, window
     channels_last = channels_last or pixels == 1  # the same memory, read along its rows
     if window.size > WIDEST:
         normalize_any(grad_output, input, output, window, 1 if channels_last else pixels)
-    elif channels_last:
+        return
+    sizes, kind = (batch, channels, pixels), {"size": window.size, "power": window.power}
+    kind["backward"] = grad_output is not None
+    if channels_last:
+        settings = settings_for(CHANNELS_LAST, input, sizes, **kind)
         itemsize = input.element_size()
         group = 4 if itemsize == 4 and window.size <= 5 else 8  # an access, where that is enough
-        block = max(block_of(channels, CHANNEL_BYTES // itemsize), group)
-        rows = TILE_BYTES // itemsize // block
+        block = max(block_of(channels, settings.channel_bytes // itemsize), group)
+        rows = settings.warps * 512 // itemsize // block
         vector = math.gcd(channels, 16)
         wrap_triton(channels_last_kernel, input.device)[
             cdiv(batch * pixels, rows) * cdiv(channels, block),
@@ -242,12 +246,13 @@ def _normalize(grad_output: Tensor | None, input: Tensor, output: Tensor, window
             GROUP=group,
             PIXELS=rows,
             CHANNELS=block,
-            num_warps=4,
+            num_warps=settings.warps,
         )
     else:
-        group, block = 8, block_of(pixels, PLANE_TILE)
+        of_planes = settings_for(PLANES, input, sizes, **kind)
+        group, block = 8, block_of(pixels, of_planes.pixels)
         blocks = batch * cdiv(pixels, block)
-        wanted = cdiv(processors(input.device) * PROGRAMS, blocks)
+        wanted = cdiv(processors(input.device) * of_planes.programs, blocks)
         steps = cdiv(cdiv(channels, group), wanted)
         wrap_triton(planes_kernel, input.device)[blocks * cdiv(channels, group * steps),](
             grad_output,
@@ -261,7 +266,7 @@ def _normalize(grad_output: Tensor | None, input: Tensor, output: Tensor, window
             POWER=window.power,
             GROUP=group,
             PIXELS=block,
-            num_warps=max(block // 64, 1),
+            num_warps=max(block // (32 * of_planes.pixels_of_thread), 1),
         )
 
 

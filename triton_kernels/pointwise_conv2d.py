@@ -33,12 +33,16 @@ from fastconv.triton_kernels._product import (
 )
 from fastconv.triton_kernels.pointwise_conv2d_boxes import multiply_boxes
 
-# Settings. No GPU was at hand to measure them.
+# Settings, beside those of _product.py. No GPU was at hand to measure them.
 PANEL = 128  # channels held at once: 128 pixels of them in 16 bits are 64 registers of 128 threads
-# A wider tile of outputs saves nothing, for the weights come from the L1 cache, and leaves more of
-# itself empty: of 144 outputs three tiles of 64 leave 48, two of 128 leave 112.
-PANEL_OUTPUTS = 64
 MANY = 128  # channels from which copies of boxes have steps enough, two of 64, to run ahead in
+
+
+@triton.jit
+def tile_at(tile, pixels, BLOCK_P: tl.constexpr):
+    """The image that a tile is of, in 64 bits, and its pixels there."""
+    tiles = tl.cdiv(pixels, BLOCK_P)
+    return (tile // tiles).to(tl.int64), tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
 
 
 @triton.jit
@@ -79,6 +83,7 @@ def finish(
     bias,
     residual,
     output,
+    image,
     pixel,
     out,
     pixels,
@@ -87,6 +92,7 @@ def finish(
     CHANNELS_LAST: tl.constexpr,
 ):
     """Bias, residual and activation of a tile, and its store."""
+    output += image * pixels * outputs
     if bias is not None:
         sums += load(bias + out, out < outputs)[None, :]
     if CHANNELS_LAST:
@@ -95,7 +101,7 @@ def finish(
         index = pixel[:, None] + out.to(tl.int64)[None, :] * pixels
     mask = (pixel < pixels)[:, None] & (out < outputs)[None, :]
     if residual is not None:
-        sums += load(residual + index, mask)
+        sums += load(residual + image * pixels * outputs + index, mask)
     store(output + index, activate(sums, ACTIVATION), mask)
 
 
@@ -130,13 +136,8 @@ def panel_kernel(
     input_pixels *= PIXEL_UNIT
     channels *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    pixel = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0), pixels, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
-    output += image * pixels * outputs
-    if residual is not None:
-        residual += image * pixels * outputs
     input += image * input_pixels * channels
     size = (channels, input_pixels, input_width, out_width)
     input += pixels_at(pixel, channel, *size, STRIDE_H, STRIDE_W, CHANNELS_LAST)
@@ -148,7 +149,7 @@ def panel_kernel(
         w = tl.load(weights, mask=has[:, None] & (out < outputs)[None, :], other=0.0)
         sums = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
         sums = multiply_add(x, w, sums, PRECISION, WIDEN)
-        at = (pixel, out, pixels, outputs)
+        at = (image, pixel, out, pixels, outputs)
         finish(sums, bias, residual, output, *at, ACTIVATION, CHANNELS_LAST)
 
 
@@ -183,15 +184,9 @@ def tile_kernel(
     channels *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
     across = tl.cdiv(outputs, BLOCK_O)
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    program = tl.program_id(0) // across
-    image = (program // tiles).to(tl.int64)
-    pixel = program % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0) // across, pixels, BLOCK_P)
     out = tl.program_id(0) % across * BLOCK_O + tl.arange(0, BLOCK_O)
     channel = tl.arange(0, BLOCK_C)
-    output += image * pixels * outputs
-    if residual is not None:
-        residual += image * pixels * outputs
     input += image * input_pixels * channels
     size = (channels, input_pixels, input_width, out_width)
     input += pixels_at(pixel, channel, *size, STRIDE_H, STRIDE_W, CHANNELS_LAST)
@@ -204,7 +199,7 @@ def tile_kernel(
         sums = multiply_add(x, w, sums, PRECISION, WIDEN)
         input += BLOCK_C if CHANNELS_LAST else BLOCK_C * tl.cast(input_pixels, tl.int64)
         weight += BLOCK_C if WEIGHT_ROWS else BLOCK_C * tl.cast(outputs, tl.int64)
-    at = (pixel, out, pixels, outputs)
+    at = (image, pixel, out, pixels, outputs)
     finish(sums, bias, residual, output, *at, ACTIVATION, CHANNELS_LAST)
 
 
@@ -245,7 +240,12 @@ def product(
     if one_matrix:
         images, pixels, input_pixels = 1, images * pixels, images * pixels
     weight, by_rows = matrix(weight)
-    tile = tile_of(images * pixels, channels, outputs, input)
+    kind = {
+        "channels_last": channels_last,
+        "weight_rows": by_rows,
+        "residual": residual is not None,
+    }
+    tile = tile_of((images * pixels, channels, outputs), input, stride=stride, **kind)
     unit = common_unit(channels, outputs)
     arithmetic: dict[str, Any] = {
         "CHANNEL_UNIT": unit,
@@ -257,17 +257,20 @@ def product(
         "BLOCK_O": tile.outputs,
         "BLOCK_C": tile.channels,
         "num_warps": tile.warps,
+        "num_stages": tile.stages,
     }
     tiles, across = images * cdiv(pixels, tile.pixels), cdiv(outputs, tile.outputs)
     # One program a processor is too few for the CUDA cores, which multiply float32 numbers.
     on_tensor_cores = input.dtype != torch.float32 or arithmetic["PRECISION"] == "tf32"
     boxes = one_matrix and channels >= MANY and on_tensor_cores
-    if boxes and multiply_boxes(input, weight, bias, residual, output, tile, arithmetic):
+    of_boxes = arithmetic | {"num_stages": tile.box_stages}
+    if boxes and multiply_boxes(input, weight, bias, residual, output, of_boxes):
         return
     function = tile_kernel
     if channels <= PANEL and across > 1:
         function, across = panel_kernel, 1
-        arithmetic |= {"BLOCK_C": power(channels, PANEL), "BLOCK_O": PANEL_OUTPUTS, "num_warps": 4}
+        panel = {"BLOCK_C": power(channels, PANEL), "BLOCK_O": tile.panel_outputs, "num_warps": 4}
+        arithmetic |= panel
     pixel_unit = common_unit(pixels, input_pixels)
     wrap_triton(function, input.device)[tiles * across,](
         input,

@@ -7,6 +7,7 @@ its own, and then the slabs are added in their order.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -32,20 +33,34 @@ from fastconv.triton_kernels._product import (
     precision,
     widen,
 )
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
 from fastconv.triton_kernels.pointwise_conv2d import pixels_at, product
 
-# Settings. No GPU was at hand to measure them.
-SIDE = 64  # of a tile of the weight: 64 x 64 sums are 32 registers of 4 warps
-PIXELS = 64  # a step: 64 pixels of 64 channels are 8 KiB in 16 bits, four of them on their way
-# Half of them where they cost registers: numbers too narrow to be copied past them (planes of odd
-# size), products without tensor cores. With 64 an sm_80 keeps some on the stack.
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the weight's gradient. No GPU was at hand to measure them."""
+
+    side: int = 64  # of a tile of the weight: 64 x 64 sums are 32 registers of 4 warps
+    pixels: int = 64  # a step: 64 pixels of 64 channels are 8 KiB in 16 bits, four on their way
+    stages: int = 4
+    waves: int = 4  # programs a processor: with 4 warps each, 16 of its 64 warps
+    warps: int = 4
+
+
+# A larger side reads both tensors fewer times and leaves fewer programs to share the pixels.
+SPACE = Space(
+    "pointwise_conv2d_backward",
+    Settings(),
+    {"side": (32, 128), "pixels": (32, 128), "stages": (2, 3), "waves": (2, 8), "warps": (8,)},
+)
+# Steps where pixels cost registers: numbers too narrow to be copied past them (planes of odd size),
+# products without tensor cores. With 64 an sm_80 keeps some on the stack.
 FEW_PIXELS = 32
-STAGES = 4
-WARPS = 4
-WAVES = 4  # programs a processor: with 4 warps each, 16 of its 64 warps
 # Of the slabs a program adds: 16 numbers a thread at once, so that their latencies overlap, and few
 # numbers, so that a weight of a thousand still occupies 32 processors.
-SLABS, NUMBERS = 64, 32
+SLABS, NUMBERS, WARPS = 64, 32, 4
 
 
 @triton.jit
@@ -170,13 +185,23 @@ def _of_weight(
     images, pixels, input_pixels = input.shape[0], pixels_of(grad), pixels_of(input)
     if channels_last and tuple(stride) == (1, 1) and images * pixels < 2**31:
         images, pixels, input_pixels = 1, images * pixels, images * pixels
-    side = (power(outputs, SIDE), power(channels, SIDE))
+    settings = settings_for(
+        SPACE,
+        input,
+        (images * pixels, channels, outputs),
+        channels_last=channels_last,
+        stride=stride,
+        bias=bias is not None,
+        precision=precision(input.dtype),
+    )
+    side = (power(outputs, settings.side), power(channels, settings.side))
     tiles = cdiv(outputs, side[0]) * cdiv(channels, side[1])
     unit, pixel_unit = common_unit(channels, outputs), common_unit(pixels, input_pixels)
     narrow = (unit if channels_last else pixel_unit) * grad.element_size() < 4
-    step = FEW_PIXELS if narrow or grad.dtype == torch.float32 else PIXELS
+    few = narrow or grad.dtype == torch.float32
+    step = min(settings.pixels, FEW_PIXELS) if few else settings.pixels
     steps = images * cdiv(pixels, step)
-    slabs = max(1, min(steps, WAVES * processors(input.device) // tiles))
+    slabs = max(1, min(steps, settings.waves * processors(input.device) // tiles))
     steps_of_slab = cdiv(steps, slabs)
     slabs = cdiv(steps, steps_of_slab) if steps else 1
     weight_slabs = grad.new_empty((slabs, outputs, channels), dtype=torch.float32)
@@ -205,8 +230,8 @@ def _of_weight(
         BLOCK_P=step,
         BLOCK_O=side[0],
         BLOCK_C=side[1],
-        num_warps=WARPS,
-        num_stages=STAGES,
+        num_warps=settings.warps,
+        num_stages=settings.stages,
     )
     if result.is_contiguous():
         add_slabs(weight_slabs, result)

@@ -13,10 +13,7 @@ from torch import Tensor
 
 from fastconv.triton_kernels._kernel import cdiv, processors, wrap_triton
 from fastconv.triton_kernels._language import activate, load, multiply_add
-from fastconv.triton_kernels._product import Tile, box, has_boxes, rows_of
-
-# Settings. No GPU was at hand to measure them.
-STAGES = 4  # steps on their way: 4 x 32 KiB and 32 KiB of results, of a processor's 227 KiB
+from fastconv.triton_kernels._product import box, has_boxes, rows_of
 
 
 @triton.jit
@@ -65,7 +62,6 @@ def multiply_boxes(
     bias: Tensor | None,
     residual: Tensor | None,
     output: Tensor,
-    tile: Tile,
     arithmetic: dict[str, Any],
 ) -> bool:
     """The product of dense channels_last tensors; whether the hardware can copy their boxes."""
@@ -73,11 +69,11 @@ def multiply_boxes(
     if not has_boxes(input, output, weight):
         return False
     (pixels, channels), outputs = input.shape, output.shape[1]
-    side = (tile.pixels, tile.outputs)
-    step = (tile.outputs, tile.channels)
+    of_pixels, of_outputs, of_channels = (arithmetic[f"BLOCK_{axis}"] for axis in "POC")
+    side, step = (of_pixels, of_outputs), (of_outputs, of_channels)
     programs = min(cdiv(pixels, side[0]) * cdiv(outputs, side[1]), processors(input.device))
     wrap_triton(descriptor_kernel, input.device)[programs,](
-        box(input, tile.pixels, tile.channels),
+        box(input, of_pixels, of_channels),
         box(weight, *(step if arithmetic["WEIGHT_ROWS"] else step[::-1])),
         bias,
         None if residual is None else box(rows_of(residual), *side),
@@ -86,6 +82,5 @@ def multiply_boxes(
         channels // arithmetic["CHANNEL_UNIT"],
         outputs // arithmetic["CHANNEL_UNIT"],
         **arithmetic,
-        num_stages=STAGES,
     )
     return True

@@ -6,6 +6,8 @@ reads a bit an element in place of a number (Chen et al., "Training deep nets wi
 cost", keep as little).
 """
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -21,12 +23,30 @@ from fastconv.triton_kernels._kernel import (
     wrap_triton,
 )
 from fastconv.triton_kernels._language import activate, load, passes, store
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
 
-# Settings. Four accesses of 16 bytes a thread from each tensor: of 2048 threads a processor that
-# is 256 KiB on their way, where bandwidth times latency asks for 32 KiB (3.35 TB/s, 600 ns, 132
-# processors). No GPU was at hand to measure them.
-WARPS = 4
-BLOCK_BYTES = WARPS * 32 * 4 * 16
+
+@dataclass(frozen=True)
+class Settings:
+    """Four accesses of 16 bytes a thread from each tensor: of 2048 threads a processor that is
+    256 KiB on their way, where bandwidth times latency asks for 32 KiB (3.35 TB/s, 600 ns, 132
+    processors). No GPU was at hand to measure them.
+    """
+
+    warps: int = 4
+    accesses: int = 4  # a thread from each tensor
+
+    @property
+    def block_bytes(self) -> int:
+        return self.warps * 32 * self.accesses * 16
+
+
+# The bits of a mask come in the blocks of these settings, whatever another call is tuned to.
+DEFAULT = Settings()
+# Half of them would still be four times what the latency asks for; more start fewer programs.
+OTHERS = {"accesses": (2, 8), "warps": (2, 8)}
+SPACE = Space("residual_add", DEFAULT, OTHERS)
 TILE = 2048  # elements of a tile of the shortcut: 16 a thread
 
 
@@ -111,7 +131,8 @@ def shortcut_kernel(
 def residual_add(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
     output = fake(input, residual, activation)
     if input.shape == residual.shape:
-        _add(input, residual, output, None, activation)
+        settings = settings_for(SPACE, input, (input.numel(),))
+        _add(input, residual, output, None, activation, settings)
     else:
         _add_shortcut(input, residual, output, activation)
     return output
@@ -122,18 +143,23 @@ def residual_add_with_mask(
     input: Tensor, residual: Tensor, activation: str
 ) -> tuple[Tensor, Tensor]:
     output, bits = fake_with_mask(input, residual, activation)
-    _add(input, residual, output, bits, activation)
+    _add(input, residual, output, bits, activation, DEFAULT)
     return output, bits
 
 
 def _add(
-    input: Tensor, residual: Tensor, output: Tensor, bits: Tensor | None, activation: str | None
+    input: Tensor,
+    residual: Tensor,
+    output: Tensor,
+    bits: Tensor | None,
+    activation: str | None,
+    settings: Settings,
 ) -> None:
     elements = output.numel()
     if elements == 0:
         return
     channels_last = is_channels_last(input)
-    block = BLOCK_BYTES // input.element_size()
+    block = settings.block_bytes // input.element_size()
     size = elements if bits is None else 8 * bits.numel()
     wrap_triton(same_size_kernel, input.device)[cdiv(size, block),](
         dense(input, channels_last),
@@ -143,7 +169,7 @@ def _add(
         elements,
         ACTIVATION=activation,
         BLOCK=block,
-        num_warps=WARPS,
+        num_warps=settings.warps,
     )
 
 
@@ -170,5 +196,5 @@ def _add_shortcut(input: Tensor, residual: Tensor, output: Tensor, activation: s
         CHANNELS_LAST=channels_last,
         ROWS=TILE // inner,
         INNER=inner,
-        num_warps=WARPS,
+        num_warps=DEFAULT.warps,
     )

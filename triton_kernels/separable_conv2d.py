@@ -10,6 +10,7 @@ tile has, or with more than one output a channel, the parts run one after the ot
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import triton
 import triton.language as tl
@@ -35,14 +36,41 @@ from fastconv.triton_kernels._product import (
     precision,
     widen,
 )
-from fastconv.triton_kernels.pointwise_conv2d import finish, weights_at
+from fastconv.triton_kernels._settings import Space
+from fastconv.triton_kernels._tuned import settings_for
+from fastconv.triton_kernels.pointwise_conv2d import finish, tile_at, weights_at
 
-# Settings. No GPU was at hand to measure them.
-# Channels of a slice: 64 bytes of a pixel. With half as many, or with fewer than 32 outputs, Triton
-# reads the pixels number by number, right where the tensor cores want them.
-SLICE, FLOAT32_SLICE = 32, 16
+
+@dataclass(frozen=True)
+class Settings:
+    """No GPU was at hand to measure them."""
+
+    slice: int = 32  # channels at a time: 64 bytes of a pixel
+    pixels: int = 64  # of a tile, where that makes no more than these
+    sums: int = 64 * 64  # 32 registers of 4 warps; with twice as many, sm_90 spills
+    warps: int = 4
+    stages: int = 3  # Triton's own choice
+
+
+# By whether numbers are float32, whose operands lie in registers too. Smaller tiles leave less of a
+# small map over; in 8 warps twice the sums fit.
+SPACES = {
+    wide: Space(
+        "separable_conv2d" + (" float32" if wide else ""),
+        Settings(slice=16, sums=64 * 32) if wide else Settings(),
+        {
+            "pixels": (32,) if wide else (32, 128),
+            "sums": (64 * 128,),
+            "warps": (8,),
+            "slice": (64,),
+            "stages": (1, 2),
+        },
+    )
+    for wide in (False, True)
+}
+# With slices of fewer channels, or with fewer outputs, Triton reads the pixels number by number,
+# right where the tensor cores want them.
 LEAST_SIDE = 32
-SUMS = 64 * 64  # of a tile: 32 registers of 4 warps; with twice as many, sm_90 spills
 OUTPUTS = 256  # more would leave tiles of fewer than 16 pixels
 TAPS = 49  # a window of 7x7; the kernel of larger ones is depthwise_conv2d's
 
@@ -115,14 +143,9 @@ def separable_kernel(
     channels *= CHANNEL_UNIT
     outputs *= CHANNEL_UNIT
     pixels = out_height * out_width
-    tiles = tl.cdiv(pixels, BLOCK_P)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    pixel = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, pixel = tile_at(tl.program_id(0), pixels, BLOCK_P)
     out = tl.arange(0, BLOCK_O)
     input += image * channels * height * width
-    output += image * outputs * pixels
-    if residual is not None:
-        residual += image * outputs * pixels
     sums = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for first in range(0, channels, BLOCK_C):
         channel = first + tl.arange(0, BLOCK_C)
@@ -149,7 +172,7 @@ def separable_kernel(
         at = weights_at(channel, out, channels, outputs, WEIGHT_ROWS)
         w = tl.load(weight + at, mask=has[:, None] & (out < outputs)[None, :], other=0.0)
         sums = multiply_add(hidden, w, sums, PRECISION, WIDEN)
-    at = (pixel, out, pixels, outputs)
+    at = (image, pixel, out, pixels, outputs)
     finish(sums, bias, residual, output, *at, POINTWISE_ACTIVATION, CHANNELS_LAST)
 
 
@@ -223,10 +246,19 @@ def _fused(
     outputs, channels = pointwise_weight.shape[:2]
     channels_last = is_channels_last(input)
     weight, by_rows = matrix(pointwise_weight)
-    wide = input.element_size() == 4
+    settings = settings_for(
+        SPACES[input.element_size() == 4],
+        input,
+        (*output.shape, channels),
+        channels_last=channels_last,
+        kernel=depthwise_weight.shape[2:],
+        stride=stride,
+        dilation=dilation,
+        residual=residual is not None,
+        precision=precision(input.dtype),
+    )
     across = max(LEAST_SIDE, power(outputs, OUTPUTS))
-    # Half the sums in float32, whose operands lie in registers too.
-    down = max(LEAST, min(64, SUMS // across // (2 if wide else 1)))
+    down = max(LEAST, min(settings.pixels, settings.sums // across))
     unit = common_unit(channels, outputs)
     wrap_triton(separable_kernel, input.device)[output.shape[0] * cdiv(pixels_of(output), down),](
         dense(input, channels_last),
@@ -256,6 +288,7 @@ def _fused(
         WIDEN=widen(input.dtype),
         BLOCK_P=down,
         BLOCK_O=across,
-        BLOCK_C=FLOAT32_SLICE if wide else SLICE,
-        num_warps=4,
+        BLOCK_C=settings.slice,
+        num_warps=settings.warps,
+        num_stages=settings.stages,
     )

@@ -3,8 +3,12 @@
 import argparse
 import contextlib
 import json
+import os
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from statistics import geometric_mean
@@ -16,7 +20,7 @@ import fastconv
 from bench.gpu.cases import NETWORKS, Case, all_cases
 from bench.gpu.measure import copy_rate, matrix_rate, measure
 from bench.gpu.timing import ROUNDS
-from fastconv import gpu
+from fastconv import gpu, kept
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -48,12 +52,38 @@ def small(case: Case) -> bool:
     return case.bytes < 1 << 19
 
 
+def pairs(
+    batches: list[int], networks: list[str], dtypes: list[str]
+) -> Iterator[tuple[Case, Case]]:
+    """Each case, and the same with one image more."""
+    more = [batch + 1 for batch in batches]
+    return zip(
+        *(all_cases(sizes, networks, dtypes) for sizes in (batches, more)),
+        strict=True,
+    )
+
+
+@contextlib.contextmanager
+def empty_caches() -> Iterator[None]:
+    """A first call finds nothing on disk that was compiled before, only what was tuned."""
+    tuned = kept.folder("tuned")
+    with tempfile.TemporaryDirectory() as name:
+        for variable in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "FASTCONV_CACHE"):
+            os.environ[variable] = str(Path(name) / variable)
+        if tuned.exists():
+            shutil.copytree(tuned, kept.folder("tuned"))
+        yield
+
+
 def line(row: dict[str, Any]) -> str:
     variants = row["variants"]
     if row["ours"] is None:
         return f"{row['case']:<70} nothing of ours ran"
     text = f"{row['case']:<70} {variants[row['ours']]['seconds'] * 1e6:9.1f} us {row['ours']:<14}"
     text += f" {row['share_of_copy']:5.2f} of copy"
+    for name in ("first_call", "new_shape"):
+        if seconds := variants[row["ours"]].get(f"{name}_seconds"):
+            text += f", {name.replace('_', ' ')} {seconds * 1e3:.1f} ms"
     return text + (f"  {row['ratio']:5.2f}x {row['rival']}" if "ratio" in row else "")
 
 
@@ -86,11 +116,11 @@ def main() -> int:
     device = torch.device("cpu" if options.dry else "cuda")
     torch.backends.cudnn.benchmark = True
     batches, dtypes = ([1], ["float32"]) if options.dry else ([128, 1, 32], ["bfloat16", "float16"])
-    cases = [case for case in all_cases(batches, NETWORKS, dtypes) if options.only in str(case)]
+    cases = [pair for pair in pairs(batches, NETWORKS, dtypes) if options.only in str(pair[0])]
     if options.dry:
-        cases = [case for case in cases if small(case)][::6]
+        cases = [pair for pair in cases if small(pair[0])][::6]
     elif not options.only:
-        cases.extend(all_cases([128], NETWORKS[:1], ["float32"]))
+        cases.extend(pairs([128], NETWORKS[:1], ["float32"]))
     rate = copy_rate(device, 8 if options.dry else 1024)
     result = {
         "machine": machine(device),
@@ -102,12 +132,12 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "kernels.json"
     began = time.monotonic()
-    for case in cases:
+    for case, larger in cases:
         if time.monotonic() - began > 60 * options.minutes:
             result["left_out"] = len(cases) - len(rows)
             print(f"{result['left_out']} cases left out after {options.minutes} minutes")
             break
-        rows.append(measure(case, device, rate, 2 if options.dry else ROUNDS))
+        rows.append(measure(case, larger, device, rate, 2 if options.dry else ROUNDS))
         print(line(rows[-1]), flush=True)
         file.write_text(json.dumps(result, indent=1) + "\n")  # what is there survives a cut
     print("\n".join(summary(rows)))
@@ -116,4 +146,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with empty_caches():
+        code = main()
+    sys.exit(code)

@@ -97,7 +97,7 @@ def convolution(s: Shape, batch: int, dtype: torch.dtype) -> Iterator[Case]:
         def matrix_relu(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
             rows = x.permute(0, 2, 3, 1).reshape(-1, s.channels)
             result = torch._addmm_activation(b, rows, w.flatten(1).t())
-            return result.view(batch, height, width, -1).permute(0, 3, 1, 2)
+            return result.view(len(x), height, width, -1).permute(0, 3, 1, 2)
 
         # It has no relu6.
         rivals["cuBLASLt relu nhwc"] = Rival(matrix_relu, "nhwc", oracle=forward_relu)

@@ -76,9 +76,13 @@ def table(results: list[dict[str, Any]], old: dict[str, Any]) -> dict[str, Any]:
     """The whole table: new rows, and the old ones of other GPUs."""
     cases = {str(case): case for case in all_cases(BATCHES, NETWORKS, list(DTYPES))}
     new = [row for result in results for row in rows_of(result, cases)]
+    return {"version": VERSION, "rows": renewed(old["rows"], new)}
+
+
+def renewed(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new rows, and the old ones of GPUs that have no new ones."""
     measured = {row["gpu"] for row in new}
-    kept = [row for row in old["rows"] if row["gpu"] not in measured]
-    return {"version": VERSION, "rows": kept + new}
+    return [row for row in old if row["gpu"] not in measured] + new
 
 
 def as_json(table: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 import fastconv
 from bench.gpu.cases import Case, Rival, Tensors
-from bench.gpu.timing import Calls, Graph, in_turn, kernels, ratio
+from bench.gpu.timing import Calls, Graph, alone, in_turn, kernels, ratio
 from fastconv import gpu
 
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
@@ -81,8 +81,19 @@ def variants_of(case: Case) -> dict[str, Rival]:
     return ours | case.rivals
 
 
-def measure(case: Case, device: torch.device, copy_rate: float, rounds: int) -> dict[str, Any]:
-    """The row of a case: seconds, error and kernels of each variant, or why it has none."""
+def told(reason: Exception) -> str:
+    first, *_ = [*str(reason).splitlines(), ""]
+    return f"{type(reason).__name__}: {first}"
+
+
+def measure(
+    case: Case, larger: Case, device: torch.device, copy_rate: float, rounds: int
+) -> dict[str, Any]:
+    """The row of a case: seconds, error and kernels of each variant, or why it has none.
+
+    The seconds of the first call in this process too, and of the first one of a new shape, that of
+    the larger case: what is compiled, searched or planned for them.
+    """
     torch._dynamo.reset()  # or the tenth case would run into its limit of recompilations
     sets = sets_of(case, device)
     base = inputs_of(case, device, sets)
@@ -101,18 +112,29 @@ def measure(case: Case, device: torch.device, copy_rate: float, rounds: int) -> 
 
         try:
             with forced(variant.backend), torch.no_grad():
-                error = error_of(call(0), expected[variant.oracle or case.oracle])
+                result, seconds = alone(partial(call, 0), device)
+                error = error_of(result, expected[variant.oracle or case.oracle])
                 check(name, error, case.dtype)
-                rows[name] = {"error": error}
+                rows[name] = {"error": error, "first_call_seconds": seconds}
                 if device.type == "cuda":
                     rows[name]["kernels"] = kernels(partial(call, 0))
                 runners[name] = (Graph if device.type == "cuda" else Calls)(call, sets)
         except Exception as reason:  # a variant that fails leaves the others their times
-            rows[name] = {"failed": f"{type(reason).__name__}: {str(reason).splitlines()[0]}"}
+            rows[name] = {"failed": told(reason)}
     times = in_turn(runners, rounds)
     for name, taken in times.items():
         rows[name]["seconds"] = median(taken)
         rows[name]["spread"] = (max(taken) - min(taken)) / median(taken)
+    # Last, or torch.compile might serve both shapes by what it compiles for any.
+    others = inputs_of(larger, device, 1)[0]
+    for name in times:
+        variant = variants[name]
+        call_larger = partial(variant.function, *in_layout(others, variant.layout))
+        try:
+            with forced(variant.backend), torch.no_grad():
+                rows[name]["new_shape_seconds"] = alone(call_larger, device)[1]
+        except Exception as reason:
+            rows[name]["new_shape_failed"] = told(reason)
     return {
         "case": str(case),
         "op": case.op,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -48,6 +49,15 @@ class Calls:
         for i in range(self.sets):
             self.call(i)
         return (time.perf_counter() - began) / self.sets
+
+
+def alone(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What one call gives, and the seconds until it is done."""
+    began = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - began
 
 
 def in_turn(runners: dict[str, Graph | Calls], rounds: int = ROUNDS) -> Seconds:

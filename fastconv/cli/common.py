@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 Threads = Annotated[int | None, typer.Option(min=1, help="As many as cores, if not given.")]
 
 
+class Dtype(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 @contextmanager
 def expected_errors(argument: str | None = None) -> Iterator[None]:
     """Says in one sentence what a user can mend; anything else is a bug and keeps its traceback."""
@@ -34,7 +41,7 @@ def expected_errors(argument: str | None = None) -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=argument) from error
-    except (ModuleNotFoundError, FileNotFoundError, ComparisonError, BackendError) as error:
+    except (ModuleNotFoundError, OSError, ComparisonError, BackendError) as error:
         fail(str(error))
 
 

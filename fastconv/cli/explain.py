@@ -1,6 +1,5 @@
 """fastconv explain: which kernel serves each layer of a network, here or on another GPU."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import torch
@@ -8,14 +7,8 @@ import typer
 
 import fastconv
 import fastconv.tables as tables
-from fastconv.cli.common import Json, app, expected_errors, print_json
+from fastconv.cli.common import Dtype, Json, app, expected_errors, print_json
 from fastconv.peers.model import build_model, input_size
-
-
-class Dtype(StrEnum):
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 @app.command("explain")

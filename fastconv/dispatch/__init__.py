@@ -5,6 +5,7 @@ what was measured on such a machine (`Measured`) and what `use_backend` forces. 
 those out, for the machine at hand, and tells what was chosen.
 """
 
+from fastconv.dispatch.autotune import autotunes
 from fastconv.dispatch.call import Call
 from fastconv.dispatch.choice import (
     BACKENDS,
@@ -29,6 +30,7 @@ __all__ = [
     "Choice",
     "Machine",
     "Measured",
+    "autotunes",
     "choose",
     "decide",
     "forced",

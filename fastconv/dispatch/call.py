@@ -48,12 +48,12 @@ def argument_names(op: str) -> tuple[str, ...]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return tuple(map(_number, value.shape))
+        return tuple(map(known_size, value.shape))
     if isinstance(value, (list, tuple)):
-        return tuple(map(_number, value))
+        return tuple(map(known_size, value))
     return value
 
 
-def _number(value: Any) -> Any:
+def known_size(value: Any) -> Any:
     """An open size stands for the size it was compiled for: no choice may close it."""
     return value.node.hint if isinstance(value, torch.SymInt) else value

@@ -264,7 +264,7 @@ class Op:
 @cache
 def triton_kernel(name: str) -> Callable[..., Any]:
     """The op of that name in fastconv.triton_kernels, which only those import who have Triton."""
-    return importlib.import_module("fastconv.triton_kernels").KERNELS[name].function
+    return importlib.import_module("fastconv.triton_kernels").KERNELS[name].run
 
 
 def _tensor(op: str, out: Any) -> Tensor:

@@ -9,6 +9,7 @@ from fastconv.tables.doctor import findings
 from fastconv.tables.explain import explanation
 from fastconv.tables.models import models
 from fastconv.tables.scaling import advice, recommendation
+from fastconv.tables.tuning import tuning
 
 __all__ = [
     "advice",
@@ -23,5 +24,6 @@ __all__ = [
     "models",
     "predictions",
     "recommendation",
+    "tuning",
     "verdict",
 ]

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from fastconv import _C, nvrtc, ops
+from fastconv import _C, kept, nvrtc, ops
 from tests.cuda.emulator import recorded
 from tests.helpers import channels_last
 
@@ -45,7 +45,7 @@ DEVICE = _C.gpu.Device(architecture=90, compiles=True)
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTCONV_CACHE", str(tmp_path))
-    nvrtc._say_once.cache_clear()
+    kept.warn_once.cache_clear()
     return tmp_path / "nvrtc"
 
 
