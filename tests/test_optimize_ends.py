@@ -54,9 +54,10 @@ def test_nothing_is_left_but_the_layers(pool, dtype, batch):
         error = (fast(image) - expected).abs().max() / expected.abs().max()
         assert error < 32 * torch.finfo(dtype).eps
     assert targets(fast) == [ours.stem_conv2d.default, ours.global_avg_pool2d.default]
-    kernels = [row["kernel"] for row in fast.receipt]
+    rows = [row for row in fast.receipt if row["weight"]]
+    kernels = [row["kernel"] for row in rows]
     assert kernels == ["stem_conv2d", "torch", "pointwise_conv2d", "pointwise_conv2d"]
-    assert [row["activation"] for row in fast.receipt] == ["silu", "relu", "relu", None]
+    assert [row["activation"] for row in rows] == ["silu", "relu", "relu", None]
 
 
 def test_images_of_many_channels_take_one_copy():
@@ -103,7 +104,8 @@ def test_linear_layers_may_share_a_weight_and_have_other_inputs():
     model, x, y = Shared().eval(), torch.randn(2, 3, 4, 4), torch.randn(2, 5, 8)
     fast = fastconv.optimize(model, (x, y))
     torch.testing.assert_close(fast(x, y), model(x, y))
-    assert [row["activation"] for row in fast.receipt][1:] == ["relu", None]
+    activations = [row["activation"] for row in fast.receipt if len(row["weight"] or ()) == 2]
+    assert activations == ["relu", None]
 
 
 def test_dense_weights_are_packed_once_and_never_stale():

@@ -147,6 +147,7 @@ def _with_weights(program: torch.export.ExportedProgram) -> fx.GraphModule:
         name = sources[node.name]
         state = program.state_dict if name in program.state_dict else program.constants
         read = read_buffer(module, node, name, state[name].detach().clone())
+        read.meta["name"] = name
         node.replace_all_uses_with(read)
         module.graph.erase_node(node)
     return module

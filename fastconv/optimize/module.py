@@ -28,13 +28,26 @@ class OptimizedModule(nn.Module):
 
     def __init__(self, captured: Captured, receipt: list[dict[str, Any]]) -> None:
         super().__init__()
-        self.graph = captured.graph
+        self.lowered = captured.graph
         self.receipt = receipt
         self._inputs = captured.inputs
         self._output_tree = captured.output_tree
         self._one_output = captured.output_tree == pytree.tree_structure(0)
         self._arenas = Arenas()
         self.eval()
+
+    @property
+    def graph(self) -> torch.fx.GraphModule:
+        """The graph; as a module it is `lowered`, for torch.export calls its own by this name."""
+        return self.lowered
+
+    def takes(self, inputs: tuple[Any, ...]) -> bool:
+        """Whether a call with these inputs is like the example, but for sizes that are open."""
+        try:
+            self._inputs.check(inputs, {})
+        except RuntimeError:
+            return False
+        return True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = self._inputs.bind(args, kwargs)

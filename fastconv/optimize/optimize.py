@@ -11,30 +11,23 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from fastconv.optimize.capture import capture
-from fastconv.optimize.conv import canonicalize
 from fastconv.optimize.dense import DenseConv2d
 from fastconv.optimize.fuse_blocks import fuse_blocks
 from fastconv.optimize.inputs import bind
 from fastconv.optimize.linear import lower_linear
 from fastconv.optimize.lower import lower
+from fastconv.optimize.measure import MARGIN, SECONDS
+from fastconv.optimize.measure import measure as choose_ways
 from fastconv.optimize.module import OptimizedModule
-from fastconv.optimize.passes import (
-    absorb_padding,
-    drop_identities,
-    fold_batch_norm,
-    fuse_residual_and_activation,
-    pool,
-)
+from fastconv.optimize.passes import CANONICAL
+from fastconv.optimize.passes.lower_batch_norm import lower_batch_norm
+from fastconv.optimize.passes.pool import pool
+from fastconv.optimize.race import race
+from fastconv.optimize.receipt import of_model
 from fastconv.optimize.swap import swap_
 from fastconv.optimize.trial import observed, trial_of
 
-PASSES = (
-    drop_identities,
-    canonicalize,
-    fold_batch_norm,
-    absorb_padding,
-    fuse_residual_and_activation,
-)
+WHOLE_SECONDS = 1.0  # of the last race, of the whole network against the model
 
 
 class _OnFirstCall(nn.Module):
@@ -63,6 +56,7 @@ def optimize(
     *,
     example_kwargs: dict[str, Any] | None = None,
     any_size: bool = False,
+    measure: bool | float = False,
 ) -> nn.Module:
     """A new module that computes what model computes at inference, on our kernels.
 
@@ -82,10 +76,16 @@ def optimize(
         any_size: leaves height and width open as well, where the model allows that. Padding that
             the model computes from the sizes is then computed at every call.
 
+        measure: seconds to spend, or True for 10, on races between the ways there are: a block in
+            one op, in parts or in torch's convolutions, each layer in ours or torch's, and at the
+            end the whole against the model as it is. What wins on the examples stays; numbers may
+            differ in their last digits where it does not win every time.
+
     Returns:
         An :class:`OptimizedModule`. A model that torch.export cannot capture, or with forward hooks
         (other than torch's own, as weight_norm has), which a fused layer would not call, comes back
-        as a copy with its layers swapped (:func:`fastconv.swap_`), and the receipt says why.
+        as a copy with its layers swapped (:func:`fastconv.swap_`), and one that would gain nothing
+        as a mere copy; the receipt says why.
 
     Raises:
         TypeError: model is no nn.Module or dtype no floating-point dtype.
@@ -95,7 +95,7 @@ def optimize(
     _check_model(model)
     _check_dtype(model, dtype)
     if example_inputs is None and example_kwargs is None:
-        return _OnFirstCall(model, {"dtype": dtype, "any_size": any_size})
+        return _OnFirstCall(model, {"dtype": dtype, "any_size": any_size, "measure": measure})
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs or ()
     args, kwargs = bind(inspect.signature(model.forward), given, example_kwargs or {})
     if dtype is not None:
@@ -109,17 +109,39 @@ def optimize(
         captured = capture(trial, args, kwargs, any_size)
     except Exception as error:  # export names no common base for what it cannot capture
         return _swapped(model, dtype, f"torch.export could not capture the model: {error}")
-    for transform in PASSES:
+    for transform in CANONICAL:
         transform(captured.graph)
+    leaves = pytree.tree_leaves((args, kwargs))
+    if measure:
+        choose_ways(captured.graph, leaves, dtype, SECONDS if measure is True else measure)
     fuse_blocks(captured.graph, dtype)
+    lower_batch_norm(captured.graph, dtype)
     pool(captured.graph)
     lower_linear(captured.graph)
     receipt = lower(captured.graph, dtype)
     if not any(_gains(captured.graph, node) for node in captured.graph.graph.nodes):
         return _unchanged(model, dtype, "no layer has a kernel of ours, nor a convolution to fuse")
     fast = OptimizedModule(captured, receipt)
-    difference = _difference(fast, (args, kwargs), expected)
-    return fast if difference is None else _swapped(model, dtype, difference)
+    difference = _difference(fast, leaves, expected)
+    if difference is not None:
+        return _swapped(model, dtype, difference)
+    return _winner(fast, model, dtype, args, kwargs) if measure else fast
+
+
+def _winner(
+    fast: OptimizedModule, model: nn.Module, dtype: torch.dtype | None, args: Any, kwargs: Any
+) -> nn.Module:
+    """The optimized network, or a mere copy of the model where that is faster."""
+    plain = _unchanged(model, dtype, "")
+    with torch.no_grad():
+        rivals = [lambda: fast(*args, **kwargs), lambda: plain(*args, **kwargs)]
+        ours, torchs = race(rivals, WHOLE_SECONDS)
+    if torchs >= MARGIN * ours:
+        return fast
+    plain.receipt = of_model(  # type: ignore[assignment]
+        "torch", f"torch takes {1e3 * torchs:.3g} ms here, the optimized one {1e3 * ours:.3g} ms"
+    )
+    return plain
 
 
 def _check_model(model: nn.Module) -> None:
@@ -165,7 +187,7 @@ def _gains(module: fx.GraphModule, node: fx.Node) -> bool:
     return str(node.target).startswith("fastconv.")
 
 
-def _difference(fast: OptimizedModule, inputs: Any, expected: Any) -> str | None:
+def _difference(fast: OptimizedModule, leaves: list[Any], expected: Any) -> str | None:
     """Why the optimized module must not stand for the model, None where it may.
 
     Half of the digits must agree with the model's own results on the examples. In 16 bits few agree
@@ -173,7 +195,7 @@ def _difference(fast: OptimizedModule, inputs: Any, expected: Any) -> str | None
     """
     try:
         with torch.no_grad():
-            actual = fast.graph(*pytree.tree_leaves(inputs))
+            actual = fast.graph(*leaves)
     except Exception as error:
         return f"the optimized graph does not run: {error}"
     for result, wanted in zip(actual, pytree.tree_leaves(expected), strict=True):
@@ -205,8 +227,7 @@ def _by_modules(body: nn.Module, dtype: torch.dtype | None, kernel: str, reason:
     if dtype is not None:
         cast = functools.partial(_cast_inputs, dtype)
         body.to(dtype).register_forward_pre_hook(cast, with_kwargs=True)
-    reason = reason.splitlines()[0]
-    body.receipt = [{"layer": "model", "kernel": kernel, "reason": reason}]  # type: ignore
+    body.receipt = of_model(kernel, reason)  # type: ignore[assignment]
     return body
 
 
