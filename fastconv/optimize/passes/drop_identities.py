@@ -5,19 +5,24 @@ from typing import Any
 import torch
 from torch import fx
 
-from fastconv.optimize.conv import shape_of
+from fastconv.optimize.conv import arguments_of, shape_of
 
 aten = torch.ops.aten
 
+_END = 2**63 - 1  # of a slice, where none is given
 _ELEMENTWISE = (aten.mul.Tensor, aten.add.Tensor)
 _COPIES = (aten.clone.default, aten.alias.default, aten.detach.default)
 
 
 def drop_identities(module: fx.GraphModule) -> None:
     """Removes what does nothing at inference: dropout's clones, unused batch-norm outputs, casts
-    to the dtype and pooling to the size that is there."""
+    to the dtype and pooling to the size that is there, slices of everything, expansions that an
+    elementwise op does itself, and torch's own checks of what it captured."""
     graph = module.graph
     for node in list(graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+            continue
         if node.op == "call_function" and _is_identity(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
@@ -31,6 +36,9 @@ def _is_identity(node: fx.Node) -> bool:
         source: Any = node.args[0]
         same = source.meta["val"].dtype == node.meta["val"].dtype
         return same and set(node.kwargs) <= {"dtype"}
+    if node.target is aten.slice.Tensor:
+        given = arguments_of(node)
+        return given["start"] in (None, 0) and given["end"] in (None, _END) and given["step"] == 1
     if node.target is aten.expand.default:
         return all(_broadcasts_alone(node, user) for user in node.users)
     if node.target is not aten.adaptive_avg_pool2d.default:

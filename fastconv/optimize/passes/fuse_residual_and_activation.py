@@ -41,11 +41,12 @@ def fuse_residual_and_activation(module: fx.GraphModule) -> None:
                 host = max(hosts, key=order.__getitem__)
                 kwargs = {**host.kwargs, "residual": right if host is left else left}
                 fused = graph.call_function(host.target, kwargs=kwargs)
+                fused.meta = {**host.meta, "val": add.meta["val"]}
             else:
                 target = torch.ops.fastconv.residual_add.default
                 kwargs = {"input": left, "residual": right, "activation": None}
                 fused = graph.call_function(target, kwargs=kwargs)
-        fused.meta = dict(add.meta)
+                fused.meta = dict(add.meta)
         add.replace_all_uses_with(fused)
         graph.erase_node(add)
         _fuse_following_activation(fused)
