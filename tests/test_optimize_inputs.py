@@ -208,10 +208,9 @@ class Same(nn.Module):
         (build("UNet").eval(), [(16, 16), (24, 32)]),
         (build("SqueezeExcite").eval(), [(16, 16), (9, 21)]),
         (build("Shuffle").eval(), [(16, 16), (23, 8)]),
-        (fastconv.models.mobilenet_v1(width_multiplier=0.25).eval(), [(64, 64), (96, 32)]),
         (Same().eval(), [(16, 16), (15, 16), (21, 7)]),
     ],
-    ids=["block", "UNet", "SqueezeExcite", "Shuffle", "mobilenet_v1", "Same"],
+    ids=["block", "UNet", "SqueezeExcite", "Shuffle", "Same"],
 )
 def test_any_size(model, sizes):
     fast = fastconv.optimize(model, torch.randn(1, 3, *sizes[0]), any_size=True)

@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fastconv.ops.conv2d import no_kernel
+from fastconv.optimize.capture import constant
 from fastconv.optimize.conv import (
     is_conv,
     is_depthwise_node,
@@ -50,10 +51,10 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None
     pack_weight(module, node, dtype, for_torch=kernel == "torch")
     given = node.kwargs
     with module.graph.inserting_before(node):
-        arguments = tuple(given[name] for name in _ARGUMENTS[kernel])
         if kernel == "torch":
-            lowered = _call_torch(module, f"{node.name}_conv", given, arguments)
+            lowered = _call_torch(module, node)
         else:
+            arguments = tuple(given[name] for name in _ARGUMENTS[kernel])
             target = getattr(torch.ops.fastconv, kernel).default
             lowered = module.graph.call_function(target, arguments)
     lowered.meta = dict(node.meta)
@@ -76,7 +77,6 @@ _ARGUMENTS = {
     "depthwise_conv2d": ("input", "weight", "bias", *_WINDOW, "activation"),
     "pointwise_conv2d": ("input", "weight", "bias", "residual", "stride", "activation"),
     "stem_conv2d": ("input", "weight", "bias", *_WINDOW[:2], "activation"),
-    "torch": ("input", "weight", "bias"),
 }
 
 
@@ -93,20 +93,34 @@ def _kernel(node: fx.Node) -> tuple[str, str | None]:
     return "torch", no_kernel(shape_of(node.kwargs["weight"]), node.kwargs["groups"])  # type: ignore
 
 
-def _call_torch(
-    module: fx.GraphModule, name: str, given: dict[str, Any], arguments: tuple[Any, ...]
-) -> fx.Node:
+def _call_torch(module: fx.GraphModule, node: fx.Node) -> fx.Node:
     """A call of torch's convolution; the residual, which it has no place for, is added by ours."""
+    given: dict[str, Any] = node.kwargs
     residual, activation = given["residual"], given["activation"]
-    stride, padding, dilation = (given[name] for name in _WINDOW)
+    weight = constant(module, given["weight"])
     fused = activation if residual is None else None
-    dense = DenseConv2d(stride, padding, dilation, given["groups"], fused)
-    module.add_submodule(name, dense)
-    lowered = module.graph.call_module(name, arguments)
+    settings = (*(given[name] for name in _WINDOW), given["groups"], fused)
+    dense = DenseConv2d(weight, *settings)
+    name = next((name for name, m in module.named_children() if _is_like(m, dense)), None)
+    if name is None:
+        name = f"{node.name}_conv"
+        module.add_submodule(name, dense)
+    computed = () if weight is not None else (given["weight"],)
+    lowered = module.graph.call_module(name, (given["input"], given["bias"], *computed))
     if residual is None:
         return lowered
     add = torch.ops.fastconv.residual_add.default
     return module.graph.call_function(add, (lowered, residual, activation))
+
+
+def _is_like(module: nn.Module, dense: DenseConv2d) -> bool:
+    """Whether module is the same layer, of a model that calls it at several places."""
+    if not isinstance(module, DenseConv2d) or dense.weight is None:
+        return False
+    same = ("arguments", "pad", "activation")
+    return module.weight is dense.weight and all(
+        getattr(module, name) == getattr(dense, name) for name in same
+    )
 
 
 def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
@@ -147,8 +161,11 @@ def keep_used_buffers(module: fx.GraphModule, dtype: torch.dtype | None) -> None
     """Drops constants that no node reads any more; the others take the dtype of the module."""
     module.graph.eliminate_dead_code()
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    for name, value in list(module.named_buffers()):
+    for name in list(module._buffers):
         if name not in used:
             delattr(module, name)
-        elif dtype is not None and value.is_floating_point():
-            setattr(module, name, value.to(dtype))
+    if dtype is not None:
+        for owner in module.modules():
+            for name, value in owner._buffers.items():
+                if value is not None and value.is_floating_point():
+                    owner._buffers[name] = value.to(dtype)

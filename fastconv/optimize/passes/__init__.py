@@ -11,6 +11,7 @@ from fastconv.optimize.passes.fold_batch_norm import fold_batch_norm
 from fastconv.optimize.passes.fold_constants import fold_constants
 from fastconv.optimize.passes.fuse_residual_and_activation import fuse_residual_and_activation
 from fastconv.optimize.passes.lift_rows import lift_rows
+from fastconv.optimize.passes.merge_constants import merge_constants
 from fastconv.optimize.passes.name_activations import name_activations
 
 CANONICAL = (
@@ -22,4 +23,5 @@ CANONICAL = (
     absorb_padding,
     fold_batch_norm,
     fuse_residual_and_activation,
+    merge_constants,
 )
