@@ -22,8 +22,9 @@ _ONEDNN_ACTIVATIONS: dict[str | None, tuple[str, list[float]]] = {
 class DenseConv2d(nn.Module):
     """activation(conv2d(padded input, weight) + bias) with padding (top, left, bottom, right).
 
-    The weight is here once: as it came, or from the first call on in oneDNN's own order, which is
-    neither copied nor pickled; :meth:`unpack` takes it back.
+    The weight is here once: as it came, or from the first call on in oneDNN's own order. That can
+    be neither copied nor pickled nor exported, so that all who look at it here, by any walk over a
+    network's modules, find it as it came until the next call.
     """
 
     weight: Tensor | None
@@ -81,8 +82,7 @@ class DenseConv2d(nn.Module):
         self._buffers["weight"] = packed  # one step: other threads may be calling
         return packed
 
-    def unpack(self) -> None:
-        """Holds the weight as it came, until the next call."""
+    def _unpack(self) -> None:
         self._buffers["weight"] = self._plain()
 
     def _plain(self) -> Tensor | None:
@@ -90,6 +90,22 @@ class DenseConv2d(nn.Module):
         if held is None or not held.is_mkldnn:
             return held
         return held.to_dense().contiguous(memory_format=torch.channels_last)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        self._unpack()
+        return super().named_modules(*args, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "DenseConv2d":
+        self._unpack()
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._unpack()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._unpack()
+        super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_buffers": {"weight": self._plain()}}

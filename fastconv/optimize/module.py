@@ -1,6 +1,6 @@
 """The module that fastconv.optimize returns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from fastconv.dispatch import state
 from fastconv.ops._op import OPS
 from fastconv.optimize.arena import Arenas
 from fastconv.optimize.capture import Captured
-from fastconv.optimize.dense import DenseConv2d
 
 
 class OptimizedModule(nn.Module):
@@ -85,26 +84,7 @@ class OptimizedModule(nn.Module):
         """Bytes kept for intermediates while no call runs."""
         return sum(arena.block.numel() for arena in self._arenas.free)
 
-    def unpack(self) -> None:
-        """Holds all weights as plain tensors until the next call, for whoever asks for them."""
-        for module in self.modules():
-            if isinstance(module, DenseConv2d):
-                module.unpack()
-
-    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
-        self.unpack()
-        return super().named_buffers(*args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        self.unpack()
-        return super().state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        self.unpack()
-        return super().load_state_dict(*args, **kwargs)
-
     def _apply(self, fn: Any, recurse: bool = True) -> "OptimizedModule":
-        self.unpack()
         self._arenas = Arenas()  # planned for the dtype and device that the weights had
         return super()._apply(fn, recurse)
 
