@@ -23,7 +23,7 @@ from fastconv.dispatch import (
     measured_rows,
 )
 from fastconv.gpu import WAYS, missing, plan
-from fastconv.ops.conv2d import is_depthwise, is_pointwise
+from fastconv.ops.conv2d import is_depthwise, is_pointwise, no_kernel
 from fastconv.ops.stem_conv2d import MOST_STEM_CHANNELS
 
 # torch's convolutions: the layers a user may expect to see served by a kernel of ours. In inference
@@ -46,19 +46,13 @@ def _why_torch(op: str, arguments: dict[str, Any]) -> str:
     window = "x".join(str(size) for size in shape[2:])
     if arguments.get("transposed") or "transpose" in op:
         return f"transposed {window}: no kernel of ours"
-    if len(shape) != 4:
-        return f"{len(shape) - 2}d: our kernels are 2d"
-    if is_depthwise(shape, groups):
+    if len(shape) == 4 and is_depthwise(shape, groups):
         return f"depthwise {window} called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
-    if groups > 1:
-        return f"{groups} groups, {window}: neither depthwise nor 1x1 over all channels"
-    if is_pointwise(shape, groups, padding):
+    if len(shape) == 4 and is_pointwise(shape, groups, padding):
         return f"{window} called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
-    if window == "1x1":
-        return "dense 1x1 with padding: our 1x1 has none"
-    if shape[1] <= MOST_STEM_CHANNELS:
+    if len(shape) == 4 and groups == 1 and window != "1x1" and shape[1] <= MOST_STEM_CHANNELS:
         return f"dense {window}: of an image, fastconv.optimize or ops.stem_conv2d calls ours"
-    return f"dense {window}: our kernels are depthwise or 1x1"
+    return no_kernel(shape, groups)
 
 
 def _launches(op: str, arguments: Sequence[Any], machine: Machine, backend: str) -> str:

@@ -109,9 +109,9 @@ def test_what_is_fused(model, kernel):
 def test_the_receipt_names_the_parts():
     fast = fastconv.optimize(Block(gate=F.hardsigmoid).eval(), (torch.randn(1, 8, 9, 9),))
     (row,) = fast.receipt
-    assert row["parts"] == ["expand_weight", "depthwise_weight", "project_weight"]
+    assert row["parts"] == ["expand", "depthwise", "project"]
     assert row["squeeze"] == {
-        "parts": ["fc1_weight", "fc2_weight"],
+        "parts": ["fc1", "fc2"],
         "activation": "silu",
         "gate": "hardsigmoid",
     }

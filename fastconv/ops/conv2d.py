@@ -27,6 +27,18 @@ def is_pointwise(
     return not any(padding) if isinstance(padding, (tuple, list)) else padding == 0
 
 
+def no_kernel(weight_shape: Sequence[int], groups: int) -> str:
+    """Why a convolution of this shape, neither depthwise nor pointwise, has no kernel of ours."""
+    window = "x".join(str(size) for size in weight_shape[2:])
+    if len(weight_shape) != 4:
+        return f"{len(weight_shape) - 2}d: our kernels are 2d"
+    if groups > 1:
+        return f"{groups} groups, {window}: neither depthwise nor 1x1 over all channels"
+    if window == "1x1":
+        return "dense 1x1 with padding: our 1x1 has none"
+    return f"dense {window}: our kernels are depthwise or 1x1"
+
+
 def _check_ignored(stride: IntPair, padding: str | IntPair, dilation: IntPair) -> None:
     """Raises what torch raises for arguments that a kernel of one pixel has no use for."""
     dilation = pair("conv2d", "dilation", dilation)

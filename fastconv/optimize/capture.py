@@ -1,15 +1,20 @@
 """From a model to a functional graph of torch-level ops, by torch.export."""
 
+import contextlib
+import io
 import warnings
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.experimental._config as shapes_config
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, TensorArgument
 from torch.overrides import TorchFunctionMode
 
 from fastconv import reference
 from fastconv.ops import local_response_norm
+from fastconv.optimize.inputs import Inputs
 
 
 class _OurFunctions(TorchFunctionMode):
@@ -48,57 +53,77 @@ class Captured(NamedTuple):
 
     graph: fx.GraphModule
     output_tree: pytree.TreeSpec
-    any_batch: bool
+    inputs: Inputs
 
 
-def _is_batch(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
-
-
-def _two_images(value: Any) -> Any:
-    """A batch of at least two, because export takes a batch of one for a constant."""
-    alone = _is_batch(value) and value.shape[0] == 1
-    return value.expand(2, *value.shape[1:]) if alone else value
-
-
-def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> Captured:
+def capture(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], any_size: bool = False
+) -> Captured:
     """The functional graph of model for inputs like the examples, its weights as buffers.
 
-    The batch (dimension 0 of every input tensor) is left open where the model allows that. Raises
-    what torch.export raises for a model that it cannot capture.
+    The batch (dimension 0 of the first tensor, and of those as long) is left open where the model
+    allows that, with any_size the height and width too. Raises what torch.export raises for a model
+    that it cannot capture.
     """
-    with torch.no_grad(), _OurFunctions(), warnings.catch_warnings():
+    # export prints the graph it had when it fails; its error is enough.
+    silent = contextlib.redirect_stderr(io.StringIO())
+    with torch.no_grad(), _OurFunctions(), silent, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # export's own, about its own types
-        program = _export_any_batch(model, example_inputs)
-        any_batch = program is not None
+        program = _export_open(model, args, kwargs, any_size) if any_size else None
+        program = program or _export_open(model, args, kwargs, any_size=False)
         if program is None:
-            program = torch.export.export(model, example_inputs)
+            program = torch.export.export(model, args, kwargs)
+        inputs = Inputs(model, args, kwargs, _sizes(program), program._guards_code)
         program = program.run_decompositions(_TORCHS)  # functional: no op writes to its inputs
     assert program.call_spec.out_spec is not None
-    return Captured(_with_weights(program), program.call_spec.out_spec, any_batch)
+    return Captured(_with_weights(program), program.call_spec.out_spec, inputs)
 
 
-def _export_any_batch(
-    model: nn.Module, example_inputs: tuple[Any, ...]
+def _export_open(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], any_size: bool
 ) -> torch.export.ExportedProgram | None:
-    """The program with an open batch; None where inputs or model tie it to one number."""
-    leaves = pytree.tree_leaves(example_inputs)
-    if len({leaf.shape[0] for leaf in leaves if _is_batch(leaf)}) != 1:
+    """The program with open sizes; None where the model ties them to those of the examples."""
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    batches = [leaf.shape[0] for leaf in leaves if leaf.dim()]
+    if not batches:
         return None
-    examples = pytree.tree_map(_two_images, example_inputs)
-    open_batch = pytree.tree_map(
-        lambda value: {0: torch.export.Dim.AUTO} if _is_batch(value) else None, example_inputs
-    )
+
+    def of_images(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batches[0]
+
+    def two_images(value: Any) -> Any:
+        # At least two, because export takes a size of one for a constant.
+        return torch.cat([value, value]) if of_images(value) and batches[0] == 1 else value
+
+    examples = pytree.tree_map(two_images, (args, kwargs))
+    open_sizes: Any = torch.export.ShapesCollection()
+    pairs = zip(pytree.tree_leaves((args, kwargs)), pytree.tree_leaves(examples), strict=True)
+    for given, example in pairs:
+        if of_images(given):
+            others = [d for d in range(2, given.dim()) if any_size and given.shape[d] > 1]
+            open_sizes[example] = dict.fromkeys([0, *others], torch.export.Dim.AUTO)
     try:
-        program = torch.export.export(model, examples, dynamic_shapes=open_batch)
-    except Exception:  # whatever stops it, the example's own batch is tried next
+        # Oblivious to 0 and 1, so that the guards are the model's own alone.
+        with shapes_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            program = torch.export.export(model, *examples, dynamic_shapes=open_sizes)
+        inputs = Inputs(model, args, kwargs, _sizes(program), program._guards_code)
+        inputs.check(args, kwargs)
+    except Exception:  # whatever stops it, the examples' own sizes are tried next
         return None
-    batches = (
-        node.meta["val"].shape[0]
-        for node in program.graph.nodes
-        if node.name in program.graph_signature.user_inputs and _is_batch(node.meta.get("val"))
-    )
-    return program if all(isinstance(batch, torch.SymInt) for batch in batches) else None
+    return program
+
+
+def _sizes(program: torch.export.ExportedProgram) -> list[tuple[int | None, ...] | None]:
+    """The shape of each leaf of the inputs, None in it for an open size; None for no tensor."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    specs = program.graph_signature.input_specs
+    given = [spec.arg for spec in specs if spec.kind == InputKind.USER_INPUT]
+    tensors = (values[arg.name] if isinstance(arg, TensorArgument) else None for arg in given)
+    return [None if t is None else _size(t) for t in tensors]
+
+
+def _size(tensor: Tensor) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in tensor.shape)
 
 
 def _with_weights(program: torch.export.ExportedProgram) -> fx.GraphModule:
@@ -122,6 +147,7 @@ def _with_weights(program: torch.export.ExportedProgram) -> fx.GraphModule:
         name = sources[node.name]
         state = program.state_dict if name in program.state_dict else program.constants
         read = read_buffer(module, node, name, state[name].detach().clone())
+        read.meta["name"] = name
         node.replace_all_uses_with(read)
         module.graph.erase_node(node)
     return module

@@ -62,6 +62,18 @@ def shape_of(node: object) -> torch.Size:
     return node.meta["val"].shape
 
 
+def layer_of(node: fx.Node) -> str:
+    """The layer of the model that a node was: a module's name, or its weight's where a function was
+    called with one; '' for what the model does itself."""
+    if "layer" in node.meta:
+        return str(node.meta["layer"])
+    weight: Any = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
+    name = weight.meta.get("name", "") if isinstance(weight, fx.Node) else ""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    path = paths[-1] if paths and not paths[-1].startswith("_empty") else ""
+    return str(name.removesuffix(".weight") or path)
+
+
 def only_user(node: fx.Node) -> fx.Node | None:
     """The single user of a node, None where there are several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
@@ -135,6 +147,6 @@ def canonicalize(graph: fx.GraphModule) -> None:
             continue
         with graph.graph.inserting_before(node):
             new = graph.graph.call_function(conv2d, kwargs=kwargs)
-        new.meta = dict(node.meta)
+        new.meta = {**node.meta, "layer": layer_of(node)}
         node.replace_all_uses_with(new)
         graph.graph.erase_node(node)

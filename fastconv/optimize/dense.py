@@ -20,10 +20,18 @@ _ONEDNN_ACTIVATIONS: dict[str | None, tuple[str, list[float]]] = {
 
 
 class DenseConv2d(nn.Module):
-    """activation(conv2d(padded input, weight) + bias) with padding (top, left, bottom, right)."""
+    """activation(conv2d(padded input, weight) + bias) with padding (top, left, bottom, right).
+
+    The weight is here once: as it came, or from the first call on in oneDNN's own order. That can
+    be neither copied nor pickled nor exported, so that all who look at it here, by any walk over a
+    network's modules, find it as it came until the next call.
+    """
+
+    weight: Tensor | None
 
     def __init__(
         self,
+        weight: Tensor | None,
         stride: list[int],
         padding: list[int],
         dilation: list[int],
@@ -37,41 +45,70 @@ class DenseConv2d(nn.Module):
         padding = [top, left] if self.symmetric else [0, 0]
         self.arguments: tuple[Any, ...] = (stride, padding, dilation, groups)
         self.activation = activation
-        self._packed: tuple[Tensor, int, Tensor] | None = None
+        self.register_buffer("weight", weight)
 
-    def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, input: Tensor, bias: Tensor | None, weight: Tensor | None = None) -> Tensor:
+        """weight is given where it is computed, at every call."""
         if not self.symmetric:
             input = F.pad(input, self.pad)
         stride, padding, dilation, groups = self.arguments
-        fused = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
-        if not fused or not torch.backends.mkldnn.is_available():
-            output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        plain = type(input) is Tensor or torch.compiler.is_compiling()  # no DTensor, for one
+        fused = plain and input.is_cpu and input.dtype in (torch.float32, torch.bfloat16)
+        held = weight if self.weight is None else self.weight
+        assert held is not None
+        # An exported program is for any machine.
+        if not fused or not torch.backends.mkldnn.is_available() or torch.compiler.is_exporting():
+            held = held.to_dense() if held.is_mkldnn else held
+            output = F.conv2d(input, held, bias, stride, padding, dilation, groups)
             return activate(output, self.activation)
         name, scalars = _ONEDNN_ACTIVATIONS[self.activation]
-        if type(input) is Tensor and not torch.compiler.is_compiling():
-            weight = self._pack(input, weight)
+        if weight is None and not held.is_mkldnn and not torch.compiler.is_compiling():
+            held = self._pack(input, held)
         return torch.ops.mkldnn._convolution_pointwise(
-            input, weight, bias, padding, stride, dilation, groups, name, scalars, ""
+            input, held, bias, padding, stride, dilation, groups, name, scalars, ""
         )
 
     def _pack(self, input: Tensor, weight: Tensor) -> Tensor:
-        """weight in oneDNN's own order, which is neither copied nor pickled: made at first use.
+        """weight in oneDNN's own order, from now on in its place.
 
         A plain weight is brought to that order at every call: 512 -> 512, 3x3, 7x7 pixels took 844
         us, packed 477; the 3x3 layers of ResNet-50 10 to 14 % less at 56x56 and 28x28, 18 % at
         14x14, 43 % at 7x7 (batch 1, 2 threads, Zen 5, minimum of 14 turns).
         """
-        version = 0 if weight.is_inference() else weight._version
-        if self._packed is None or self._packed[0] is not weight or self._packed[1] != version:
-            stride, padding, dilation, groups = self.arguments
-            packed = torch.ops.mkldnn._reorder_convolution_weight(
-                weight, padding, stride, dilation, groups, list(input.shape)
-            )
-            self._packed = weight, version, packed
-        return self._packed[2]
+        stride, padding, dilation, groups = self.arguments
+        packed = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, padding, stride, dilation, groups, list(input.shape)
+        )
+        self._buffers["weight"] = packed  # one step: other threads may be calling
+        return packed
+
+    def _unpack(self) -> None:
+        self._buffers["weight"] = self._plain()
+
+    def _plain(self) -> Tensor | None:
+        held = self.weight
+        if held is None or not held.is_mkldnn:
+            return held
+        return held.to_dense().contiguous(memory_format=torch.channels_last)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        self._unpack()
+        return super().named_modules(*args, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "DenseConv2d":
+        self._unpack()
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._unpack()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._unpack()
+        super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
+        return {**self.__dict__, "_buffers": {"weight": self._plain()}}
 
 
 if torch.backends.mkldnn.is_available():

@@ -10,10 +10,12 @@ from fastconv.optimize.conv import (
     is_conv,
     is_depthwise_node,
     is_pointwise_node,
+    layer_of,
     only_user,
     shape_of,
 )
 from fastconv.optimize.pack import pack_weight
+from fastconv.optimize.receipt import row
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -30,6 +32,14 @@ class Squeeze(NamedTuple):
     gate: str
 
 
+class Block(NamedTuple):
+    """What one op can do: its convolutions in their order, and what weighs the channels within."""
+
+    op: str
+    convs: list[fx.Node]
+    squeeze: Squeeze | None
+
+
 def fuse_blocks(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
     """Replaces (expand ->) depthwise (-> squeeze-and-excitation) -> project by one op.
 
@@ -37,26 +47,47 @@ def fuse_blocks(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
     MobileNetV2, EfficientNet-Lite0 and MobileNetV1 at 224x224 (one core of a Zen 5, packed weights,
     in turn, medians of ratios): 1.04 to 1.38 times as fast at batch 1, 1.01 to 2.35 at batch 16,
     most on large maps and least on 7x7. With squeeze-and-excitation, the blocks of EfficientNet-B0:
-    1.17 to 1.45 times as fast at batch 1, 1.20 to 2.68 at batch 16, measured alike. A new node has
-    its row of the receipt in meta["receipt"].
+    1.17 to 1.45 times as fast at batch 1, 1.20 to 2.68 at batch 16, measured alike. What a race
+    decided to leave in parts (measure.py) stays so. A new node has its row of the receipt in
+    meta["receipt"].
     """
     for node in list(module.graph.nodes):
-        if not is_conv(node) or not _is_plain_pointwise(node):
-            continue
-        depthwise, squeeze = _hidden(node)
-        if depthwise is None:
-            continue
-        convs = [depthwise, node, *([] if squeeze is None else squeeze[:2])]
-        if not _has_kernel(module, convs, dtype):
-            continue
-        if squeeze is not None and _dtype_of(module, node, dtype) != torch.float32:
-            continue
-        expand = _only_reader(depthwise, depthwise.kwargs["input"], is_pointwise_node)
-        if expand is not None and _is_expansion(module, expand, depthwise, node, dtype):
-            _replace(module, "inverted_residual", [expand, depthwise, node], squeeze, dtype)
-        else:
-            _replace(module, "separable_conv2d", [depthwise, node], squeeze, dtype)
+        block = block_ending_in(module, node, dtype)
+        if block is not None and node.meta.get("way") in (None, "block"):
+            _replace(module, block, dtype)
     module.graph.eliminate_dead_code()
+
+
+def block_ending_in(
+    module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None
+) -> Block | None:
+    """The largest block whose last convolution is node, None where no op does it."""
+    if not is_conv(node) or not _is_plain_pointwise(node):
+        return None
+    depthwise, squeeze = _hidden(node)
+    if depthwise is None:
+        return None
+    convs = [depthwise, node, *([] if squeeze is None else squeeze[:2])]
+    if not _has_kernel(module, convs, dtype):
+        return None
+    if squeeze is not None and _dtype_of(module, node, dtype) != torch.float32:
+        return None
+    expand = _only_reader(depthwise, depthwise.kwargs["input"], is_pointwise_node)
+    if expand is not None and _is_expansion(module, expand, depthwise, node, dtype):
+        return Block("inverted_residual", [expand, depthwise, node], squeeze)
+    return Block("separable_conv2d", [depthwise, node], squeeze)
+
+
+def why_alone(depthwise: fx.Node) -> str:
+    """Why a depthwise convolution is in no block."""
+    reader = only_user(depthwise)
+    if reader is None:
+        return "not in a block: its result is read more than once"
+    if not is_conv(reader) or not _is_plain_pointwise(reader):
+        return "not in a block: no 1x1 convolution is all that reads it"
+    if reader.meta.get("way") == "parts":
+        return "the block was slower here"
+    return "not in a block: none has a kernel for its size, stride, dilation or dtype"
 
 
 def _hidden(project: fx.Node) -> tuple[fx.Node | None, Squeeze | None]:
@@ -153,16 +184,10 @@ def _is_expansion(
     )
 
 
-def _replace(
-    module: fx.GraphModule,
-    op: str,
-    convs: list[fx.Node],
-    squeeze: Squeeze | None,
-    dtype: torch.dtype | None,
-) -> None:
+def _replace(module: fx.GraphModule, found: Block, dtype: torch.dtype | None) -> None:
+    op, convs, squeeze = found
     *_, depthwise, project = convs
     inner = [] if squeeze is None else [squeeze.reduce, squeeze.expand]
-    names = [str(conv.kwargs["weight"].target) for conv in convs]  # type: ignore[union-attr]
     weights: dict[fx.Node, list[Any]] = {}
     for conv in (*convs, *inner):
         pack_weight(module, conv, dtype)
@@ -184,18 +209,20 @@ def _replace(
         target = getattr(torch.ops.fastconv, op).default
         block = module.graph.call_function(target, tuple(arguments))
     block.meta = dict(project.meta)
-    block.meta["receipt"] = {
-        "layer": names[-1],
-        "weight": list(shape_of(project.kwargs["weight"])),
-        "kernel": op,
-        "activation": activation,
-        "residual": residual is not None,
-        "parts": names,
-    }
+    inside = None
     if squeeze is not None:
-        block.meta["receipt"]["squeeze"] = {
-            "parts": [str(conv.kwargs["weight"].target) for conv in inner],  # type: ignore
-            "activation": squeeze.reduce.kwargs["activation"],
-            "gate": squeeze.gate,
-        }
+        reduced_by = squeeze.reduce.kwargs["activation"]
+        names = [layer_of(conv) for conv in inner]
+        inside = {"parts": names, "activation": reduced_by, "gate": squeeze.gate}
+    block.meta["receipt"] = row(
+        layer_of(project),
+        op,
+        weight=list(shape_of(project.kwargs["weight"])),
+        activation=activation,  # type: ignore[arg-type]
+        residual=residual is not None,
+        parts=[layer_of(conv) for conv in convs],
+        folded=[name for conv in convs for name in conv.meta.get("folded", [])],
+        squeeze=inside,
+        measured=project.meta.get("measured"),
+    )
     project.replace_all_uses_with(block)

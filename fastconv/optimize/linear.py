@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fastconv.optimize.capture import constant, read_buffer
-from fastconv.optimize.conv import activation_of, only_user, shape_of
+from fastconv.optimize.conv import activation_of, layer_of, only_user, shape_of
+from fastconv.optimize.receipt import row
 from fastconv.reference import activate
 
 aten = torch.ops.aten
@@ -50,20 +51,21 @@ def lower_linear(module: fx.GraphModule) -> None:
         user = only_user(node)
         activation = activation_of(user)
         last: fx.Node = node if user is None or activation is None else user
-        layer, name = str(read.target), f"{node.name}_linear"
+        name = f"{node.name}_linear"
         module.add_submodule(name, Linear(activation))
-        matrix = read_buffer(module, node, layer, weight[:, :, None, None])
+        matrix = read_buffer(module, node, str(read.target), weight[:, :, None, None])
         arguments = (_one_pixel(input), matrix, bias[0] if bias else None)
         with module.graph.inserting_before(node):
             lowered = module.graph.call_module(name, arguments)
         lowered.meta = dict(node.meta)
-        lowered.meta["receipt"] = {
-            "layer": layer,
-            "weight": list(weight.shape),
-            "kernel": "pointwise_conv2d",
-            "activation": activation,
-            "residual": False,
-        }
+        lowered.meta["receipt"] = row(
+            layer_of(node),
+            "pointwise_conv2d",
+            weight=list(weight.shape),
+            activation=activation,
+            folded=node.meta.get("folded"),
+            reason=f"up to {MOST_ROWS} rows, torch's for more",
+        )
         last.replace_all_uses_with(lowered)
     module.graph.eliminate_dead_code()
 

@@ -3,18 +3,22 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from fastconv.ops.conv2d import no_kernel
 from fastconv.optimize.capture import constant
 from fastconv.optimize.conv import (
     is_conv,
     is_depthwise_node,
     is_pointwise_node,
     is_stem_node,
+    layer_of,
     shape_of,
 )
 from fastconv.optimize.dense import DenseConv2d
+from fastconv.optimize.fuse_blocks import why_alone
 from fastconv.optimize.pack import pack_weight
+from fastconv.optimize.receipt import row, written
 
 aten = torch.ops.aten
 
@@ -23,60 +27,100 @@ _ANY_LAYOUT = (torch.ops.fastconv.stem_conv2d.default, aten.sym_size.int)
 
 def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, Any]]:
     """Gives every conv its kernel and the graph one layout; returns the receipt, a row a layer."""
-    receipt = []
-    for node in list(module.graph.nodes):
-        if is_conv(node):
-            receipt.append(_lower_conv(module, node, dtype))
-        elif "receipt" in node.meta:
-            receipt.append(node.meta["receipt"])
-        elif node.target is aten.view.default:
-            node.target = aten.reshape.default  # the pixels may now lie in another order
+    lower_layers(module, dtype)
+    receipt = list(written(module.graph))
     _one_layout(module.graph, dtype)
-    _keep_used_buffers(module, dtype)
+    keep_used_buffers(module, dtype)
     module.graph.lint()
     module.recompile()
     return receipt
 
 
-def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None) -> dict[str, Any]:
-    if is_depthwise_node(node):
-        kernel = "depthwise_conv2d"
-        names = ["input", "weight", "bias", "stride", "padding", "dilation", "activation"]
-    elif is_pointwise_node(node):
-        kernel = "pointwise_conv2d"
-        names = ["input", "weight", "bias", "residual", "stride", "activation"]
-    elif is_stem_node(node):
-        kernel = "stem_conv2d"
-        names = ["input", "weight", "bias", "stride", "padding", "activation"]
-    else:
-        kernel = "torch"
-        names = ["input", "weight", "bias"]
+def lower_layers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
+    """Gives every conv its kernel: ours where there is one, unless a race chose torch's."""
+    for node in list(module.graph.nodes):
+        if is_conv(node):
+            _lower_conv(module, node, dtype)
+        elif node.target is aten.view.default:
+            node.target = aten.reshape.default  # the pixels may now lie in another order
+    module.graph.eliminate_dead_code()
 
-    weight: Any = node.kwargs["weight"]
-    layer = str(weight if constant(module, weight) is None else weight.target)
-    pack_weight(module, node, dtype)
+
+def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None) -> None:
+    kernel, reason = _kernel(node)
+    pack_weight(module, node, dtype, for_torch=kernel == "torch")
     given = node.kwargs
     with module.graph.inserting_before(node):
-        arguments = tuple(given[name] for name in names)
         if kernel == "torch":
-            settings = ("stride", "padding", "dilation", "groups", "activation")
-            dense = DenseConv2d(*(given[name] for name in settings))  # type: ignore[arg-type]
-            module.add_submodule(f"{layer}_conv", dense)
-            lowered = module.graph.call_module(f"{layer}_conv", arguments)
+            lowered = _call_torch(module, node)
         else:
-            lowered = module.graph.call_function(
-                getattr(torch.ops.fastconv, kernel).default, arguments
-            )
+            arguments = tuple(given[name] for name in _ARGUMENTS[kernel])
+            target = getattr(torch.ops.fastconv, kernel).default
+            lowered = module.graph.call_function(target, arguments)
     lowered.meta = dict(node.meta)
+    lowered.meta["receipt"] = row(
+        layer_of(node),
+        kernel,
+        weight=list(shape_of(given["weight"])),
+        activation=given["activation"],  # type: ignore[arg-type]
+        residual=given["residual"] is not None,
+        folded=node.meta.get("folded"),
+        reason=reason,
+        measured=node.meta.get("measured"),
+    )
     node.replace_all_uses_with(lowered)
     module.graph.erase_node(node)
-    return {
-        "layer": layer,
-        "weight": list(shape_of(given["weight"])),
-        "kernel": kernel,
-        "activation": given["activation"],
-        "residual": given["residual"] is not None,
-    }
+
+
+_WINDOW = ("stride", "padding", "dilation")
+_ARGUMENTS = {
+    "depthwise_conv2d": ("input", "weight", "bias", *_WINDOW, "activation"),
+    "pointwise_conv2d": ("input", "weight", "bias", "residual", "stride", "activation"),
+    "stem_conv2d": ("input", "weight", "bias", *_WINDOW[:2], "activation"),
+}
+
+
+def _kernel(node: fx.Node) -> tuple[str, str | None]:
+    """What serves a convolution, and why where there was a choice."""
+    if node.meta.get("way") == "torch":
+        return "torch", "ours was slower here"
+    if is_depthwise_node(node):
+        return "depthwise_conv2d", why_alone(node)
+    if is_pointwise_node(node):
+        return "pointwise_conv2d", None
+    if is_stem_node(node):
+        return "stem_conv2d", None
+    return "torch", no_kernel(shape_of(node.kwargs["weight"]), node.kwargs["groups"])  # type: ignore
+
+
+def _call_torch(module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """A call of torch's convolution; the residual, which it has no place for, is added by ours."""
+    given: dict[str, Any] = node.kwargs
+    residual, activation = given["residual"], given["activation"]
+    weight = constant(module, given["weight"])
+    fused = activation if residual is None else None
+    settings = (*(given[name] for name in _WINDOW), given["groups"], fused)
+    dense = DenseConv2d(weight, *settings)
+    name = next((name for name, m in module.named_children() if _is_like(m, dense)), None)
+    if name is None:
+        name = f"{node.name}_conv"
+        module.add_submodule(name, dense)
+    computed = () if weight is not None else (given["weight"],)
+    lowered = module.graph.call_module(name, (given["input"], given["bias"], *computed))
+    if residual is None:
+        return lowered
+    add = torch.ops.fastconv.residual_add.default
+    return module.graph.call_function(add, (lowered, residual, activation))
+
+
+def _is_like(module: nn.Module, dense: DenseConv2d) -> bool:
+    """Whether module is the same layer, of a model that calls it at several places."""
+    if not isinstance(module, DenseConv2d) or dense.weight is None:
+        return False
+    same = ("arguments", "pad", "activation")
+    return module.weight is dense.weight and all(
+        getattr(module, name) == getattr(dense, name) for name in same
+    )
 
 
 def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
@@ -113,12 +157,15 @@ def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
         output.args = fx.map_arg(output.args, leave)
 
 
-def _keep_used_buffers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
+def keep_used_buffers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
     """Drops constants that no node reads any more; the others take the dtype of the module."""
     module.graph.eliminate_dead_code()
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    for name, value in list(module.named_buffers()):
+    for name in list(module._buffers):
         if name not in used:
             delattr(module, name)
-        elif dtype is not None and value.is_floating_point():
-            setattr(module, name, value.to(dtype))
+    if dtype is not None:
+        for owner in module.modules():
+            for name, value in owner._buffers.items():
+                if value is not None and value.is_floating_point():
+                    owner._buffers[name] = value.to(dtype)

@@ -13,14 +13,18 @@ from fastconv.optimize.capture import constant, read_buffer
 from fastconv.optimize.conv import is_depthwise_node, is_pointwise_node, is_stem_node
 
 
-def pack_weight(module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None) -> None:
+def pack_weight(
+    module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None, for_torch: bool = False
+) -> None:
     """Packs the weight of a convolution that will compute in dtype, where it is a constant."""
     read = conv.kwargs["weight"]
     weight = constant(module, read)
     if weight is None:
         return
     assert isinstance(read, fx.Node)
-    if is_pointwise_node(conv) and (dtype or weight.dtype) == torch.bfloat16:
+    if for_torch:
+        setattr(module, str(read.target), _channels_last(weight))
+    elif is_pointwise_node(conv) and (dtype or weight.dtype) == torch.bfloat16:
         # A buffer of its own: the values are others, and the weight may have other readers.
         packed = read_buffer(
             module, conv, str(read.target), pack_pointwise_pairs(weight.bfloat16())

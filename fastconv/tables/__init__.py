@@ -8,6 +8,7 @@ from fastconv.tables.demo import predictions, verdict
 from fastconv.tables.doctor import findings
 from fastconv.tables.explain import explanation
 from fastconv.tables.models import models
+from fastconv.tables.receipt import receipt
 from fastconv.tables.scaling import advice, recommendation
 from fastconv.tables.tuning import tuning
 
@@ -23,6 +24,7 @@ __all__ = [
     "layer_costs",
     "models",
     "predictions",
+    "receipt",
     "recommendation",
     "tuning",
     "verdict",

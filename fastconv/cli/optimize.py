@@ -1,0 +1,51 @@
+"""fastconv optimize: what optimize does to each layer of a network, and why."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import fastconv
+import fastconv.tables as tables
+from fastconv.cli.common import Json, Threads, app, expected_errors, print_json
+from fastconv.peers.model import build_model, input_size
+
+
+class DType(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@app.command("optimize")
+def optimize_command(
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Of fastconv.models, or module:function.")
+    ],
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    dtype: Annotated[DType, typer.Option()] = DType.FLOAT32,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Leave height and width open.")
+    ] = False,
+    measure: Annotated[
+        float, typer.Option(min=0, help="Seconds to race the ways there are for each layer.")
+    ] = 0.0,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Show what optimize does to each layer of a network, what it leaves, and why."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with expected_errors("MODEL"):
+        model = build_model(name).eval()
+        images = torch.randn(batch, *input_size(model))
+        settings: Any = {"any_size": any_size, "measure": measure}
+        try:
+            fast: Any = fastconv.optimize(model, images, getattr(torch, dtype), **settings)
+        except RuntimeError as error:
+            raise ValueError(f"{name}: {error}") from error
+    if as_json:
+        print_json({"model": name, "receipt": fast.receipt})
+    else:
+        typer.echo(tables.as_text(tables.receipt(fast.receipt, f"{name} optimized")) + "\n")
