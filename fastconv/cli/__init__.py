@@ -1,7 +1,16 @@
 """The command `fastconv`: reads arguments, calls the work, shows what it returns."""
 
 # Each adds its commands.
-from fastconv.cli import doctor, explain, networks, optimize, race, scaling, tune  # noqa: F401
+from fastconv.cli import (  # noqa: F401
+    doctor,
+    explain,
+    networks,
+    optimize,
+    race,
+    recipes,
+    scaling,
+    tune,
+)
 from fastconv.cli.common import app
 
 __all__ = ["app"]

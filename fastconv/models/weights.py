@@ -14,9 +14,10 @@ def read_checkpoint(package: str, pattern: str) -> dict[str, Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
     """Copies weights into a model with exactly these keys and shapes.
 
+    assign: makes the weights themselves its parameters and buffers, without a copy.
     Raises RuntimeError naming every key that is missing, unexpected or of another shape; the model
     is then unchanged, where nn.Module.load_state_dict leaves it half loaded.
     """
@@ -30,4 +31,4 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     ]
     if problems:
         raise RuntimeError(f"the weights do not fit {type(model).__name__}: " + "; ".join(problems))
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=assign)

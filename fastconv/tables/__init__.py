@@ -9,6 +9,7 @@ from fastconv.tables.doctor import findings
 from fastconv.tables.explain import explanation
 from fastconv.tables.models import models
 from fastconv.tables.receipt import receipt
+from fastconv.tables.recipes import training
 from fastconv.tables.scaling import advice, recommendation
 from fastconv.tables.tuning import tuning
 
@@ -26,6 +27,7 @@ __all__ = [
     "predictions",
     "receipt",
     "recommendation",
+    "training",
     "tuning",
     "verdict",
 ]

@@ -1,0 +1,98 @@
+"""fastconv train, evaluate and predict: networks for images of one's own."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fastconv.tables as tables
+from fastconv.cli.common import (
+    Json,
+    app,
+    expected_errors,
+    messages,
+    output,
+    print_json,
+    progress_bar,
+)
+from fastconv.recipes import recipe as recipe_of
+from fastconv.recipes import train
+from fastconv.recipes.train import CHECKPOINT
+
+INTERRUPTED = 130  # the exit code of a shell for SIGINT
+
+
+class Form(StrEnum):
+    SCRATCH = "scratch"
+    FEATURES = "features"
+    FROZEN = "frozen"
+    ALL = "all"
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="digits, faces, or a folder with one folder of images a class; if it has folders "
+        "train and test, with one a class in each."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that read images; half as many as cores, if not given."),
+]
+
+
+@app.command("train")
+def train_command(
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="Of `fastconv models`.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
+    form: Annotated[
+        Form,
+        typer.Option(
+            help="From scratch, or from published weights: a head on features computed once, all "
+            "but the first layers, or all."
+        ),
+    ] = Form.SCRATCH,
+    size: Annotated[int | None, typer.Option(min=1, help="Height and width it sees.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(help="Of mirror, crop, rotate, shear, warp, colour, pca: with commas; or ''."),
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    swap: Annotated[bool, typer.Option(help="Train on our layers, or on torch's.")] = True,
+    workers: Workers = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last epoch.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a network on images, from scratch or from published weights."""
+    names = None if augment is None else tuple(name for name in augment.split(",") if name)
+    with expected_errors("NETWORK / --data / --out"), progress_bar() as progress:
+        recipe = recipe_of(
+            network,
+            data,
+            form.value,
+            size=size,
+            epochs=epochs,
+            batch=batch,
+            rate=rate,
+            augment=names,
+            seed=seed,
+            swapped=swap,
+        )
+        try:
+            trained = train(recipe, out, resume=resume, workers=workers, progress=progress)
+        except KeyboardInterrupt:
+            kept = "--resume goes on after the last epoch" if (out / CHECKPOINT).exists() else ""
+            messages.print(f"fastconv: interrupted{'; ' * bool(kept)}{kept}", highlight=False)
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json({**asdict(trained), "checkpoint": str(out / CHECKPOINT)})
+    else:
+        output.print(tables.training(trained))
+        typer.echo(f"checkpoint: {out / CHECKPOINT}")

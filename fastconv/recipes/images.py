@@ -1,0 +1,133 @@
+"""Labelled images of one size, in memory or in files; read as bytes, whole batches at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from fastconv.recipes.libraries import library
+
+# The image is read with a margin to crop from, as in Krizhevsky et al. 2012: 224 of 256.
+MARGIN = 7
+
+
+def padded(size: int) -> int:
+    """The side of the square that is read where the network sees `size`: 256 for 224."""
+    return size + -(-size // MARGIN)
+
+
+class ImageError(ValueError):
+    """A file that is no image the network can take; the message names it."""
+
+
+class Images(Protocol):
+    """Images (N, C, side, side) with a label each, an index into `classes`."""
+
+    classes: tuple[str, ...]
+    labels: Tensor  # (N,) int64
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """The images at these places: (n, C, side, side) uint8. Raises ImageError."""
+        ...
+
+    def subset(self, chosen: Tensor) -> Self:
+        """Those of these places, in this order: (n,) int64."""
+        ...
+
+
+def check_labels(labels: Tensor, classes: Sequence[str]) -> None:
+    """Raises ValueError for labels that are no index into classes, and where there are none."""
+    if labels.dim() != 1 or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be (N,) int64, got {tuple(labels.shape)} {labels.dtype}")
+    if not len(labels):
+        raise ValueError("there are no images")
+    for place in ((labels < 0) | (labels >= len(classes))).nonzero().flatten().tolist():
+        raise ValueError(
+            f"the label of image {place} is {int(labels[place])}, with {len(classes)} classes "
+            f"labels go from 0 to {len(classes) - 1}"
+        )
+
+
+@dataclass
+class TensorImages:
+    """Images in memory: pixels (N, C, side, side) uint8."""
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    pixels: Tensor
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels, self.classes)
+        if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4:
+            raise TypeError(
+                f"pixels must be (N, C, H, W) uint8, got {tuple(self.pixels.shape)} "
+                f"{self.pixels.dtype}"
+            )
+        if len(self.pixels) != len(self.labels):
+            raise ValueError(f"{len(self.pixels)} images have {len(self.labels)} labels")
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        return self.pixels[torch.as_tensor(indices)]
+
+    def subset(self, chosen: Tensor) -> Self:
+        return replace(self, labels=self.labels[chosen], pixels=self.pixels[chosen])
+
+
+@dataclass
+class FileImages:
+    """Images in files of any size, read when asked for: the middle square, resized to side."""
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    paths: tuple[Path, ...]
+    channels: int
+    side: int
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels, self.classes)
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([read_image(self.paths[i], self.channels, self.side) for i in indices])
+
+    def subset(self, chosen: Tensor) -> Self:
+        paths = tuple(self.paths[index] for index in chosen.tolist())
+        return replace(self, labels=self.labels[chosen], paths=paths)
+
+
+def read_image(path: Path, channels: int, side: int) -> Tensor:
+    """The middle square of an image file, resized bicubically: (channels, side, side) uint8.
+
+    Raises ImageError, which names the file, for one that is missing, empty, corrupt, of more than
+    8 bits a channel, or coloured where the network takes one channel.
+    """
+    pil, ops = library("PIL.Image"), library("PIL.ImageOps")
+    try:
+        with pil.open(path) as file:
+            image = ops.exif_transpose(file)  # cameras store turned photos
+            image.load()
+    except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
+        raise ImageError(f"{path}: {reason(path, error)}") from error
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(f"{path}: has pixels of mode {image.mode}, wanted 8 bits a channel")
+    image = image.convert("RGB")
+    if channels == 1:
+        red, green, blue = image.split()
+        if red.tobytes() != green.tobytes() or red.tobytes() != blue.tobytes():
+            raise ImageError(f"{path}: is in colour, and the network takes one channel, grey")
+        image = red
+    image = ops.fit(image, (side, side), pil.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(side, side, channels).permute(2, 0, 1).contiguous()
+
+
+def reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if path.is_file() and path.stat().st_size == 0:
+        return "the file is empty"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "is no image, or of a kind that Pillow does not read"
+    return f"cannot be read as an image: {error}"

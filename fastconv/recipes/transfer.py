@@ -1,0 +1,123 @@
+"""Three ways to begin with published weights, and what each leaves to be trained.
+
+Which one, by how much data there is (EfficientNet-Lite0 on digits, which its ImageNet weights never
+saw; `python -m bench.recipes transfer`): with fewer than about 20 images a class compute the
+features once and train a head on them; up to about 100 freeze the first half; with more train all.
+The nearer the pictures are to ImageNet's photographs, the longer the features do.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import fastconv
+from fastconv.models import build
+from fastconv.models.network import Network
+from fastconv.progress import Progress, silent
+from fastconv.recipes.checkpoint import read_tensors, write_tensors
+from fastconv.recipes.images import Images
+from fastconv.recipes.loader import Reader, in_order
+from fastconv.recipes.preprocess import Preprocessing
+from fastconv.recipes.recipe import Recipe, takes_weights
+
+FEATURE_BATCH = 32
+
+
+def last_layer(model: nn.Module) -> tuple[nn.Module, str, nn.Linear]:
+    """The last fully connected layer, the module that holds it, and its name there."""
+    *_, (name, layer) = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    holder, _, own = name.rpartition(".")
+    return model.get_submodule(holder), own, layer
+
+
+def replace_last_layer(model: nn.Module, layer: nn.Module) -> None:
+    holder, name, _ = last_layer(model)
+    setattr(holder, name, layer)
+
+
+def pretrained(network: str, classes: int) -> Network:
+    """The network with its published weights and a new last layer for so many classes.
+
+    Raises ValueError for a network without weights that install by pip.
+    """
+    if not takes_weights(network):
+        raise ValueError(
+            f"no package with all weights of {network} is known: train it from scratch, or take "
+            "efficientnet_lite0, 1 or 2"
+        )
+    model = build(network, pretrained=True)
+    *_, old = last_layer(model)
+    replace_last_layer(model, nn.Linear(old.in_features, classes))
+    model.num_classes = classes
+    return model
+
+
+def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
+    """Stops the training of the first `share` of the convolutions, and of what follows them.
+
+    Returns the frozen modules. They must stay in evaluation mode: a batch norm would go on
+    following the batches.
+    """
+    leaves = [module for module in model.modules() if not list(module.children())]
+    convolutions = [module for module in leaves if isinstance(module, nn.Conv2d)]
+    first_trained = convolutions[int(share * len(convolutions))]
+    frozen = leaves[: leaves.index(first_trained)]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
+def features(
+    model: nn.Module,
+    images: Images,
+    preprocessing: Preprocessing,
+    swapped: bool,
+    workers: int = 0,
+    progress: Progress = silent,
+) -> Tensor:
+    """What the last layer of the model is given for each image: (N, features) float32."""
+    holder, name, head = last_layer(model)
+    setattr(holder, name, nn.Identity())
+    try:
+        model.eval()
+        reader = Reader(images, preprocessing)
+        found: list[Tensor] = []
+        run: nn.Module | None = None
+        for batch, _ in in_order(reader, FEATURE_BATCH, workers):
+            progress("computing features", len(found) * FEATURE_BATCH / len(reader))
+            if run is None:
+                run = fastconv.optimize(model, (batch,)) if swapped else model
+            with torch.inference_mode():
+                found.append(run(batch).clone())
+        return torch.cat(found).clone()
+    finally:
+        setattr(holder, name, head)
+
+
+def stored_features(
+    path: Path,
+    model: nn.Module,
+    parts: dict[str, Images],
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    workers: int,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """The features of each part, computed once: later runs read them from `path`."""
+    about = {
+        "network": recipe.network,
+        "data": recipe.data,
+        "size": recipe.size,
+        "images": {name: len(images.labels) for name, images in parts.items()},
+    }
+    if path.exists():
+        found, of = read_tensors(path)
+        if of == about:
+            return found
+    found = {
+        name: features(model, images, preprocessing, recipe.swapped, workers, progress)
+        for name, images in parts.items()
+    }
+    write_tensors(path, found, about)
+    return found
