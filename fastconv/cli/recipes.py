@@ -17,8 +17,10 @@ from fastconv.cli.common import (
     print_json,
     progress_bar,
 )
+from fastconv.recipes import plots, train
 from fastconv.recipes import recipe as recipe_of
-from fastconv.recipes import train
+from fastconv.recipes.evaluate import evaluate
+from fastconv.recipes.predict import Ensemble, predictor, published
 from fastconv.recipes.train import CHECKPOINT
 
 INTERRUPTED = 130  # the exit code of a shell for SIGINT
@@ -96,3 +98,75 @@ def train_command(
     else:
         output.print(tables.training(trained))
         typer.echo(f"checkpoint: {out / CHECKPOINT}")
+
+
+Crops = Annotated[int, typer.Option(help="Views of an image, averaged: 1, 5 or 10.")]
+
+
+class Part(StrEnum):
+    TEST = "test"
+    TRAIN = "train"
+    ALL = "all"
+
+
+@app.command("evaluate")
+def evaluate_command(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT...", help="Of several the outputs are averaged."),
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="As for train; what the first was trained on, if not given.")
+    ] = None,
+    part: Annotated[
+        Part, typer.Option(help="Held-out images, the others, or all of a folder.")
+    ] = Part.TEST,
+    crops: Crops = 1,
+    top: Annotated[int, typer.Option(min=1, help="Count a label among so many classes.")] = 5,
+    curves: Annotated[
+        Path | None, typer.Option(help="Draw the precision-recall curves into this PNG.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Tell how good trained networks are: top-k, average precision of each class, their mean."""
+    with expected_errors("CHECKPOINT / --data / --crops / --curves"):
+        found, lines = evaluate(
+            checkpoints, data, part=part.value, crops=crops, k=top, workers=workers
+        )
+        if curves is not None:
+            names = f"{len(checkpoints)} networks" if len(checkpoints) > 1 else "one network"
+            plots.write(plots.precision_recall(lines, f"{names} on {found.data}"), curves)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        output.print(*tables.evaluation(found))
+
+
+@app.command("predict")
+def predict_command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Of `fastconv train`; may be repeated, then the outputs are averaged. Without one "
+            "EfficientNet-Lite0 tells the 1000 classes of ImageNet."
+        ),
+    ] = None,
+    crops: Crops = 1,
+    top: Annotated[int, typer.Option(min=1, help="The most probable classes to name.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Name the most probable classes of image files."""
+    with expected_errors("IMAGE / --checkpoint / --crops"):
+        members = [predictor(path) for path in checkpoint or []] or [published()]
+        ensemble = Ensemble(members)
+        found: dict[str, dict[str, float]] = {}
+        for path, said in zip(images, ensemble.of_files(images, crops), strict=True):
+            best = said.topk(min(top, len(said)))
+            named = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            found[str(path)] = {ensemble.classes[label]: share for label, share in named}
+    if as_json:
+        print_json({"images": found})
+    else:
+        typer.echo(tables.as_text(tables.predicted(found)))

@@ -23,7 +23,8 @@ MODEL, OPTIMIZER = "model.", "optimizer."
 
 @dataclass(frozen=True)
 class Epoch:
-    """loss: mean over the steps; accuracy: share of the held-out images read right."""
+    """loss: mean over the steps, which took so many seconds; accuracy: share of the held-out images
+    read right."""
 
     loss: float
     accuracy: float

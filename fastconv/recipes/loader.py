@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from fastconv.recipes.images import ImageError, Images
 from fastconv.recipes.preprocess import Preprocessing, as_floats, crop, indices
 
-Batch = tuple[Tensor, Tensor]  # images (n, C, size, size) float32 channels_last, labels (n,)
+# Images (n, C, size, size) float32 channels_last, or bytes (n, C, side, side); labels (n,) int64.
+Batch = tuple[Tensor, Tensor]
 
 
 def mixed(*numbers: int) -> int:
@@ -24,11 +25,12 @@ def mixed(*numbers: int) -> int:
 class Reader:
     """Reads and augments one batch; its random numbers come from the batch, not from the process.
 
+    Without preprocessing the images stay the bytes they are read as, margin and all.
     What goes wrong is returned: a worker would raise it with its own traceback in the message.
     """
 
     images: Images
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
     augment: nn.Module | None = None
     seed: int = 0
 
@@ -40,6 +42,9 @@ class Reader:
             found = self.images.read(places)
         except ImageError as error:
             return error
+        labels = self.images.labels[torch.as_tensor(places)]
+        if self.preprocessing is None:
+            return found, labels
         size = self.preprocessing.size
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -48,8 +53,7 @@ class Reader:
             output = self.preprocessing.normalise(crop(augmented, size, 1 / 2, 1 / 2))
         else:
             output = self.preprocessing.crop(found)
-        output = output.contiguous(memory_format=torch.channels_last)
-        return output, self.images.labels[torch.as_tensor(places)]
+        return output.contiguous(memory_format=torch.channels_last), labels
 
 
 def as_is(batch: Any) -> Any:

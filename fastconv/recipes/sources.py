@@ -16,6 +16,7 @@ from fastconv.recipes.libraries import library
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PACKAGED = ("digits", "faces")
+PARTS = ("train", "test", "val")  # folders that hold the class folders
 
 
 class Split(NamedTuple):
@@ -41,20 +42,23 @@ def load_split(data: str, shape: Shape) -> Split:
     Raises ValueError naming a folder without classes or without images, and what is unlike between
     train and test; ModuleNotFoundError where the package is not installed.
     """
-    if data in PACKAGED:
-        images = digits(shape) if data == "digits" else faces(shape)
-        return split(images)
-    root = Path(data)
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {data}, and no data {', '.join(PACKAGED)}")
-    parts = [root / name for name in ("train", "test", "val") if (root / name).is_dir()]
+    parts = [path for name in PARTS if (path := Path(data) / name).is_dir()]
     if len(parts) == 2 and parts[0].name == "train":
         train, test = (folder_images(part, shape) for part in parts)
         if train.classes != test.classes:
             unlike = sorted(set(train.classes) ^ set(test.classes))
             raise ValueError(f"{parts[0]} and {parts[1]} differ in classes: {', '.join(unlike)}")
         return Split(train, test)
-    return split(folder_images(root, shape))
+    return split(load_images(data, shape))
+
+
+def load_images(data: str, shape: Shape) -> Images:
+    """All images of "digits", of "faces", or of a folder with one folder of images a class."""
+    if data in PACKAGED:
+        return digits(shape) if data == "digits" else faces(shape)
+    if not Path(data).is_dir():
+        raise FileNotFoundError(f"there is no folder {data}, and no data {', '.join(PACKAGED)}")
+    return folder_images(Path(data), shape)
 
 
 def split(images: Images) -> Split:

@@ -223,9 +223,10 @@ def run(
             rate_from(epoch * task.steps),
             recipe.smoothing,
         )
+        seconds = time.perf_counter() - began
         task.model.eval()
         right = accuracy(task.forward, task.test())
-        state.history.append(Epoch(loss, right, time.perf_counter() - began))
+        state.history.append(Epoch(loss, right, seconds))
         if state.finished or len(state.history) % task.save_every == 0:
             files.save(path, state, task.model, optimizer)
         progress(

@@ -9,7 +9,7 @@ from fastconv.tables.doctor import findings
 from fastconv.tables.explain import explanation
 from fastconv.tables.models import models
 from fastconv.tables.receipt import receipt
-from fastconv.tables.recipes import training
+from fastconv.tables.recipes import evaluation, predicted, training
 from fastconv.tables.scaling import advice, recommendation
 from fastconv.tables.tuning import tuning
 
@@ -20,10 +20,12 @@ __all__ = [
     "as_text",
     "comparison",
     "costs",
+    "evaluation",
     "explanation",
     "findings",
     "layer_costs",
     "models",
+    "predicted",
     "predictions",
     "receipt",
     "recommendation",

@@ -1,0 +1,1 @@
+"""What the recipes reach on real images, each by one command: python -m bench.recipes NAME."""
