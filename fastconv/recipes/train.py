@@ -83,9 +83,10 @@ def train(
     if earlier is not None and earlier[0].finished:
         return earlier[0]
     out.mkdir(parents=True, exist_ok=True)
+    shape = Shape(input_shape(recipe.network)[0], padded(recipe.size))
     if data is None:
-        shape = Shape(input_shape(recipe.network)[0], padded(recipe.size))
         data = load_split(recipe.data, shape)
+    check_images(recipe, data, shape)
     workers = default_workers() if workers is None else workers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -100,6 +101,21 @@ def train(
             files.restore_optimizer(optimizer, tensors)
         run(task, state, optimizer, path, progress)
     return state
+
+
+def check_images(recipe: Recipe, data: Split, shape: Shape) -> None:
+    for part in data:
+        got = tuple(part.read([0]).shape[1:])
+        wanted = (shape.channels, shape.side, shape.side)
+        if got != wanted:
+            raise ValueError(
+                f"{recipe.network} takes images of {by(wanted)}, got {by(got)}: squares of "
+                f"padded({recipe.size}) pixels are read, to crop {recipe.size} from"
+            )
+
+
+def by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def find_earlier(
@@ -138,11 +154,13 @@ def prepare(
     frozen = freeze_first(model, recipe.frozen) if recipe.form == "frozen" else []
     if recipe.swapped:
         fastconv.swap_(model)
-    channels, side = data.train.read([0]).shape[1:3]
-    augment = augmentation(
-        recipe.augment,
-        Wanted(recipe.size, side, channels, seen.covariance if seen else None),
+    wanted = Wanted(
+        recipe.size,
+        padded(recipe.size),
+        len(preprocessing.mean),
+        seen.covariance if seen else None,
     )
+    augment = augmentation(recipe.augment, wanted)
     count = len(data.train.labels)
 
     def shown(epoch: int) -> Iterable[Batch]:

@@ -6,6 +6,7 @@ features once and train a head on them; up to about 100 freeze the first half; w
 The nearer the pictures are to ImageNet's photographs, the longer the features do.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +23,9 @@ from fastconv.recipes.preprocess import Preprocessing
 from fastconv.recipes.recipe import Recipe, takes_weights
 
 FEATURE_BATCH = 32
+# The authors' 0.01 keeps ImageNet's statistics for the hundred steps that a small set has: digits,
+# 10 a class, 10 epochs of form all, 84 % right with 0.1.
+NORM_MOMENTUM = 0.1
 
 
 def last_layer(model: nn.Module) -> tuple[nn.Module, str, nn.Linear]:
@@ -50,6 +54,9 @@ def pretrained(network: str, classes: int) -> Network:
     *_, old = last_layer(model)
     replace_last_layer(model, nn.Linear(old.in_features, classes))
     model.num_classes = classes
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = NORM_MOMENTUM
     return model
 
 
@@ -70,27 +77,31 @@ def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
 
 def features(
     model: nn.Module,
-    images: Images,
+    parts: Mapping[str, Images],
     preprocessing: Preprocessing,
     swapped: bool,
     workers: int = 0,
     progress: Progress = silent,
-) -> Tensor:
-    """What the last layer of the model is given for each image: (N, features) float32."""
+) -> dict[str, Tensor]:
+    """What the last layer of the model is given for each image of each part: (N, features)."""
     holder, name, head = last_layer(model)
     setattr(holder, name, nn.Identity())
     try:
-        model.eval()
-        reader = Reader(images, preprocessing)
-        found: list[Tensor] = []
-        run: nn.Module | None = None
-        for batch, _ in in_order(reader, FEATURE_BATCH, workers):
-            progress("computing features", len(found) * FEATURE_BATCH / len(reader))
-            if run is None:
-                run = fastconv.optimize(model, (batch,)) if swapped else model
-            with torch.inference_mode():
-                found.append(run(batch).clone())
-        return torch.cat(found).clone()
+        run: nn.Module = model.eval()
+        if swapped:
+            example = preprocessing.crop(next(iter(parts.values())).read([0]))
+            layout = torch.channels_last
+            run = fastconv.optimize(model, (example.contiguous(memory_format=layout),))
+        found: dict[str, Tensor] = {}
+        for part, images in parts.items():
+            reader, rows = Reader(images, preprocessing), []
+            for batch, _ in in_order(reader, FEATURE_BATCH, workers):
+                with torch.inference_mode():
+                    rows.append(run(batch).clone())
+                share = len(rows) * FEATURE_BATCH / len(reader)
+                progress(f"computing features of {part}", min(1.0, share))
+            found[part] = torch.cat(rows).clone()  # no inference tensor: a head trains on it
+        return found
     finally:
         setattr(holder, name, head)
 
@@ -98,7 +109,7 @@ def features(
 def stored_features(
     path: Path,
     model: nn.Module,
-    parts: dict[str, Images],
+    parts: Mapping[str, Images],
     preprocessing: Preprocessing,
     recipe: Recipe,
     workers: int,
@@ -115,9 +126,6 @@ def stored_features(
         found, of = read_tensors(path)
         if of == about:
             return found
-    found = {
-        name: features(model, images, preprocessing, recipe.swapped, workers, progress)
-        for name, images in parts.items()
-    }
+    found = features(model, parts, preprocessing, recipe.swapped, workers, progress)
     write_tensors(path, found, about)
     return found
