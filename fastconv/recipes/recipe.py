@@ -62,8 +62,8 @@ class Recipe:
         return [f"{name}: {own[name]}, {others[name]}" for name in own if own[name] != others[name]]
 
 
-# Highest rates: of 0.001, 0.003 and 0.01 the best for EfficientNet-Lite0 on digits, 10 a class; 0.01
-# loses what the weights had.
+# Highest rates: of 0.001, 0.003 and 0.01 the best for EfficientNet-Lite0 on digits, 10 a class;
+# 0.01 loses what the weights had.
 _OF_FORM: dict[str, dict[str, Any]] = {
     "scratch": {},
     "features": {"epochs": 60, "rate": 0.01, "batch": 32, "decay": 0.01, "smoothing": 0.0},

@@ -1,7 +1,8 @@
 """A recipe carried out: from scratch or from published weights, interrupted and taken up again."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def default_workers() -> int:
     return max(1, min(4, cores() // 2))
 
 
+@contextmanager
+def threads_beside(workers: int) -> Iterator[None]:
+    """Leaves the workers a core each, and the network the other threads.
+
+    OpenMP's threads spin while they wait for one that a worker keeps from running: LeNet-5, 2
+    threads beside one worker on 2 cores: 4.5 s an epoch of 1000 digits, one thread 0.16 s.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def train(
     recipe: Recipe,
     out: Path,
@@ -72,8 +88,8 @@ def train(
 
     resume: goes on after the last finished epoch; the weights are then those of a run that was
         never interrupted, to the bit on the same machine and number of threads.
-    workers: processes that read and augment images; default_workers() if None. The weights do not
-        depend on it.
+    workers: processes that read and augment images; default_workers() if None. Each takes a thread
+        from the network, and the images are the same whatever their number.
     data: images in place of those that recipe.data names, squares of padded(recipe.size) pixels.
     Raises ValueError where `out` holds a checkpoint and resume is False, or one of another recipe;
     ImageError naming a file; OSError where the disk is full, with the last checkpoint kept.
@@ -88,7 +104,7 @@ def train(
         data = load_split(recipe.data, shape)
     check_images(recipe, data, shape)
     workers = default_workers() if workers is None else workers
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), threads_beside(workers):
         torch.manual_seed(recipe.seed)
         task, state = prepare(recipe, data, out, workers, progress)
         optimizer = torch.optim.AdamW(task.parameters(), weight_decay=recipe.decay)
