@@ -83,8 +83,9 @@ def test_our_layers_learn_what_torchs_learn(tmp_path, faces):
     few = Split(faces.train.subset(torch.arange(0, 160, 4)), faces.test)
     losses = []
     for swapped in (True, False):
-        settings = of_form("all", epochs=2, augment=(), swapped=swapped)
+        settings = of_form("all", epochs=3, batch=40, augment=(), swapped=swapped)
         trained = train(settings, tmp_path / str(swapped), data=few, workers=0)
         losses.append([epoch.loss for epoch in trained.history])
+    # An epoch is a step. Before the first the weights are the same; then rounding grows.
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-4)
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.01)

@@ -30,6 +30,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for pictures, networks and recipes.json.")],
     data: Annotated[str, typer.Option(help="transfer: the images.")] = "digits",
     each: Annotated[int, typer.Option(min=1, help="transfer: images a class.")] = 40,
+    size: Annotated[int, typer.Option(min=32, help="transfer: height and width.")] = 64,
     form: Annotated[list[str] | None, typer.Option(help="transfer: forms; all, if none.")] = None,
     network: Annotated[list[str] | None, typer.Option(help="latency: all, if none.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="latency: for a network.")] = 1.0,
@@ -46,8 +47,8 @@ def main(
         elif name == Name.ENSEMBLE:
             results["ensemble"] = ensemble.ensembles(out, progress)
         elif name == Name.TRANSFER:
-            rows = transfer.transfer(data, each, form or transfer.FORMS)
-            keep(results, "transfer", rows, ("data", "images a class", "form"))
+            rows = transfer.transfer(data, each, size, form or transfer.FORMS)
+            keep(results, "transfer", rows, ("data", "images a class", "size", "form"))
         elif name == Name.LATENCY:
             rows = [latency.latency(one, seconds) for one in network or TOP1]
             keep(results, "latency", rows, ("network",))

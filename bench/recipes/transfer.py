@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,15 +13,15 @@ from fastconv.machine import cores
 from fastconv.recipes import Split, images, load_split, recipe, train
 from fastconv.recipes.sources import Shape
 
-NETWORK, SIZE = "efficientnet_lite0", 64
+NETWORK = "efficientnet_lite0"
 FORMS = ("features", "frozen", "all")
 STEPS = 200  # about, of the forms that train convolutions; 2 to 20 epochs
 MOST_TESTED = 500
 
 
-def some(data: str, each: int) -> Split:
+def some(data: str, each: int, size: int) -> Split:
     """The first images of every class, and at most MOST_TESTED held out, evenly chosen."""
-    split = load_split(data, Shape(3, images.padded(SIZE)))
+    split = load_split(data, Shape(3, images.padded(size)))
     labels = split.train.labels
     chosen = [(labels == label).nonzero()[:each, 0] for label in range(len(split.train.classes))]
     count = len(split.test.labels)
@@ -28,16 +29,19 @@ def some(data: str, each: int) -> Split:
     return Split(split.train.subset(torch.cat(chosen)), split.test.subset(tested))
 
 
-def transfer(data: str, each: int, forms: Sequence[str]) -> list[dict[str, Any]]:
+def transfer(data: str, each: int, size: int, forms: Sequence[str]) -> list[dict[str, Any]]:
     """A row a form: accuracy and seconds with our layers and with torch's, same seed."""
-    split = some(data, each)
+    split = some(data, each, size)
     count = len(split.train.labels)
+    few = Split(*(part.subset(torch.arange(8)) for part in split))
     rows = []
     for form in forms:
-        row: dict[str, Any] = {"data": data, "images a class": each, "form": form, "size": SIZE}
+        row: dict[str, Any] = {"data": data, "images a class": each, "form": form, "size": size}
         epochs = None if form == "features" else min(20, max(2, STEPS * 16 // count))
         for name, swapped in (("fastconv", True), ("torch", False)):
-            settings = recipe(NETWORK, data, form, size=SIZE, epochs=epochs, swapped=swapped)
+            settings = recipe(NETWORK, data, form, size=size, epochs=epochs, swapped=swapped)
+            with TemporaryDirectory() as folder:  # the first call loads libraries
+                train(replace(settings, epochs=1), Path(folder), data=few, workers=0)
             with TemporaryDirectory() as folder:
                 began = time.perf_counter()
                 done = train(settings, Path(folder), data=split, workers=cores() - 1)

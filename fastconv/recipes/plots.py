@@ -37,7 +37,7 @@ def contact_sheet(rows: Mapping[str, Tensor]) -> Any:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         for axis, image in zip(line, images, strict=False):
-            axis.imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
     return picture
 
 
@@ -48,10 +48,10 @@ def precision_recall(curves: Sequence[Curve], title: str) -> Any:
     mean = sum(curve.average_precision for curve in curves) / len(curves)
     ordered = sorted(curves, key=lambda curve: curve.average_precision)
     for curve in ordered[MOST_CURVES:]:
-        axis.plot(curve.recall, curve.precision, color="0.8", linewidth=0.8)
+        axis.plot(curve.recall.numpy(), curve.precision.numpy(), color="0.8", linewidth=0.8)
     for curve in ordered[:MOST_CURVES]:
         name = f"{curve.name[:24]}  {curve.average_precision:.3f}"
-        axis.plot(curve.recall, curve.precision, linewidth=1.5, label=name)
+        axis.plot(curve.recall.numpy(), curve.precision.numpy(), linewidth=1.5, label=name)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     axis.set_title(f"{title}: mAP {mean:.3f}", fontsize=11)
     axis.grid(color="0.9")

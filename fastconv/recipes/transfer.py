@@ -23,6 +23,9 @@ from fastconv.recipes.preprocess import Preprocessing
 from fastconv.recipes.recipe import Recipe, takes_weights
 
 FEATURE_BATCH = 32
+# From here on the seconds that fastconv.optimize takes come back: about 4 s, and 8 ms an image of
+# 224 x 224 (one thread, Zen 5, `python -m bench.recipes transfer --form features`).
+OPTIMIZED_PIXELS = 500 * 224**2
 # The authors' 0.01 keeps ImageNet's statistics for the hundred steps that a small set has: digits,
 # 10 a class, 10 epochs of form all, 84 % right with 0.1.
 NORM_MOMENTUM = 0.1
@@ -88,10 +91,13 @@ def features(
     setattr(holder, name, nn.Identity())
     try:
         run: nn.Module = model.eval()
-        if swapped:
+        count = sum(len(images.labels) for images in parts.values())
+        if swapped and count * preprocessing.size**2 >= OPTIMIZED_PIXELS:
             example = preprocessing.crop(next(iter(parts.values())).read([0]))
             layout = torch.channels_last
             run = fastconv.optimize(model, (example.contiguous(memory_format=layout),))
+        elif swapped:
+            fastconv.swap_(run)
         found: dict[str, Tensor] = {}
         for part, images in parts.items():
             reader, rows = Reader(images, preprocessing), []
@@ -103,6 +109,7 @@ def features(
             found[part] = torch.cat(rows).clone()  # no inference tensor: a head trains on it
         return found
     finally:
+        fastconv.restore_(model)
         setattr(holder, name, head)
 
 
