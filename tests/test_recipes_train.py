@@ -54,6 +54,9 @@ def test_lenet5_learns_to_read(tmp_path, digits):
     trained = train(recipe("lenet5", "digits", epochs=5), tmp_path, data=digits)
     assert trained.history[-1].accuracy > 0.96
     assert trained.history[0].loss > trained.history[-1].loss
+    new = tmp_path / "new"
+    new.touch()
+    assert (tmp_path / "checkpoint.safetensors").stat().st_mode == new.stat().st_mode
     mean = torch.cat([digits.train.pixels]).float().mean() / 255
     assert trained.preprocessing.mean == pytest.approx([float(mean)], rel=1e-4)
 

@@ -40,7 +40,8 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     file = out / RESULTS
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    results["machine"] = machine()
+    machines = results.setdefault("machines", {})
+    machines[name.value] = machine()
     with progress_bar() as progress:
         if name == Name.DIGITS:
             results["digits"] = ensemble.digits(out, progress)
@@ -52,7 +53,7 @@ def main(
         elif name == Name.LATENCY:
             rows = [latency.latency(one, seconds) for one in network or TOP1]
             keep(results, "latency", rows, ("network",))
-            latency.plot(results["latency"], results["machine"], out / "latency.png")
+            latency.plot(results["latency"], machines["latency"], out / "latency.png")
         else:
             augmentation.sheet(out / "augmentation.png")
     file.write_text(json.dumps(results, indent=1) + "\n")

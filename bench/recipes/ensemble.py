@@ -1,6 +1,7 @@
 """LeNet-5 on digits: one network from scratch, and 3 to 15 whose outputs are averaged."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastconv.progress import Progress
@@ -15,8 +16,9 @@ EPOCHS = 15  # of each member; the one network of `digits` has the recipe's own 
 
 def digits(folder: Path, progress: Progress) -> dict[str, Any]:
     """The recipe of `fastconv train lenet5 --data digits`, timed, with its curves drawn."""
-    trained = train(recipe("lenet5", "digits"), folder / "lenet5", progress=progress)
-    found, curves = evaluate([folder / "lenet5" / CHECKPOINT])
+    with TemporaryDirectory() as run:
+        trained = train(recipe("lenet5", "digits"), Path(run), progress=progress)
+        found, curves = evaluate([Path(run) / CHECKPOINT])
     write(precision_recall(curves, "LeNet-5 on digits"), folder / "precision-recall.png")
     return {
         "held out": found.images,

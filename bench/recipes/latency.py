@@ -73,7 +73,7 @@ def plot(rows: Iterable[dict[str, Any]], machine: dict[str, Any], path: Path) ->
         for name in ("torch", "fastconv")
     }
     title = (
-        f"Networks at their own resolution, float32, {machine['threads']} threads of "
+        f"Networks at their own resolution, float32, threads: {machine['threads']}, "
         f"{machine['processor']}, torch {machine['torch']}"
     )
     label = "ImageNet top-1 as published, %"

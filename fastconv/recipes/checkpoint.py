@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastconv.models import build, load_weights
-from fastconv.models.network import Network
+from fastconv.models import Network, load_weights
 from fastconv.recipes.libraries import library
 from fastconv.recipes.preprocess import Preprocessing
-from fastconv.recipes.recipe import Recipe
+from fastconv.recipes.recipe import Recipe, untrained
 
 KEY = "fastconv"  # of the metadata
 MODEL, OPTIMIZER = "model.", "optimizer."
@@ -54,7 +53,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, An
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
+        beside.touch()
+        mode = (
+            beside.stat().st_mode
+        )  # what others may read, as of any new file; the library's is 0600
         safetensors.save_file(whole, beside, metadata={KEY: json.dumps(about)})
+        beside.chmod(mode)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
@@ -128,7 +132,7 @@ def load_network(path: Path) -> tuple[Checkpoint, Network]:
     """
     checkpoint, tensors = load(path)
     with torch.device("meta"):
-        model = build(checkpoint.recipe.network, num_classes=len(checkpoint.classes))
+        model = untrained(checkpoint.recipe.network, len(checkpoint.classes))
     load_weights(model, weights(tensors), assign=True)
     return checkpoint, model.eval()
 

@@ -76,6 +76,33 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
+def label_points(axis: Any, points: Sequence[Point]) -> None:
+    """Names beside the points: of the front on its outer side, of the others below, or above where
+    the one before is so near that their names would meet."""
+    front = pareto(points)
+    before: Point | None = None
+    for point in sorted(points, key=lambda point: point.milliseconds):
+        right, up = 4, -9
+        if point in front:
+            right, up = -5, 4
+        else:
+            if before and near(before, point):
+                up = 4
+            before = point
+        axis.annotate(
+            point.name,
+            (point.milliseconds, point.accuracy),
+            xytext=(right, up),
+            textcoords="offset points",
+            ha="left" if right > 0 else "right",
+            fontsize=7.5,
+        )
+
+
+def near(one: Point, other: Point) -> bool:
+    return abs(one.accuracy - other.accuracy) < 1 and other.milliseconds < 1.4 * one.milliseconds
+
+
 def accuracy_against_latency(groups: Mapping[str, Sequence[Point]], title: str, label: str) -> Any:
     """Each group with a colour and its Pareto front; the names stand at the last group's points."""
     picture = figure(9.6, 6.0)
@@ -92,15 +119,14 @@ def accuracy_against_latency(groups: Mapping[str, Sequence[Point]], title: str, 
             linewidth=1.5,
             label=f"{name}: Pareto front",
         )
-    for point in groups[last]:
-        axis.annotate(
-            point.name,
-            (point.milliseconds, point.accuracy),
-            xytext=(4, -9),
-            textcoords="offset points",
-            fontsize=7.5,
-        )
+    label_points(axis, groups[last])
     axis.set_xscale("log")
+    fastest = min(point.milliseconds for points in groups.values() for point in points)
+    axis.set_xlim(left=fastest / 1.7)  # room for its name
+    ticker = library("matplotlib.ticker")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axis.set(xlabel="milliseconds an image, batch 1 (log)", ylabel=label)
     axis.set_title(title, fontsize=11)
     axis.grid(color="0.9", which="both")

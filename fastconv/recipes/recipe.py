@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fastconv.models import BUILDERS, build
+from fastconv.models import BUILDERS, Network, build
 
 FORMS = ("scratch", "features", "frozen", "all")
 
@@ -94,6 +94,14 @@ def input_shape(network: str) -> tuple[int, int, int]:
 
     with torch.device("meta"):
         return build(network).input_size
+
+
+def untrained(network: str, classes: int) -> Network:
+    """The network for so many classes, without GoogLeNet's heads that serve training alone."""
+    options = BUILDERS[network].__kwdefaults__ or {}
+    return build(
+        network, num_classes=classes, **({"aux_logits": False} if "aux_logits" in options else {})
+    )
 
 
 def takes_weights(network: str) -> bool:

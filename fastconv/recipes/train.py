@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 import fastconv
 from fastconv.machine import cores
-from fastconv.models import build
-from fastconv.models.network import Network
+from fastconv.models import Network
 from fastconv.progress import Progress, silent
 from fastconv.recipes import checkpoint as files
 from fastconv.recipes.augment import Wanted, augmentation
@@ -26,7 +25,7 @@ from fastconv.recipes.preprocess import (
     Preprocessing,
     colours,
 )
-from fastconv.recipes.recipe import Recipe, input_shape
+from fastconv.recipes.recipe import Recipe, input_shape, untrained
 from fastconv.recipes.sources import Shape, Split, load_split
 from fastconv.recipes.transfer import (
     freeze_first,
@@ -157,7 +156,7 @@ def prepare(
     seen = colours(data.train) if scratch or "pca" in recipe.augment else None
     if scratch:
         assert seen is not None
-        model = build(recipe.network, num_classes=len(classes))
+        model = untrained(recipe.network, len(classes))
         preprocessing = seen.preprocessing(recipe.size)
     else:
         model = pretrained(recipe.network, len(classes))

@@ -1,9 +1,15 @@
 """Three ways to begin with published weights, and what each leaves to be trained.
 
-Which one, by how much data there is (EfficientNet-Lite0 on digits, which its ImageNet weights never
-saw; `python -m bench.recipes transfer`): with fewer than about 20 images a class compute the
-features once and train a head on them; up to about 100 freeze the first half; with more train all.
-The nearer the pictures are to ImageNet's photographs, the longer the features do.
+A rule of thumb, by how many images of a class there are, and how far they are from the photographs
+of ImageNet:
+
+    few, or photographs     features: seconds, and the head can be tried again at no cost
+    some tens, other kinds  frozen: as good as all, at 3/4 of its time
+    hundreds, other kinds   all
+
+`python -m bench.recipes transfer` measures it with EfficientNet-Lite0 (bench/results): faces, 80 a
+class, 97.5 % by features and 100 % by both others; digits, 10 a class, 68 %, 86 % and 88 %; 160 a
+class 91 %, 98 % and 97 %. So the kind of picture counts for more than the number.
 """
 
 from collections.abc import Mapping
@@ -13,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import fastconv
-from fastconv.models import build
-from fastconv.models.network import Network
+from fastconv.models import Network, build
 from fastconv.progress import Progress, silent
 from fastconv.recipes.checkpoint import read_tensors, write_tensors
 from fastconv.recipes.images import Images
