@@ -90,6 +90,10 @@ class OptimizedModule(nn.Module):
                 f"got {came[0]}; call fastconv.optimize again for other sizes or values"
             )
 
+    def takes(self, inputs: tuple[Any, ...]) -> bool:
+        """Whether a call with these inputs is like the example, but for a batch that is open."""
+        return self._describe(inputs) == self._expected
+
     def _describe(self, inputs: tuple[Any, ...]) -> tuple[list[Any], pytree.TreeSpec]:
         """What the graph takes for granted of its inputs: sizes, other values, and the tree."""
         leaves, tree = pytree.tree_flatten(inputs)
