@@ -1,4 +1,4 @@
-"""A network with every layer that swap_ replaces, small enough to compile and export in a test."""
+"""A network with every layer that swap_ replaces, and a dense one, small enough to compile and export in a test."""
 
 import copy
 
@@ -35,7 +35,7 @@ class SmallNetwork(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.LocalResponseNorm(5))
         self.block = Block(8, 16)
-        self.head = nn.Sequential(nn.Conv2d(8, 12, 1), nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.ReLU())
         self.classifier = nn.Linear(12, CLASSES)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class OptimizedModule(nn.Module):
         self, captured: Captured, example_inputs: tuple[Any, ...], receipt: list[dict[str, Any]]
     ) -> None:
         super().__init__()
-        self.graph = captured.graph
+        self.lowered = captured.graph
         self.receipt = receipt
         self._output_tree = captured.output_tree
         self._any_batch = captured.any_batch
@@ -61,6 +61,11 @@ class OptimizedModule(nn.Module):
         self._one_output = captured.output_tree == pytree.tree_structure(0)
         self._arenas = Arenas()
         self.eval()
+
+    @property
+    def graph(self) -> torch.fx.GraphModule:
+        """The graph; as a module it has another name, for torch.export knows its own by this one."""
+        return self.lowered
 
     def forward(self, *inputs: Any) -> Any:
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
