@@ -26,8 +26,9 @@ class Both(nn.Module):
 @pytest.fixture
 def program() -> torch.export.ExportedProgram:
     """Of any batch."""
+    batch = torch.export.Dim("batch")
     with torch.no_grad():
-        return torch.export.export(Both(), (images(),), dynamic_shapes={"x": {0: "batch"}})
+        return torch.export.export(Both(), (images(),), dynamic_shapes={"x": {0: batch}})
 
 
 def check(run: nn.Module) -> None:

@@ -44,7 +44,8 @@ class DenseConv2d(nn.Module):
             input = F.pad(input, self.pad)
         stride, padding, dilation, groups = self.arguments
         fused = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
-        if not fused or not torch.backends.mkldnn.is_available():
+        # An exported program is for any machine.
+        if not fused or not torch.backends.mkldnn.is_available() or torch.compiler.is_exporting():
             output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
             return activate(output, self.activation)
         name, scalars = _ONEDNN_ACTIVATIONS[self.activation]
