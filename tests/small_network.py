@@ -1,4 +1,4 @@
-"""A network with every layer that swap_ replaces, and a dense one, small enough to compile and export in a test."""
+"""A network with every layer that swap_ replaces and a dense one, small enough to compile."""
 
 import copy
 

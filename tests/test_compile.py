@@ -110,7 +110,9 @@ def test_what_a_graph_writes_is_written_once(build):
             mine, theirs = x.clone(), x.clone()
             assert_close(compiled(mine), model(theirs))
             assert_close(mine, theirs)
-    assert_close(compiled.state_dict(), {f"_orig_mod.{k}": v for k, v in model.state_dict().items()})
+    assert_close(
+        compiled.state_dict(), {f"_orig_mod.{k}": v for k, v in model.state_dict().items()}
+    )
 
 
 @pytest.mark.parametrize("then", ["eager", "aot_eager"])

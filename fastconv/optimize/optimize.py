@@ -64,7 +64,7 @@ class OptimizedModule(nn.Module):
 
     @property
     def graph(self) -> torch.fx.GraphModule:
-        """The graph; as a module it has another name, for torch.export knows its own by this one."""
+        """The graph; as a module it has another name, for torch.export uses this one itself."""
         return self.lowered
 
     def forward(self, *inputs: Any) -> Any:
