@@ -43,13 +43,14 @@ class DenseConv2d(nn.Module):
         if not self.symmetric:
             input = F.pad(input, self.pad)
         stride, padding, dilation, groups = self.arguments
-        fused = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
+        plain = type(input) is Tensor or torch.compiler.is_compiling()  # no DTensor, for one
+        fused = plain and input.is_cpu and input.dtype in (torch.float32, torch.bfloat16)
         # An exported program is for any machine.
         if not fused or not torch.backends.mkldnn.is_available() or torch.compiler.is_exporting():
             output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
             return activate(output, self.activation)
         name, scalars = _ONEDNN_ACTIVATIONS[self.activation]
-        if type(input) is Tensor and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling():
             weight = self._pack(input, weight)
         return torch.ops.mkldnn._convolution_pointwise(
             input, weight, bias, padding, stride, dilation, groups, name, scalars, ""
