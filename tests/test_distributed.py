@@ -1,6 +1,8 @@
 """Swapped networks on two processes: the same numbers as on one."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch.multiprocessing as multiprocessing
@@ -40,6 +42,13 @@ def test_rules_are_for_the_tensors_of_each_op():
             counts = [len(side.split()) for side in rule.split(" -> ")]
             assert counts == [OPS[name].tensors, results]
     assert all(rule in RULES[name] for name, rule in CONDITIONS)
+
+
+def test_the_example_wants_torchrun():
+    command = [sys.executable, "-m", "fastconv.distributed.train"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fastconv: start it by torchrun --nproc-per-node 2")
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from torch.testing import assert_close
 import fastconv
 from fastconv import models, ops
 from fastconv.distributed import HalfOfAlexNet
+from fastconv.distributed.train import Way, prepare
+from fastconv.distributed.train import train as train_example
 from fastconv.models.alexnet import TWO_GROUPS, AlexNet, Conv, least_size
 from tests.small_network import images, plain_and_swapped
 
@@ -204,6 +206,13 @@ def two_groups() -> None:
     assert_close(half.whole_state_dict(), dict(whole.state_dict()))
 
 
+def the_example() -> None:
+    """One network, batch and dropout by either way."""
+    ways = (Way.DDP, Way.FSDP)
+    losses = [train_example(prepare(way, "mobilenet_v2", 32), way, 2, 32, 2) for way in ways]
+    assert_close(*losses)
+
+
 CHECKS = (
     data_parallel,
     fully_sharded,
@@ -211,6 +220,7 @@ CHECKS = (
     sharded_channels,
     fused_blocks,
     two_groups,
+    the_example,
 )
 
 

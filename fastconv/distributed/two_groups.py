@@ -34,7 +34,7 @@ class HalfOfAlexNet(nn.Module):
             odd number of classes.
     """
 
-    def __init__(self, model: AlexNet, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
         super().__init__()
         if dist.get_world_size(group) != 2:
             raise ValueError(f"expected two processes, got {dist.get_world_size(group)}")
