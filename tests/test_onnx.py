@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import fastconv
 import fastconv.onnx
 from fastconv import ops
+from fastconv.ops._op import OPS
 from tests.small_network import images, plain_and_swapped
 
 
@@ -75,8 +76,15 @@ class EveryOp(nn.Module):
         return tuple(call(x) for call in CALLS.values())
 
 
+def raw_ops() -> list[tuple[str, torch._ops.OpOverload]]:
+    return [(name, op.raw) for name, op in OPS.items()]
+
+
 def test_every_op():
     table = fastconv.onnx.translation_table()
+    assert {op for name, op in raw_ops() if "backward" not in name and "mask" not in name} == {
+        *table
+    }
     found = check(EveryOp().eval(), torch.randn(2, 6, 9, 7), dynamic_shapes=({0: "batch"},))
     program = torch.export.export(EveryOp(), (torch.randn(2, 6, 9, 7),))
     called = {node.target for node in program.graph.nodes if node.op == "call_function"}

@@ -18,6 +18,7 @@ from fastconv.ops._op import OPS
 
 RULES: dict[str, tuple[str, ...]] = {
     "activation_backward": ("0 0 -> 0", "1 1 -> 1"),
+    "activation_backward_from_mask": ("r r -> r",),  # a mask has bits of all elements in a row
     "batch_norm": ("0 r r r r -> 0 r r", "1 0 0 0 0 -> 1 0 0"),
     "batch_norm_backward": ("0 0 r r r r -> 0 p p", "1 1 0 0 0 0 -> 1 0 0"),
     "depthwise_conv2d": ("0 r r -> 0", "1 0 0 -> 1"),
@@ -32,6 +33,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "pointwise_conv2d": ("0 r r 0 -> 0", "r 0 0 1 -> 1", "1 1 p p -> p"),
     "pointwise_conv2d_backward": ("0 0 r -> 0 p p", "1 r 0 -> p 0 0", "r 1 1 -> 1 1 r"),
     "residual_add": ("0 0 -> 0", "1 1 -> 1"),
+    "residual_add_with_mask": ("r r -> r r",),
     "separable_conv2d": ("0 r r r r 0 r r r r -> 0",),
     "stem_conv2d": ("0 r r -> 0", "r 0 0 -> 1"),
 }

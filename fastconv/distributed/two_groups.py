@@ -115,14 +115,9 @@ class _Both(torch.autograd.Function):
         return total.chunk(2, dim=1)[dist.get_rank(ctx.group)], None
 
 
-class _Whole(torch.autograd.Function):
+class _Whole(_Both):
     """The output of both processes, of which both compute the same loss: its gradient is the one
     that each has."""
-
-    @staticmethod
-    def forward(ctx: Any, half: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        return _halves(half, group, 1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
