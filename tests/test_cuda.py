@@ -6,6 +6,7 @@ import torch
 import fastconv
 from fastconv import ops
 from tests.helpers import DTYPES, channels_last, contiguous
+from tests.small_network import images, plain_and_swapped
 
 DEVICE = "cuda"
 
@@ -182,6 +183,23 @@ def test_cuda_graphs_capture_and_replay(function, shapes, dtype):
         x.copy_(other)
     graph.replay()
     assert_near(actual, function(*(x.double() for x in others)))
+
+
+@on_gpu
+def test_a_swapped_network_in_a_cuda_graph():
+    plain, swapped = plain_and_swapped()
+    swapped.to(DEVICE)
+    x, other = images().to(DEVICE), images()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.no_grad():
+        with torch.cuda.stream(stream):
+            swapped(x)
+        stream.synchronize()
+        with torch.cuda.graph(graph):
+            actual = swapped(x)
+        x.copy_(other)
+        graph.replay()
+        torch.testing.assert_close(actual.cpu(), plain(other), rtol=1e-4, atol=1e-4)
 
 
 @on_gpu

@@ -20,7 +20,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.activation = activation
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
+        if isinstance(input, Tensor):  # and no proxy of torch.fx, which has no dimensions yet
+            self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

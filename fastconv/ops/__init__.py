@@ -1,5 +1,7 @@
 """The ops as functions, arguments named as in torch.nn.functional."""
 
+from torch import fx as _fx
+
 from fastconv.ops.batch_norm import batch_norm
 from fastconv.ops.conv2d import conv2d
 from fastconv.ops.depthwise_conv1d import depthwise_conv1d
@@ -38,3 +40,7 @@ __all__ = [
     "squeeze_excitation",
     "stem_conv2d",
 ]
+
+for _name in __all__:
+    if _name != "SqueezeExcitation" and not _name.startswith("pack_"):
+        _fx.wrap(_name)  # one node of a graph by torch.fx.symbolic_trace, as torch's own are

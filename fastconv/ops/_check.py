@@ -3,7 +3,7 @@
 from collections.abc import Container
 from numbers import Real
 
-from torch import Tensor
+from torch import SymFloat, SymInt, Tensor
 
 
 def check_tensors(op: str, optional: Container[str] = (), /, **arguments: object) -> None:
@@ -19,7 +19,7 @@ def check_tensors(op: str, optional: Container[str] = (), /, **arguments: object
 def check_numbers(op: str, **arguments: object) -> None:
     """Raises TypeError, as torch.nn.functional does, for an argument that is not a number."""
     for name, value in arguments.items():
-        if type(value) is not float and not isinstance(value, Real):
+        if type(value) is not float and not isinstance(value, (Real, SymInt, SymFloat)):
             raise TypeError(f"{op}(): argument '{name}' must be float, not {type(value).__name__}")
 
 

@@ -107,6 +107,10 @@ class Op:
 
     def _traced(self, arguments: Sequence[Any]) -> Any:
         """The op as torch.compile and its like are to see it."""
+        if _differentiated_by_transform():
+            # What register_autograd makes has no rule for torch.func, and under_transforms, which
+            # has one, is more than torch.compile follows.
+            return self.reference(*arguments)
         if torch.compiler.is_exporting():
             return self.raw(*arguments)
         if state.choosing == "reference":
@@ -259,6 +263,13 @@ class Op:
         if isinstance(outputs[0], tuple):
             return tuple(torch.stack(column) for column in zip(*outputs, strict=True))
         return torch.stack(outputs)
+
+
+@torch.compiler.assume_constant_result  # it guards what transforms there are by itself
+def _differentiated_by_transform() -> bool:
+    """Whether torch.func.grad or another of its derivatives is to see the op, not vmap alone."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() != torch._C._functorch.TransformType.Vmap for level in levels)
 
 
 @cache

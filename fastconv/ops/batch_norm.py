@@ -56,11 +56,11 @@ def batch_norm(
         )
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     _check_parameters(input, wide, running_mean, running_var, weight, bias)
-    weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
+    weight, bias = (_as(wide, t) for t in (weight, bias))
     if not training:
         if running_mean is None or running_var is None:
             raise RuntimeError("batch_norm: expected running_mean and running_var without training")
-        given = running_mean.to(wide), running_var.to(wide)
+        given = _as(wide, running_mean), _as(wide, running_var)
         return _op(input, weight, bias, *given, eps, activation)[0]
     count = prod(input.shape) // input.shape[1] if input.shape[1] else 0
     if count == 1:
@@ -77,6 +77,11 @@ def batch_norm(
         if running_var is not None:
             running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
     return output
+
+
+def _as(dtype: torch.dtype, tensor: Tensor | None) -> Tensor | None:
+    """tensor.to(dtype), which torch.export keeps in its graph even where it does nothing."""
+    return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _check_parameters(input: Tensor, wide: torch.dtype, *tensors: Tensor | None) -> None:

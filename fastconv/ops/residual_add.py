@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
@@ -60,6 +61,8 @@ def _trains(input: Tensor, residual: Tensor) -> bool:
     if not input.is_cuda or input.shape != residual.shape or input.device != residual.device:
         return False
     if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+        return False
+    if is_traceable_wrapper_subclass(input):  # a DTensor's parts have masks of their own
         return False
     return differentiates(input, residual) and not torch.compiler.is_exporting()
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import fastconv.nn as fast
 from fastconv import reference
@@ -33,18 +34,44 @@ class Absorbed(nn.Module):
         return input
 
 
+_OURS = (fast.Conv2d, fast.BatchNorm2d, fast.LocalResponseNorm, fast.ResidualAdd, Absorbed)
+
+
+def _own_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, beneath the one that a parametrization puts on top of it."""
+    kind = type(module)
+    return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
+
+
+def _rebased(kind: type, old: type, new: type) -> type:
+    """kind, or new where it is old itself, with old replaced among the classes it derives from.
+
+    Parametrizations and FSDP derive a class from that of a module and give it to the module.
+    """
+    if kind is old:
+        return new
+    bases = (_rebased(base, old, new) if issubclass(base, old) else base for base in kind.__bases__)
+    members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, tuple(bases), members)
+
+
 def _replacement(module: nn.Module) -> type[nn.Module] | None:
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-        weight = tuple(module.weight.shape)
+    kind = _own_class(module)
+    if kind is nn.Conv2d:
+        assert isinstance(module, nn.Conv2d)
+        if module.padding_mode != "zeros":
+            return None
+        # Not the weight itself, which a parametrization computes.
+        weight = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
         if is_depthwise(weight, module.groups) or is_pointwise(
             weight, module.groups, module.padding
         ):
             return fast.Conv2d
-    if type(module) is nn.BatchNorm2d and "activation" not in module.__dict__:
+    if kind is nn.BatchNorm2d and "activation" not in module.__dict__:
         return fast.BatchNorm2d
-    if type(module) is nn.LocalResponseNorm:
+    if kind is nn.LocalResponseNorm:
         return fast.LocalResponseNorm
-    if type(module) is reference.ResidualAdd:
+    if kind is reference.ResidualAdd:
         return fast.ResidualAdd
     return None
 
@@ -80,8 +107,9 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
 
 
 def _replace(module: nn.Module, replacement: type[nn.Module]) -> None:
-    setattr(module, _ORIGINAL, type(module))
-    module.__class__ = replacement
+    original = _own_class(module)
+    setattr(module, _ORIGINAL, original)
+    module.__class__ = _rebased(type(module), original, replacement)
 
 
 def _activated_norms(model: nn.Module) -> list[tuple[fast.BatchNorm2d, nn.Module]]:
@@ -110,7 +138,8 @@ def restore_(model: M) -> M:
     """Undoes swap_ in place: every swapped layer gets its own class back. Returns model."""
     for module in model.modules():
         if _ORIGINAL in module.__dict__:
-            if type(module) is fast.BatchNorm2d:
+            if isinstance(module, fast.BatchNorm2d):
                 module.__dict__.pop("activation", None)
-            module.__class__ = module.__dict__.pop(_ORIGINAL)
+            ours = next(kind for kind in type(module).__mro__ if kind in _OURS)
+            module.__class__ = _rebased(type(module), ours, module.__dict__.pop(_ORIGINAL))
     return model

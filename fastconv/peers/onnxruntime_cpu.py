@@ -15,6 +15,8 @@ def prepare(
 ) -> Callable[[], Tensor]:
     import onnxruntime
 
+    import fastconv.onnx
+
     if dtype != torch.float32:
         raise UnsupportedError("ONNX Runtime has no bfloat16 convolution on the CPU.")
     options = onnxruntime.SessionOptions()
@@ -22,7 +24,7 @@ def prepare(
     options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(model, (image,), path, dynamo=True, verbose=False)
+        fastconv.onnx.export(model, (image,), path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: image.numpy()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
