@@ -5,14 +5,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from bench.goals.__main__ import machine
 from bench.recipes import augmentation, ensemble, latency, transfer
 from bench.recipes.published import TOP1
 from fastconv.cli.common import progress_bar
-from fastconv.machine import cores
 
 RESULTS = "recipes.json"
 
@@ -36,7 +34,6 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.1, help="latency: for a network.")] = 1.0,
 ) -> None:
     """Show what the recipes reach here; recipes.json keeps what was found by earlier calls."""
-    torch.set_num_threads(cores())
     out.mkdir(parents=True, exist_ok=True)
     file = out / RESULTS
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
