@@ -3,7 +3,7 @@
 We have the weights of few of them, so these are their authors' figures and not measured here.
 """
 
-TORCHVISION = "the first published weights of torchvision 0.x"
+TORCHVISION = "torchvision, the weights IMAGENET1K_V1"
 PAPER = "the network's paper"
 LITE = "the authors' table of EfficientNet-Lite, github.com/tensorflow/tpu"
 
