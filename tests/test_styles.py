@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -94,24 +93,29 @@ def test_restore_gives_the_very_model_back(name):
     assert (state_of(model), repr(model)) == (before, printed)
 
 
-def cpu_time(call: Callable[[], object], calls: int = 5) -> float:
-    start = time.thread_time()
-    for _ in range(calls):
-        call()
-    return time.thread_time() - start
+def cpu_times(calls: list[Callable[[], object]]) -> list[float]:
+    """The least seconds of this thread's processor that each takes, in turn: others on the machine
+    only ever add to them."""
+    least = [float("inf")] * len(calls)
+    for _ in range(15):
+        for i, call in enumerate(calls):
+            start = time.thread_time()
+            for _ in range(5):
+                call()
+            least[i] = min(least[i], time.thread_time() - start)
+    return least
 
 
 @EACH
 def test_neither_is_slower(name):
-    """Seconds of one thread's processor, which others on the machine take no part in."""
     model, fast = optimized(name)
     args, kwargs = model.example(16)
     rivals = [model, fast, fastconv.swap_(copy.deepcopy(model))]
+    calls = [functools.partial(rival, *args, **kwargs) for rival in rivals]
+    ratios = []
     with threads(1), torch.inference_mode():
-        times = [
-            [cpu_time(lambda rival=rival: rival(*args, **kwargs)) for rival in rivals]
-            for _ in range(12)
-        ]
-    ratios = [statistics.median(row[i] / row[0] for row in times[2:]) for i in (1, 2)]
-    assert ratios[0] < 1.1
-    assert ratios[1] < 1.3
+        for _ in range(3):  # what is slower is so every time
+            eager, *others = cpu_times(calls)
+            ratios.append([time / eager for time in others])
+    assert min(ratio for ratio, _ in ratios) < 1.1
+    assert min(ratio for _, ratio in ratios) < 1.3

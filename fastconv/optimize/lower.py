@@ -90,7 +90,8 @@ def _kernel(node: fx.Node) -> tuple[str, str | None]:
         return "pointwise_conv2d", None
     if is_stem_node(node):
         return "stem_conv2d", None
-    return "torch", no_kernel(shape_of(node.kwargs["weight"]), node.kwargs["groups"])  # type: ignore
+    groups: Any = node.kwargs["groups"]
+    return "torch", no_kernel(shape_of(node.kwargs["weight"]), groups)
 
 
 def _call_torch(module: fx.GraphModule, node: fx.Node) -> fx.Node:

@@ -16,6 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 
 _CHAIN = nn.Sequential.forward
 _ORIGINAL = "_fastconv_original_class"
+_DERIVED = "_fastconv_derived_class"
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
@@ -108,8 +109,11 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
 
 def _replace(module: nn.Module, replacement: type[nn.Module]) -> None:
     original = _own_class(module)
+    before, after = type(module), _rebased(type(module), original, replacement)
+    if after is not replacement:  # made for this module, whose very class restore_ gives back
+        setattr(after, _DERIVED, before)
     setattr(module, _ORIGINAL, original)
-    module.__class__ = _rebased(type(module), original, replacement)
+    module.__class__ = after
 
 
 def _activated_norms(model: nn.Module) -> list[tuple[fast.BatchNorm2d, nn.Module]]:
@@ -140,6 +144,7 @@ def restore_(model: M) -> M:
         if _ORIGINAL in module.__dict__:
             if isinstance(module, fast.BatchNorm2d):
                 module.__dict__.pop("activation", None)
-            ours = next(kind for kind in type(module).__mro__ if kind in _OURS)
-            module.__class__ = _rebased(type(module), ours, module.__dict__.pop(_ORIGINAL))
+            kind, original = type(module), module.__dict__.pop(_ORIGINAL)
+            ours = next(base for base in kind.__mro__ if base in _OURS)
+            module.__class__ = vars(kind).get(_DERIVED) or _rebased(kind, ours, original)
     return model

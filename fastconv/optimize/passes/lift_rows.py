@@ -1,6 +1,6 @@
 """Linear layers between pooled pixels, as squeeze-and-excitations have them."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -53,8 +53,8 @@ def _lift(module: fx.GraphModule, end: fx.Node) -> None:
             if step.target is aten.linear.default:
                 pixels = _convolution(module, step, pixels)
             else:
-                value, target = pixels.meta["val"], step.target
-                pixels = module.graph.call_function(target, (pixels, *step.args[1:]))  # type: ignore
+                value, target = pixels.meta["val"], cast(Any, step.target)
+                pixels = module.graph.call_function(target, (pixels, *step.args[1:]))
                 pixels.meta = {**step.meta, "val": value}
     end.replace_all_uses_with(pixels)
 
