@@ -14,7 +14,7 @@ from fastconv import kept
 from fastconv.triton_kernels import KERNELS, _tuned
 from fastconv.triton_kernels._settings import SPACES, Bucket, Space
 from fastconv.triton_kernels._tuned import Row, settings_for
-from fastconv.triton_kernels.residual_add import DEFAULT, SPACE, Settings
+from fastconv.triton_kernels.residual_add import SPACE, Settings
 from fastconv.triton_kernels.search import asked_by
 from tests import test_triton_compiled, test_triton_compiled_products
 from tests.compiled import nhwc
@@ -22,7 +22,8 @@ from tests.compiled import nhwc
 GPU = "NVIDIA H100 80GB HBM3"
 CPU = torch.device("cpu")
 X = torch.empty(1000)
-HERE = Bucket.of("residual_add", [1000], {"dtype": X.dtype})
+DEFAULT, KIND = SPACE.default, {"mask": False}
+HERE = Bucket.of("residual_add", [1000], {"dtype": X.dtype, **KIND})
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def forget():
 
 
 def settings(elements=1000, dtype=torch.float32):
-    return settings_for(SPACE, torch.empty(elements, dtype=dtype), (elements,))
+    return settings_for(SPACE, torch.empty(elements, dtype=dtype), (elements,), **KIND)
 
 
 def tuned(warps=8, bucket=HERE):
@@ -154,7 +155,7 @@ def row(**changes):
 def test_what_is_foreign_is_left_alone_with_one_warning(changes, reason, caplog):
     changed(**changes)
     for device in ("cpu", "cpu:0", "meta"):
-        assert settings_for(SPACE, torch.empty(1000, device=device), (1000,)) == DEFAULT
+        assert settings_for(SPACE, torch.empty(1000, device=device), (1000,), **KIND) == DEFAULT
     (message,) = caplog.messages
     assert reason in message
     assert "`fastconv tune` makes new ones" in message

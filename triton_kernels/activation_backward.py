@@ -18,10 +18,10 @@ from fastconv.triton_kernels._kernel import (
 from fastconv.triton_kernels._language import activate_backward, load, store
 from fastconv.triton_kernels._settings import Space
 from fastconv.triton_kernels._tuned import settings_for
-from fastconv.triton_kernels.residual_add import DEFAULT, OTHERS
+from fastconv.triton_kernels.residual_add import OTHERS, Settings
 
-# Settings: those of residual_add, for its reasons; its bits come in its blocks.
-SPACE = Space("activation_backward", DEFAULT, OTHERS)
+# Settings: those of residual_add, for its reasons.
+SPACE = Space("activation_backward", Settings(), OTHERS)
 
 
 @triton.jit
@@ -77,7 +77,7 @@ def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None =
         return grad_input
     channels_last = is_channels_last(z)
     settings = settings_for(SPACE, z, (elements,), activation=activation)
-    block = settings.block_bytes // z.element_size()
+    block = settings.block(z.element_size())
     wrap_triton(activation_backward_kernel, z.device)[cdiv(elements, block),](
         dense(grad_output, channels_last),
         dense(z, channels_last),
@@ -94,17 +94,18 @@ def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None =
 def activation_backward_from_mask(grad_output: Tensor, mask: Tensor, channels_last: bool) -> Tensor:
     """grad_output where mask, as residual_add_with_mask wrote it for that layout, has a bit set."""
     elements = grad_output.numel()
-    block = DEFAULT.block_bytes // grad_output.element_size()
     check_shape("activation_backward_from_mask", "mask", mask, (reference.mask_bytes(elements),))
     grad_input = empty_in(grad_output, grad_output.shape, channels_last)
     if elements == 0:
         return grad_input
+    settings = settings_for(SPACE, grad_output, (elements,), activation="mask")
+    block = settings.block(grad_output.element_size())
     wrap_triton(from_mask_kernel, grad_output.device)[cdiv(elements, block),](
         dense(grad_output, channels_last),
         mask,
         grad_input,
         elements,
         BLOCK=block,
-        num_warps=DEFAULT.warps,
+        num_warps=settings.warps,
     )
     return grad_input

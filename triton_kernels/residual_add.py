@@ -37,16 +37,14 @@ class Settings:
     warps: int = 4
     accesses: int = 4  # a thread from each tensor
 
-    @property
-    def block_bytes(self) -> int:
-        return self.warps * 32 * self.accesses * 16
+    def block(self, itemsize: int) -> int:
+        """Elements of a program: no more than a mask comes in."""
+        return min(self.warps * 32 * self.accesses * 16 // itemsize, reference.MASK_BLOCK)
 
 
-# The bits of a mask come in the blocks of these settings, whatever another call is tuned to.
-DEFAULT = Settings()
 # Half of them would still be four times what the latency asks for; more start fewer programs.
 OTHERS = {"accesses": (2, 8), "warps": (2, 8)}
-SPACE = Space("residual_add", DEFAULT, OTHERS)
+SPACE = Space("residual_add", Settings(), OTHERS)
 TILE = 2048  # elements of a tile of the shortcut: 16 a thread
 
 
@@ -131,8 +129,7 @@ def shortcut_kernel(
 def residual_add(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
     output = fake(input, residual, activation)
     if input.shape == residual.shape:
-        settings = settings_for(SPACE, input, (input.numel(),))
-        _add(input, residual, output, None, activation, settings)
+        _add(input, residual, output, None, activation)
     else:
         _add_shortcut(input, residual, output, activation)
     return output
@@ -143,23 +140,19 @@ def residual_add_with_mask(
     input: Tensor, residual: Tensor, activation: str
 ) -> tuple[Tensor, Tensor]:
     output, bits = fake_with_mask(input, residual, activation)
-    _add(input, residual, output, bits, activation, DEFAULT)
+    _add(input, residual, output, bits, activation)
     return output, bits
 
 
 def _add(
-    input: Tensor,
-    residual: Tensor,
-    output: Tensor,
-    bits: Tensor | None,
-    activation: str | None,
-    settings: Settings,
+    input: Tensor, residual: Tensor, output: Tensor, bits: Tensor | None, activation: str | None
 ) -> None:
     elements = output.numel()
     if elements == 0:
         return
     channels_last = is_channels_last(input)
-    block = settings.block_bytes // input.element_size()
+    settings = settings_for(SPACE, input, (elements,), mask=bits is not None)
+    block = settings.block(input.element_size())
     size = elements if bits is None else 8 * bits.numel()
     wrap_triton(same_size_kernel, input.device)[cdiv(size, block),](
         dense(input, channels_last),
@@ -196,5 +189,5 @@ def _add_shortcut(input: Tensor, residual: Tensor, output: Tensor, activation: s
         CHANNELS_LAST=channels_last,
         ROWS=TILE // inner,
         INNER=inner,
-        num_warps=DEFAULT.warps,
+        num_warps=4,
     )

@@ -14,7 +14,7 @@ from fastconv import kept
 from fastconv.cli import app
 from fastconv.triton_kernels import KERNELS, _tuned, search
 from fastconv.triton_kernels._settings import SPACES
-from fastconv.triton_kernels.residual_add import DEFAULT
+from fastconv.triton_kernels.residual_add import SPACE
 from fastconv.triton_kernels.search import asked_by
 from fastconv.tuning import calls_of, tune
 from tests.helpers import channels_last, contiguous
@@ -23,6 +23,7 @@ from tests.triton.test_blocks import inverted, separable
 
 ADD = KERNELS["residual_add"]
 WINDOW = ((1, 1), (1, 1, 1, 1), (1, 1))
+DEFAULT = SPACE.default
 HERE = torch.empty(0, device=DEVICE).device
 
 
@@ -174,6 +175,19 @@ def test_every_candidate_computes_the_same(space):
     assert (found.unfit, found.wrong) == (0, 0)
     assert found.tried == next(times) - 2 > 0
     assert found.row.settings == SPACES[space].default
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_mask_written_with_some_settings_can_be_read_with_others(dtype):
+    kernel, reader = KERNELS["residual_add_with_mask"], KERNELS["activation_backward_from_mask"]
+    x, y, activation = (a.to(dtype) if isinstance(a, torch.Tensor) else a for a in addends(9000))
+    (bucket,) = asked_by(kernel, (x, y, activation))
+    output, mask = kernel(x, y, activation)
+    (reading,) = asked_by(reader, (x, mask, False))
+    for settings in (with_(warps=2), with_(accesses=8), with_(warps=8, accesses=8)):
+        with _tuned.trial({bucket: settings, reading: settings}):
+            assert torch.equal(kernel(x, y, activation)[1], mask)
+            assert torch.equal(reader(x, mask, False), torch.where(output > 0, x, 0))
 
 
 class Net(torch.nn.Module):
