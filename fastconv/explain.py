@@ -68,7 +68,15 @@ def _launches(op: str, arguments: Sequence[Any], machine: Machine, backend: str)
     return ", ".join(launch.kernel.fn.__name__.removesuffix("_kernel") for launch in launches)
 
 
-class _Recorder(TorchDispatchMode):
+def layout_name(tensor: Tensor) -> str:
+    """'contiguous', 'channels_last', or 'strided', which kernels copy into one of these."""
+    if tensor.layout != torch.strided or tensor.is_contiguous():
+        return "contiguous" if tensor.layout == torch.strided else "opaque"
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return "channels_last" if last else "strided"
+
+
+class Recorder(TorchDispatchMode):
     """A row for each op of ours and each convolution of torch.
 
     Told of a machine, it writes down what would run there.
@@ -81,6 +89,7 @@ class _Recorder(TorchDispatchMode):
 
     def add(self, op: str, input: Tensor, backend: str | None, variant: str, reason: str) -> None:
         row = {"op": op, "input": list(input.shape), "dtype": str(input.dtype)}
+        row["layout"] = layout_name(input)
         self.rows.append(row | {"backend": backend, "variant": variant, "reason": reason})
 
     def add_choice(self, op: str, input: Tensor, choice: Choice) -> None:
@@ -135,7 +144,7 @@ def explain(
     """
     if device is not None:
         function, inputs = _on_meta(function), tree_map_only(Tensor, _to_meta, inputs)
-    recorder = _Recorder(None if device is None else machine_named(device))
+    recorder = Recorder(None if device is None else machine_named(device))
     with torch.no_grad(), listen(recorder.add_choice), recorder:
         function(*inputs)
     return recorder.rows
