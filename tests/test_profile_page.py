@@ -89,7 +89,7 @@ def test_headings_sort_the_layers_both_ways(visit):
 
 def test_the_search_keeps_the_layers_that_hold_its_words(visit):
     page = visit()
-    page.locator("#search").fill("block inverted")
+    page.locator("#search").fill("block inverted_residual")
     assert first_column(page) == ["block.1", "block.2"]
     assert page.locator("#found").text_content() == "2 of 4"
     page.locator("#search").fill("")

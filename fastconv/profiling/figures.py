@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastconv.cost.meter import tensors
 from fastconv.dispatch import listen
-from fastconv.explain import Recorder, layout_name
+from fastconv.explain import Recorder, layout_name, state_of
 from fastconv.profiling.steps import marked
 
 
@@ -63,7 +63,8 @@ class _Traffic(TorchDispatchMode):
 def count(network: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, Figures]]:
     """The owner and the figures of each stretch of a run."""
     found: list[tuple[str, Figures]] = []
-    traffic, recorder, flops = _Traffic(), Recorder(), FlopCounterMode(display=False)
+    traffic, flops = _Traffic(), FlopCounterMode(display=False)
+    recorder = Recorder(state=state_of(network))
     seen = {"flop": 0, "rows": 0}
 
     def mark(owner: str) -> None:

@@ -25,7 +25,8 @@ from fastconv.profiling.record import Start
 from fastconv.profiling.steps import marked
 from fastconv.profiling.subject import load
 
-STEADY_CALLS = 9
+# Later calls are steady when threads, caches and clock rates have settled.
+STEADY_CALLS, STEADY_SECONDS = 9, 1.0
 TIMEOUT = 300.0
 
 
@@ -83,13 +84,13 @@ def first_calls(title: str, job: dict[str, Any]) -> tuple[Start, nn.Module, tupl
 
 
 def first_and_later(call: Callable[[], object]) -> tuple[float, float]:
-    """Milliseconds of the first call, and the median of those after it."""
-    times = []
-    for _ in range(STEADY_CALLS + 1):
+    """Milliseconds of the first call, and the median of the last ones."""
+    times: list[float] = []
+    while len(times) <= STEADY_CALLS or sum(times) < 1e3 * STEADY_SECONDS:
         start = perf_counter()
         call()
         times.append(1e3 * (perf_counter() - start))
-    return times[0], median(times[1:])
+    return times[0], median(times[-STEADY_CALLS:])
 
 
 def one_more(value: Any) -> Any:

@@ -1,71 +1,14 @@
-"""Puts clocks, counts and logs together: a row for each layer, and the alarms."""
+"""A row for each layer, of clocks, counts and logs."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from statistics import median
-from typing import Any
+from collections.abc import Iterable
 
-from torch import nn
-
-from fastconv.profiling.align import Step, assign, steps_of
+from fastconv.profiling.align import Step
+from fastconv.profiling.evidence import Evidence
 from fastconv.profiling.figures import Figures
-from fastconv.profiling.onednn import Execution, slow_path
-from fastconv.profiling.record import Alarm, Layer, Part, Roofs
+from fastconv.profiling.onednn import Execution
+from fastconv.profiling.record import Layer, Part, Roofs
 from fastconv.profiling.roofline import share_of_copy, share_of_roof
-from fastconv.profiling.steps import Clock
-
-Stretches = Sequence[tuple[str, Any]]  # the owner of each, and what was found there
-
-
-@dataclass
-class Evidence:
-    """What the stages found: of torch by stretches of its modules, of fastconv by its own steps."""
-
-    model: nn.Module
-    network: nn.Module | None = None
-    torch: list[tuple[str, Figures]] = field(default_factory=list)
-    fastconv: list[tuple[str, Figures]] = field(default_factory=list)
-    clocks: dict[str, Clock] = field(default_factory=dict)
-    logs: dict[str, list[tuple[str, list[Execution]]]] = field(default_factory=dict)
-
-    def steps(self) -> list[Step]:
-        if self.network is None:
-            return []
-        return steps_of(self.network, self.model, [owner for owner, _ in self.fastconv])
-
-    def by_step(self, side: str, stretches: Stretches, steps: list[Step]) -> dict[int, list[Any]]:
-        """What was found in the stretches of each step, those before the first left out."""
-        owners = [owner for owner, _ in stretches]
-        index = {step.key: number for number, step in enumerate(steps)}
-        own = [index.get(owner) for owner in owners]
-        found: dict[int, list[Any]] = defaultdict(list)
-        for number, (_, what) in zip(
-            assign(owners, steps) if side == "torch" else own, stretches, strict=True
-        ):
-            if number is not None:
-                found[number].append(what)
-        return found
-
-    def times(self, side: str, steps: list[Step]) -> dict[int, float]:
-        """The median over calls of the seconds of each step."""
-        clock = self.clocks.get(side)
-        if clock is None or not clock.stretches:
-            return {}
-        columns = zip(*clock.stretches, strict=True)
-        found = self.by_step(side, list(zip(clock.owners, columns, strict=True)), steps)
-        return {
-            number: median(map(sum, zip(*stretches, strict=True)))
-            for number, stretches in found.items()
-        }
-
-    def executions(self, side: str, steps: list[Step]) -> dict[int, list[Execution]] | None:
-        if side not in self.logs:
-            return None
-        found = self.by_step(side, self.logs[side], steps)
-        return {
-            number: [run for runs in groups for run in runs] for number, groups in found.items()
-        }
 
 
 def layers_of(evidence: Evidence, roofs: Roofs | None) -> list[Layer]:
@@ -172,31 +115,3 @@ def backend_of(figures: Figures) -> str:
 def reason_of(figures: Figures) -> str:
     reasons = (row["reason"] for row in figures.served)
     return "; ".join(dict.fromkeys(reasons)) or "torch's own operation"
-
-
-# Ops that torch runs outside of oneDNN by loops known to be slow (torch 2.13).
-SLOW_OPS = {
-    "aten.avg_pool3d": "local response normalisation as a scalar pooling over channels, "
-    "among passes for square, power and division",
-}
-
-
-def alarms_of(evidence: Evidence) -> list[Alarm]:
-    """The slow paths of torch, in its own run and where fastconv leaves a layer to it."""
-    alarms = []
-    for side, log in evidence.logs.items():
-        for step, runs in log:
-            for run in runs:
-                if why := slow_path(run):
-                    alarms.append(
-                        Alarm(side, step, f"{run.kind} {run.implementation}", why, run.ms)
-                    )
-        figures = evidence.torch if side == "torch" else evidence.fastconv
-        for step, found in figures:
-            alarms += [
-                Alarm(side, step, op, why, None) for op, why in SLOW_OPS.items() if op in found.ops
-            ]
-    names = {step.key: step.name for step in evidence.steps()}
-    for alarm in alarms:
-        alarm.layer = names.get(alarm.layer, alarm.layer) if alarm.side != "torch" else alarm.layer
-    return sorted(alarms, key=lambda alarm: -(alarm.ms or 0))

@@ -16,9 +16,11 @@ from fastconv.cost.meter import tensors
 from fastconv.machine import cores, processor_name
 from fastconv.memory import memory_timeline
 from fastconv.peers.turns import time_in_turn
+from fastconv.profiling.alarms import alarms_of
+from fastconv.profiling.evidence import Evidence
 from fastconv.profiling.figures import count, largest_difference
 from fastconv.profiling.fresh import FreshError, in_channels_last, run_fresh
-from fastconv.profiling.layers import Evidence, alarms_of, layers_of
+from fastconv.profiling.layers import layers_of
 from fastconv.profiling.record import NO_GPU, LackingError, Profile, Whole
 from fastconv.profiling.roofline import measure_roofs
 from fastconv.profiling.steps import Clock, clocked, no_marks
@@ -113,7 +115,9 @@ class Session:
     def time(self, progress: Progress) -> None:
         """Torch's better layout is found first; then it and fastconv, whole and in steps."""
         network, inputs = self._network(), self.subject.inputs
-        turned = copy.deepcopy(self.subject.model).to(memory_format=torch.channels_last)  # type: ignore
+        turned = copy.deepcopy(self.subject.model).to(
+            memory_format=torch.channels_last  # type: ignore[call-overload]
+        )
         sides = {
             LAYOUTS[0]: (self.subject.model, inputs),
             LAYOUTS[1]: (turned, pytree.tree_map(in_channels_last, inputs)),

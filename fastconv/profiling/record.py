@@ -106,7 +106,7 @@ class Start:
 
 @dataclass
 class Alarm:
-    """A slow path that torch took in a layer, and the time that oneDNN's log gives it."""
+    """A slow path that torch took in a call of a module, and the median time of that call."""
 
     side: str  # 'torch' or 'fastconv'
     layer: str

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from fastconv import probe
-from fastconv.peers.worker import run
+from fastconv.peers.turns import run
 from fastconv.probe import Probe
 from fastconv.profiling.record import Roofs
 
@@ -41,7 +41,7 @@ def measure_roofs(dtype: torch.dtype) -> Roofs:
     times: list[list[float]] = [[] for _ in probes]
     for _ in range(ROUNDS):
         for own, limit in zip(times, probes, strict=True):
-            own += run(limit.run, CALLS, 1)  # type: ignore[arg-type]
+            own += run(limit.run, CALLS, 1)
     peak, *rates = [limit.work / median(own) for limit, own in zip(probes, times, strict=True)]
     return Roofs(peak, SIZES, rates[: len(SIZES)], rates[len(SIZES) :])
 

@@ -16,7 +16,7 @@ from fastconv.tables.cost import shape
 
 Figure = dict[str, Any]
 
-INK, FAINT, GRID = "var(--ink)", "var(--faint)", "var(--grid)"
+INK, FAINT, GRID, ROOF = "var(--ink)", "var(--faint)", "var(--grid)", "var(--roof)"
 COLOURS = {"torch": "var(--torch)", "fastconv": "var(--fastconv)"}
 MOST_BARS = 30  # the slowest layers; the rest is one bar
 LONGEST_NAME = 26  # of a layer beside its bar, or no bar is left on a phone
@@ -58,7 +58,7 @@ def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
         "font": {"family": "var(--sans)", "size": 12, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 8, "r": 12, "t": 34, "b": 8},
+        "margin": {"l": 8, "r": 12, "t": 34, "b": 4},
         "legend": {"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"},
         "hoverlabel": {
             "bgcolor": "var(--card)",
@@ -81,7 +81,7 @@ def times(layers: Sequence[Layer], torch: str) -> Figure:
     names = [f"{name} ({index})" if names.count(name) > 1 else name
              for index, name in enumerate(names, 1)]  # fmt: skip
     data = []
-    for side, title in (("fastconv", "fastconv"), ("torch", torch)):
+    for side, title in (("torch", torch), ("fastconv", "fastconv")):
         values = [getattr(layer, side).ms for layer in rows]
         texts = [described(layer, side, title) for layer in rows]
         if rest:
@@ -99,15 +99,14 @@ def times(layers: Sequence[Layer], torch: str) -> Figure:
                 "marker": {"color": COLOURS[side]},
             }
         )
-    place = layout(
+    sides = layout(
         axis("milliseconds", rangemode="tozero"),
         axis("", autorange="reversed", showgrid=False, ticks=""),
         height=90 + 26 * len(data[0]["y"]),
         bargap=0.35,
         bargroupgap=0.08,
     )
-    place["legend"]["traceorder"] = "reversed"
-    return {"data": data, "layout": place}
+    return {"data": data, "layout": sides}
 
 
 def short(name: str) -> str:
@@ -127,11 +126,13 @@ def roofline(layers: Sequence[Layer], roofs: Roofs, torch: str) -> Figure:
         bend = roofs.flops / rate
         xs = [low, min(bend, high), high]
         ys = [min(rate * x, roofs.flops) / 1e9 for x in xs]
-        data.append(line(xs, ys, GRID, width=1.5))
-        if rate * low < roofs.flops:
-            notes.append(note(low, ys[0], label, xanchor="left", yanchor="bottom", xshift=4))
-    peak = f"multiply-adds {count(roofs.flops)}FLOP/s"
-    notes.append(note(high, roofs.flops / 1e9, peak, xanchor="right", yanchor="bottom"))
+        data.append(line(xs, ys, ROOF, width=2))
+        notes.append(note(low, ys[0], label, xanchor="left", yanchor="top", xshift=10, yshift=-2))
+    # No layer is above the roofs, so what stands there hides no point, on a phone neither.
+    top = roofs.flops / 1e9
+    notes[0] = note(low, top, notes[0]["text"], xanchor="left", yanchor="bottom", xshift=4)
+    peak = f"{count(roofs.flops)}FLOP/s"
+    notes.append(note(high, top, peak, xanchor="right", yanchor="bottom"))
     for before, after in zip(points["torch"], points["fastconv"], strict=True):
         data.append(line((before[0], after[0]), (before[1], after[1]), GRID, width=1))
     for side, title in (("torch", torch), ("fastconv", "fastconv")):
@@ -153,8 +154,10 @@ def roofline(layers: Sequence[Layer], roofs: Roofs, torch: str) -> Figure:
             }
         )
     logarithmic = {"type": "log", "dtick": 1}
+    slowest = min(y for found in points.values() for _, y in found)
+    heights = [log10(slowest / 2), log10(2 * roofs.flops / 1e9)]
     x = axis("FLOP a byte moved", range=[log10(low), log10(high)], **logarithmic)
-    y = axis("GFLOP/s", **logarithmic)
+    y = axis("GFLOP/s", range=heights, **logarithmic)
     return {"data": data, "layout": layout(x, y, height=480, annotations=notes)}
 
 
@@ -164,7 +167,7 @@ def roof_lines(roofs: Roofs) -> dict[str, float]:
     fastest = max(rates, key=rates.__getitem__)
     largest = roofs.sizes[-1]
     return {
-        f"cache ({memory(fastest)}) {count(rates[fastest])}B/s": rates[fastest],
+        f"cache {count(rates[fastest])}B/s": rates[fastest],
         f"memory {count(rates[largest])}B/s": rates[largest],
     }
 

@@ -33,6 +33,7 @@ def page(profile: Profile) -> str:
         plotly=packed_plotly() if figures else "",
         gap=gap,
         ratio=ratio,
+        slowest=slowest,
         total=total,
     )
 
@@ -52,6 +53,12 @@ def ratio(layer: Layer) -> float | None:
     """How many times as fast fastconv's step is as torch's calls."""
     ours, theirs = layer.fastconv.ms, layer.torch.ms
     return theirs / ours if ours and theirs else None
+
+
+def slowest(profile: Profile) -> Layer | None:
+    """The layer that takes longest in fastconv."""
+    timed = [layer for layer in profile.layers if layer.fastconv.ms is not None]
+    return max(timed, key=lambda layer: layer.fastconv.ms or 0.0, default=None)
 
 
 def gap(profile: Profile, side: str) -> float | None:
