@@ -10,7 +10,7 @@ from itertools import pairwise
 import plotly.graph_objects as go
 import pytest
 
-from fastconv.profiling.record import NO_GPU, Profile
+from fastconv.profiling.record import NO_GPU, RESTLESS, Profile
 from fastconv.profiling.reports import (
     as_json,
     as_markdown,
@@ -98,6 +98,14 @@ def test_an_interrupted_profile_is_marked_everywhere():
     assert "The run was interrupted" in as_markdown(stopped)
     assert json.loads(as_json(stopped))["interrupted"]
     assert "interrupted" in json.loads(as_trace(stopped))["otherData"]["times"]
+
+
+def test_times_that_vary_widely_are_told():
+    whole = replace(sample().wholes["fastconv"], quartiles_ms=(1.0, 1.6))
+    busy = replace(sample(), wholes={**sample().wholes, "fastconv": whole})
+    for write in (as_page, as_markdown):
+        assert RESTLESS in write(busy)
+        assert RESTLESS not in write(sample())
 
 
 def test_a_page_of_next_to_nothing_has_no_charts():

@@ -20,7 +20,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from fastconv.peers.process import environment_of
-from fastconv.profiling.onednn import Execution, mark_line, read_log
+from fastconv.profiling.onednn import BEGIN, Execution, mark_line, read_log
 from fastconv.profiling.record import Start
 from fastconv.profiling.steps import marked
 from fastconv.profiling.subject import load
@@ -114,7 +114,7 @@ def write_log(network: nn.Module, inputs: tuple[Any, ...]) -> None:
     with torch.no_grad(), marked(network, mark) as function:
         function(*inputs)
         with backend.verbose(backend.VERBOSE_ON):
-            mark("the log begins")
+            mark(BEGIN)
             function(*inputs)
 
 

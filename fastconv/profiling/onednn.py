@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 MARK = "fastconv_step,"
+BEGIN = "the log begins"  # of a step, before which nothing counts
 EXECUTED = "onednn_verbose,v1,primitive,exec,"
 
 # What an implementation's name says about its speed: the first word that it holds counts.
@@ -33,7 +34,7 @@ def mark_line(step: str) -> bytes:
 
 
 def read_log(lines: Iterable[str]) -> list[tuple[str, list[Execution]]]:
-    """Each step with what ran in it, in order; what is after the last mark is left out."""
+    """Each step after BEGIN with what ran in it; what is after the last mark is left out."""
     steps: list[tuple[str, list[Execution]]] = []
     waiting: list[tuple[str, str, float, str]] = []
     for line in lines:
@@ -42,6 +43,8 @@ def read_log(lines: Iterable[str]) -> list[tuple[str, list[Execution]]]:
             step = line.removeprefix(MARK)
             steps.append((step, [Execution(step, *rest) for rest in waiting]))
             waiting = []
+            if step == BEGIN:
+                steps.clear()
         elif line.startswith(EXECUTED):
             _engine, kind, implementation, *rest = line.removeprefix(EXECUTED).split(",")
             waiting.append((kind, implementation, float(rest[-1]), rest[-2]))

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+RESTLESS = "The times vary widely: something else is using this machine."
 NO_GPU = "No GPU was measured: all times are of the processor."
 
 
@@ -154,6 +155,12 @@ class Profile:
         if not {"torch", "fastconv"} <= self.wholes.keys():
             return None
         return self.wholes["torch"].ms / self.wholes["fastconv"].ms
+
+    @property
+    def restless(self) -> bool:
+        """Whether the middle half of a network's times spans a factor of 1.5 (quiet: 1.1)."""
+        measured = (self.wholes[side] for side in ("torch", "fastconv") if side in self.wholes)
+        return any(high > 1.5 * low for low, high in (whole.quartiles_ms for whole in measured))
 
     def peak_memory(self, side: str) -> int | None:
         return max((held for _, held in self.memory.get(side, [])), default=None)

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from fastconv.profiling.record import Layer, Profile
+from fastconv.profiling.record import RESTLESS, Layer, Profile
 from fastconv.tables import common
 from fastconv.tables.common import count, memory, plain_table
 from fastconv.tables.compare import ms
@@ -34,6 +34,8 @@ def summary(profile: Profile) -> list[str]:
     lines = [f"{profile.model}, {sizes}, {profile.dtype}, {profile.threads} threads. {profile.gpu}"]
     if profile.interrupted:
         lines.append("The run was interrupted: this is what was measured before.")
+    if profile.restless:
+        lines.append(RESTLESS)
     if profile.speedup is not None:
         torch, fastconv = profile.wholes["torch"], profile.wholes["fastconv"]
         times = f"{torch.title} {ms(torch.ms)} ms, fastconv {ms(fastconv.ms)} ms"

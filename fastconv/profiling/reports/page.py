@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fastconv.profiling.record import Layer, Profile
+from fastconv.profiling.record import RESTLESS, Layer, Profile
 from fastconv.profiling.reports.charts import charts, title_of
 from fastconv.tables.common import count, memory
 from fastconv.tables.compare import ms
@@ -31,6 +31,7 @@ def page(profile: Profile) -> str:
         style=read("page.css"),
         script=read("page.js"),
         plotly=packed_plotly() if figures else "",
+        restless=RESTLESS,
         gap=gap,
         ratio=ratio,
         slowest=slowest,
