@@ -20,6 +20,7 @@ from fastconv.profiling.reports import (
     writer_of,
 )
 from fastconv.profiling.reports.charts import MOST_BARS, charts
+from tests.helpers import ROOT
 from tests.profiles import layer, sample
 
 
@@ -98,6 +99,20 @@ def test_an_interrupted_profile_is_marked_everywhere():
     assert "The run was interrupted" in as_markdown(stopped)
     assert json.loads(as_json(stopped))["interrupted"]
     assert "interrupted" in json.loads(as_trace(stopped))["otherData"]["times"]
+
+
+def test_the_page_shows_the_longest_slow_paths():
+    (alarm,) = sample().alarms
+    many = replace(sample(), alarms=[alarm] * 11)
+    assert as_page(many).count(alarm.what) == 8
+    assert "3 more, each shorter" in as_page(many)
+    assert as_markdown(many).count(alarm.what) == 11
+
+
+def test_the_record_beside_the_manual_can_still_be_shown():
+    kept = Profile.from_dict(json.loads((ROOT / "docs" / "profile.json").read_text()))
+    assert kept.lacking == {}
+    assert len(charts(kept)) == 3
 
 
 def test_times_that_vary_widely_are_told():

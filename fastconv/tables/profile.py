@@ -31,7 +31,8 @@ def markdown(profile: Profile) -> str:
 def summary(profile: Profile) -> list[str]:
     """Paragraphs: what was measured, how it came out, what is not there."""
     sizes = ", ".join(map(shape, profile.input))
-    lines = [f"{profile.model}, {sizes}, {profile.dtype}, {profile.threads} threads. {profile.gpu}"]
+    threads = f"{profile.threads} thread{'s' if profile.threads != 1 else ''}"
+    lines = [f"{profile.model}, {sizes}, {profile.dtype}, {threads}. {profile.gpu}"]
     if profile.interrupted:
         lines.append("The run was interrupted: this is what was measured before.")
     if profile.restless:

@@ -13,6 +13,8 @@ from fastconv.tables.common import count, memory
 from fastconv.tables.compare import ms
 from fastconv.tables.cost import shape
 
+MOST_ALARMS = 8  # that the page shows, the longest first
+
 
 def page(profile: Profile) -> str:
     environment = Environment(
@@ -32,6 +34,7 @@ def page(profile: Profile) -> str:
         script=read("page.js"),
         plotly=packed_plotly() if figures else "",
         restless=RESTLESS,
+        most_alarms=MOST_ALARMS,
         gap=gap,
         ratio=ratio,
         slowest=slowest,
