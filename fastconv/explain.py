@@ -25,9 +25,9 @@ from fastconv.dispatch import (
     listen,
     measured_rows,
 )
-from fastconv.dispatch.layout import memory_format_of
 from fastconv.gpu import WAYS, missing, plan
-from fastconv.optimize.optimize import OptimizedModule
+from fastconv.layout import memory_format_of
+from fastconv.optimize.module import OptimizedModule
 from fastconv.peers.turns import run
 from fastconv.profiling.align import steps_of
 from fastconv.profiling.roofline import measure_roofs, share_of_copy

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from fastconv.optimize.optimize import OptimizedModule
+from fastconv.optimize.module import OptimizedModule
 
 
 class Step(NamedTuple):

@@ -15,6 +15,7 @@ import fastconv
 from fastconv.cost.meter import tensors
 from fastconv.machine import cores, processor_name
 from fastconv.memory import memory_timeline
+from fastconv.optimize.module import OptimizedModule
 from fastconv.peers.turns import time_in_turn
 from fastconv.profiling.alarms import alarms_of
 from fastconv.profiling.evidence import Evidence
@@ -102,8 +103,9 @@ class Session:
             self.network = fastconv.optimize(model, inputs)
             self.profile.difference = largest_difference(self.network(*inputs), expected)
         self.evidence.network = self.network
-        receipt: Any = self.network.receipt
-        self.profile.unfused = next((row["reason"] for row in receipt if "reason" in row), "")
+        if not isinstance(self.network, OptimizedModule):
+            receipt: Any = self.network.receipt
+            self.profile.unfused = receipt[0]["reason"]
 
     def count(self, progress: Progress) -> None:
         self.evidence.torch = count(self.subject.model, self.subject.inputs)

@@ -126,7 +126,7 @@ class Profile:
         memory: for 'torch' and 'fastconv' pairs of the share of the call that is over and the bytes
             that are held from then on.
         alarms: slow paths that torch took, the costliest first.
-        unfused: why the model could not be captured, where it was only swapped.
+        unfused: why the model was not rewritten as a whole, where it was only swapped or left.
         lacking: parts of the profile that are not there, each with the reason.
         interrupted: whether the run was stopped before its end.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fastconv.optimize.optimize import OptimizedModule
+from fastconv.optimize.module import OptimizedModule
 from fastconv.profiling.record import LackingError
 
 Mark = Callable[[str], None]

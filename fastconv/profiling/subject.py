@@ -74,7 +74,7 @@ def run_script(path: Path) -> tuple[nn.Module, tuple[Any, ...]]:
         raise SubjectError(f"there is no file {path}")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # as where Python runs it
+        sys.path.append(folder)  # last: a file beside the script hides no package of ours
     try:
         defined = runpy.run_path(str(path), run_name=SCRIPT_NAME)
     except (Exception, SystemExit) as error:
