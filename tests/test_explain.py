@@ -10,7 +10,7 @@ from torch import nn
 import fastconv
 from fastconv import ops
 from fastconv.dispatch.told import _said
-from tests.helpers import isa
+from tests.helpers import channels_last, isa
 
 
 def test_each_kernel_and_each_convolution_of_torch_has_a_row():
@@ -31,6 +31,51 @@ def test_each_kernel_and_each_convolution_of_torch_has_a_row():
     assert rows[2]["input"] == [1, 8, 5, 5]
     assert rows[2]["dtype"] == "torch.float32"
     assert all(row["reason"] for row in rows)
+
+
+def test_rows_name_layer_and_layout_of_plain_swapped_and_optimized_networks():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1))).eval()
+    x = torch.randn(1, 3, 9, 9)
+    optimized = fastconv.optimize(model, (x,))
+    for network, layout in ((model, "contiguous"), (optimized, "channels_last")):
+        rows = fastconv.explain(network, x)
+        assert [row["layer"] for row in rows] == ["0", "1.1"]
+        assert [row["layout"] for row in rows] == ["contiguous", layout]
+    (row,) = fastconv.explain(ops.residual_add, x.transpose(2, 3), x)
+    assert (row["layer"], row["layout"]) == ("", "strided")
+
+
+def test_subnormal_weights_are_counted_and_images_are_not():
+    model = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[0] = 1e-40
+        model[0].weight[1] = 0
+        model[1].weight[0, 0, 0, :2] = -1e-41
+        x = torch.full((1, 4, 6, 6), 1e-40)
+    for network in (model, fastconv.swap_(model), fastconv.optimize(model, (x,))):
+        assert [row["subnormal_weights"] for row in fastconv.explain(network, x)] == [4, 2]
+    meta = fastconv.explain(model, torch.empty(1, 4, 6, 6), device="meta-h100")
+    assert {row["subnormal_weights"] for row in meta} == {None}
+
+
+def test_timed_rows_hold_time_bytes_and_share_of_a_copy():
+    layer, x = fastconv.nn.LocalResponseNorm(5), torch.randn(1, 16, 32, 32)
+    (row,) = fastconv.explain(layer, x, timed=True)
+    assert row["bytes"] == 2 * x.nbytes
+    assert 0 < row["ms"] < 1e3
+    assert row["share_of_copy"] > 0
+    rows = fastconv.explain(ops.residual_add, *2 * [torch.ones(4, dtype=torch.int16)], timed=True)
+    assert len(rows) == 1  # what serves a repeated call is told once
+    with pytest.raises(ValueError, match="nothing runs on meta-h100"):
+        fastconv.explain(layer, x, device="meta-h100", timed=True)
+
+
+def test_a_plan_for_a_gpu_keeps_channels_last_behind_torchs_convolutions():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), fastconv.nn.DepthwiseConv2d(8, 3))
+    x = torch.empty(1, 8, 9, 9)
+    for images, layout in ((x, "contiguous"), (channels_last(x), "channels_last")):
+        rows = fastconv.explain(model, images, device="meta-h100")
+        assert [row["layout"] for row in rows] == [layout, layout]
 
 
 CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv2d calls ours"

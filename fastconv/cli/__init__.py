@@ -6,6 +6,7 @@ from fastconv.cli import (  # noqa: F401
     explain,
     networks,
     optimize,
+    profile,
     race,
     recipes,
     scaling,

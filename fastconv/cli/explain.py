@@ -23,6 +23,9 @@ def explain_command(
     batch: Annotated[int, typer.Option(min=1)] = 1,
     dtype: Annotated[Dtype, typer.Option()] = Dtype.FLOAT32,
     channels_last: Annotated[bool, typer.Option(help="The layout of images and weights.")] = True,
+    timed: Annotated[
+        bool, typer.Option("--timed", help="Time each op alone, beside a copy of as many bytes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Tell which kernel serves each layer of a network with our layers swapped in, and why."""
@@ -35,7 +38,8 @@ def explain_command(
         model = model.to(getattr(torch, dtype))
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
         images = images.to(getattr(torch, dtype), memory_format=layout)
-        rows = fastconv.explain(model, images, device=device if planned else None)
+        planned_for = device if planned else None
+        rows = fastconv.explain(model, images, device=planned_for, timed=timed)
     if as_json:
         print_json({"model": name, "device": device, "rows": rows})
     else:

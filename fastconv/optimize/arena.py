@@ -72,10 +72,10 @@ class Arenas:
     start empty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, code: tuple[Callable[..., Any], dict[fx.Node, Life]] | None = None) -> None:
         self.plans: dict[Hashable, Plan | None] = {}
         self.free: list[Arena] = []
-        self._code: tuple[Callable[..., Any], dict[fx.Node, Life]] | None = None
+        self._code = code
 
     def __reduce__(self) -> tuple[type, tuple]:
         return Arenas, ()
@@ -114,10 +114,13 @@ class Arenas:
         return outputs
 
 
-def with_slots(module: fx.GraphModule) -> tuple[Callable[..., Any], dict[fx.Node, Life]]:
+def with_slots(
+    module: fx.GraphModule, after: Callable[[str], None] | None = None
+) -> tuple[Callable[..., Any], dict[fx.Node, Life]]:
     """The graph as a function of (module, *inputs, buffers, slots); the node and life of each slot.
 
-    It reads weights from the dictionary of buffers, 0.3 us less than from an attribute each.
+    It reads weights from the dictionary of buffers, 0.3 us less than from an attribute each, and
+    calls `after` with "" when it begins and with the name of each node that it has computed.
     """
     writers = {node: writer for node in module.graph.nodes if (writer := _writer(node))}
     owners = lives(module.graph, writers)
@@ -128,6 +131,8 @@ def with_slots(module: fx.GraphModule) -> tuple[Callable[..., Any], dict[fx.Node
     for node in inputs:
         copies[node] = graph.node_copy(node)
     buffers, slots = graph.placeholder("buffers"), graph.placeholder("slots")
+    if after is not None:
+        graph.call_function(after, ("",))
     for node in module.graph.nodes:
         if node.op == "get_attr" and node.target in module._buffers:
             copies[node] = graph.call_function(operator.getitem, (buffers, node.target))
@@ -137,6 +142,8 @@ def with_slots(module: fx.GraphModule) -> tuple[Callable[..., Any], dict[fx.Node
             copies[node] = graph.call_function(writers[node], args, {**kwargs, "out": slot})
         elif node.op != "placeholder":
             copies[node] = graph.node_copy(node, copies.__getitem__)
+        if after is not None and node.op.startswith("call"):
+            graph.call_function(after, (node.name,))
     code = graph.python_code("self")
     scope = dict(code.globals)
     exec(_BY_ATTRIBUTES.sub(functools.partial(_by_name, scope), code.src), scope)

@@ -1,6 +1,7 @@
 """The module that fastconv.optimize returns."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from fastconv.dispatch import state
 from fastconv.ops._op import OPS
-from fastconv.optimize.arena import Arenas
+from fastconv.optimize.arena import Arenas, with_slots
 from fastconv.optimize.capture import Captured
 
 
@@ -83,6 +84,16 @@ class OptimizedModule(nn.Module):
     def memory_kept(self) -> int:
         """Bytes kept for intermediates while no call runs."""
         return sum(arena.block.numel() for arena in self._arenas.free)
+
+    def marked(self, after: Callable[[str], None]) -> "OptimizedModule":
+        """A twin on the same weights, in memory of its own, that tells where its calls are.
+
+        It calls after("") when the graph begins, and after with the name of each of its nodes when
+        that is computed; not at the first call of a shape, which plans the memory.
+        """
+        twin = copy.copy(self)
+        twin._arenas = Arenas(with_slots(self.graph, after))
+        return twin
 
     def _apply(self, fn: Any, recurse: bool = True) -> "OptimizedModule":
         self._arenas = Arenas()  # planned for the dtype and device that the weights had

@@ -18,16 +18,20 @@ from . import Peer
 PINNING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 
+def environment_of(threads: int) -> dict[str, str]:
+    """For a process that finds the modules that this one finds, with so many threads."""
+    environment = {key: value for key, value in os.environ.items() if key not in PINNING}
+    environment["OMP_NUM_THREADS"] = str(threads)
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return environment
+
+
 class PeerError(RuntimeError):
     """The rival's process died or stayed silent; the message ends with its last words."""
 
 
 class PeerProcess:
     def __init__(self, peer: Peer, threads: int) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in PINNING}
-        environment["OMP_NUM_THREADS"] = str(threads)
-        # The rival finds the modules that this process finds.
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fastconv.peers.worker", peer.module],
@@ -35,7 +39,7 @@ class PeerProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=environment,
+            env=environment_of(threads),
         )
         self._answers: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)

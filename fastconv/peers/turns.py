@@ -5,7 +5,7 @@ neighbour.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fastconv.progress import Progress
@@ -17,6 +17,18 @@ MIN_ROUNDS = 3
 # efficientnet_lite0, batch 1: torch's first call after a turn of onnxruntime took 30 ms at once,
 # 26 ms after 20 ms, 15 ms after 50 ms and after 100 ms. Without spinning onnxruntime is slower.
 PAUSE_SECONDS = 0.05
+
+
+def run(call: Callable[[], object], calls: int, warm_up: int) -> list[float]:
+    """The seconds of each of `calls` calls, after some that do not count."""
+    for _ in range(warm_up):
+        call()
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 class Runner(Protocol):

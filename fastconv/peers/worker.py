@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import UnsupportedError
 from .model import load_job
+from .turns import run
 
 Call = Callable[[], Tensor]
 
@@ -53,17 +54,6 @@ def prepare(
         "first_call_seconds": called - prepared,
         "versions": versions,
     }
-
-
-def run(call: Call, calls: int, warm_up: int) -> list[float]:
-    for _ in range(warm_up):
-        call()
-    seconds = []
-    for _ in range(calls):
-        start = perf_counter()
-        call()
-        seconds.append(perf_counter() - start)
-    return seconds
 
 
 def serve(rival: ModuleType) -> None:

@@ -1,0 +1,106 @@
+"""fastconv profile: where a network's time goes, layer by layer, in torch and in fastconv."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from fastconv.cli.common import (
+    Json,
+    Threads,
+    app,
+    expected_errors,
+    fail,
+    messages,
+    print_json,
+    progress_bar,
+)
+from fastconv.profiling.measure import profile
+from fastconv.profiling.reports import require_writable, writer_of
+from fastconv.profiling.subject import SubjectError, load
+from fastconv.tables.profile import as_text
+
+
+class Dtype(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
+
+
+@app.command("profile")
+def profile_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|SCRIPT.py",
+            help="Of fastconv.models, or module:function, or a Python file that defines `model` "
+            "and `inputs`.",
+        ),
+    ],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Where the report goes: .html, .md, .json, or .trace.json for ui.perfetto.dev; "
+            "may be repeated. MODEL.html, if not given."
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images, 1 if not given; a script has its own.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What the model is cast to, if not as it is.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="cpu; cuda is not measured yet.")] = Device.CPU,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long layers are timed.")] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Measure each layer in torch and in fastconv, and write a page that shows it.
+
+    A script runs as Python runs it, but for __name__, which is "__profile__", and three times, as
+    first calls need processes of their own. A run that is interrupted keeps what it has.
+    """
+    if device is Device.CUDA:
+        seen = "there is one here" if torch.cuda.is_available() else "torch sees none here"
+        fail(f"profile measures the processor; layers on a GPU are not timed yet ({seen})")
+    paths = out or [Path(Path(name.removesuffix(".py")).name.replace(":", "-") + ".html")]
+    torch.set_num_threads(threads or torch.get_num_threads())
+    with expected_errors("--out"):
+        writers = [(path, writer_of(path)) for path in paths]
+        for path in paths:
+            check_writable(path)
+    try:
+        with expected_errors("MODEL|SCRIPT.py / --batch"):
+            subject = load(name, batch, dtype and dtype.value)
+        with progress_bar() as progress:
+            result = profile(subject, seconds=seconds, progress=progress)
+    except SubjectError as error:
+        fail(str(error))
+    for path, writer in writers:
+        path.write_text(writer(result), encoding="utf-8")
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(as_text(result) + "\n")
+    written = ", ".join(map(str, paths))
+    if result.interrupted:
+        messages.print(f"fastconv: interrupted; what was measured is in {written}", markup=False)
+        raise typer.Exit(INTERRUPTED)
+    messages.print(f"written: {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def check_writable(path: Path) -> None:
+    """Before anything is measured, for it would be lost."""
+    try:
+        require_writable(path)
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror}")
