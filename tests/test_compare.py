@@ -5,11 +5,12 @@ import time
 import pytest
 import torch
 
-from fastconv.compare import Rival, compare, summarise
+from fastconv.compare import compare
 from fastconv.peers import PEERS, Peer
+from fastconv.peers.entrant import ComparisonError, Rival, summarise
 from fastconv.peers.model import build_model, settle_batch_norms
 from fastconv.peers.process import PeerError, PeerProcess
-from fastconv.peers.turns import MIN_ROUNDS, time_in_turn
+from fastconv.peers.turns import MIN_ROUNDS, rounds_in_turn, time_in_turn
 from tests.tiny_network import TinyNetwork
 
 MODEL = "tests.tiny_network:build"
@@ -49,6 +50,12 @@ def test_every_rival_answers_as_torch_does():
     for rival in comparison.rivals:
         assert rival.status == "ok", rival.reason
         assert rival.difference < 1e-4
+        assert rival.implementations
+        assert rival.cold_ms > rival.fastest_ms
+        if rival.memory_bytes is not None:  # on Linux
+            assert -(1 << 30) < rival.memory_bytes < 1 << 30
+        least, most = rival.speedup_interval
+        assert 0 < least <= rival.speedup <= most
         low, high = rival.quartiles_ms
         assert 0 < rival.fastest_ms <= low <= rival.median_ms <= high
         assert "torch" in rival.versions
@@ -134,6 +141,32 @@ def test_a_network_that_takes_no_such_image(monkeypatch):
         compare(MODEL)
 
 
+def test_nothing_to_compare_with_is_one_sentence(make_rival):
+    make_rival("absent", "pass", needs=("package_that_is_not_there",))
+    with pytest.raises(ComparisonError, match="no rival .*: Absent not installed: pip install"):
+        compare(MODEL, peers=["absent"])
+
+
+def test_what_was_timed_before_ctrl_c_is_kept(monkeypatch):
+    rounds = []
+
+    def interrupted(*arguments):
+        for turns in rounds_in_turn(*arguments):
+            if len(rounds) == 2:
+                raise KeyboardInterrupt
+            rounds.append(turns)
+            yield turns
+
+    monkeypatch.setattr("fastconv.compare.rounds_in_turn", interrupted)
+    comparison, rivals = quick(["torch"])
+    assert comparison.interrupted
+    assert comparison.rounds == 2
+    assert rivals["torch"].median_ms > 0
+    assert rivals["torch"].speedup_interval is rivals["torch"].cold_ms is None
+    with pytest.raises(KeyboardInterrupt):  # before the first round there is nothing to keep
+        quick(["torch"])
+
+
 def test_settled_batch_norms_let_the_input_through():
     torch.manual_seed(0)
     model = build_model(MODEL)
@@ -149,8 +182,8 @@ def test_ratios_are_taken_within_a_round_to_the_faster_torch():
     rivals = [Rival(name, name) for name in ("torch", "torch-channels-last", "openvino")]
     slow_round, quick_round = 8.0, 1.0  # the machine's moods, alike for all
     moods = (slow_round, quick_round, slow_round)
-    times = [[[cost * mood] * 2 for mood in moods] for cost in (0.012, 0.010, 0.002)]
-    assert summarise(rivals, times) == "torch-channels-last"
+    rounds = [[[cost * mood] * 2 for cost in (0.012, 0.010, 0.002)] for mood in moods]
+    assert summarise(rivals, rounds) == "torch-channels-last"
     assert [round(rival.speedup, 3) for rival in rivals] == [0.833, 1.0, 5.0]
     assert rivals[2].fastest_ms == pytest.approx(2.0)
 
@@ -168,6 +201,6 @@ def test_turns_alternate_and_failures_drop_out():
             return [0.05] * calls if self.lives >= 0 else []
 
     times = time_in_turn([Runner("a", 99), Runner("b", 2)], 0.01, lambda what, share: None)
-    assert "".join(log) == "abbaabba"
+    assert "".join(log) == ("abba" * MIN_ROUNDS)[: 2 * (MIN_ROUNDS + 1)]
     assert [len(rounds) for rounds in times] == [MIN_ROUNDS, 1]
     assert times[0][0] == [0.05, 0.05]

@@ -6,7 +6,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from fastconv.compare import median_ratio
+from fastconv.peers.ratios import median_ratio
 from fastconv.peers.turns import time_in_turn
 from fastconv.peers.worker import run
 from fastconv.probe import Probe

@@ -16,18 +16,19 @@ DEFAULT_INPUT_SIZE = (3, 224, 224)
 def build_model(name: str) -> nn.Module:
     """The network `name` of fastconv.models, or a network of the user's own: `module:function`.
 
+    A third part, as in `module:function:text`, is the function's argument.
     Raises ValueError, in a sentence for the user, where the name leads to no nn.Module.
     """
     if ":" not in name:
         return fastconv.models.build(name)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    module, function = name.split(":", 1)
+    module, function, *argument = name.split(":", 2)
     try:
         builder = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no {name!r}: {error}") from error
-    model = builder()
+    model = builder(*argument)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name!r} returns {type(model).__name__}, wanted a torch.nn.Module")
     return model

@@ -40,6 +40,7 @@ class PeerProcess:
             stderr=self._errors,
             text=True,
             env=environment_of(threads),
+            process_group=0,  # Ctrl-C is for the parent, which then ends this process
         )
         self._answers: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)

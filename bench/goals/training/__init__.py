@@ -8,7 +8,7 @@ from statistics import median
 import torch
 
 from bench.goals.figures import Figure, Row
-from fastconv.compare import median_ratio
+from fastconv.peers.ratios import median_ratio
 from fastconv.machine import cores
 from fastconv.peers import Peer
 from fastconv.peers.model import build_model, save_job
