@@ -13,7 +13,7 @@ SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
 	tests/test_separable_conv2d.py tests/test_depthwise_conv2d_strips.py tests/test_bfloat16.py
 
-.PHONY: help demo test test-isa build emulator check format bench bench-cpu sanitize sanitize-cuda gpu clean
+.PHONY: help demo test test-isa build emulator check format bench bench-cpu bench-quick bench-gate sanitize sanitize-cuda gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -49,11 +49,22 @@ format: .venv/installed  ## format Python and C++ in place
 bench-cpu: build  ## the goals of the CPU kernels beside what is reached here
 	$(BIN)/python -m bench.goals --json build/goals.json
 
-bench: build  ## kernels on the shapes of a network, then the whole network, against their rivals
-	$(BIN)/python -m pytest bench --benchmark-max-time=0.2 --benchmark-min-rounds=5 \
-		--benchmark-warmup=on --benchmark-json=build/kernels.json > build/kernels.txt
+# pytest-benchmark's own tables go to a file: they are as long as there are shapes.
+KERNELS = $(BIN)/python -m pytest bench --benchmark-group-by=group --benchmark-sort=name
+
+bench-quick: build  ## a choice of kernels against all their rivals, in four minutes or so
+	$(KERNELS) --benchmark-json=build/quick.json > build/quick.txt || { cat build/quick.txt; exit 1; }
+	$(BIN)/python -m bench.summary build/quick.json
+
+NETWORK ?= efficientnet_lite0
+bench: build  ## all kernels of NETWORK against all their rivals, then the whole network
+	$(KERNELS) --network $(NETWORK) --batch 1 --batch 16 --benchmark-json=build/kernels.json \
+		> build/kernels.txt || { cat build/kernels.txt; exit 1; }
 	$(BIN)/python -m bench.summary build/kernels.json
-	$(BIN)/fastconv compare efficientnet_lite0
+	$(BIN)/fastconv compare $(NETWORK) --batch 1 --batch 16
+
+bench-gate: build  ## exit status 1 if a kernel lost against torch: bench/results/gate.json
+	$(BIN)/python -m bench.gate
 
 # --import-mode=append, or pytest would put this folder, and the normal build in it, first.
 # libstdc++ goes with libasan: python links neither, and throwing needs both from the start.

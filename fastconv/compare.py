@@ -104,6 +104,8 @@ def compare(
         rounds, interrupted = time_rivals(ready, seconds, progress)
 
     baseline = summarise([entrant.rival for entrant in ready], rounds)
+    require_torch(rivals)
+    assert baseline is not None
     return Comparison(
         model=model,
         dtype=dtype,

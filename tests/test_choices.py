@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.gpu import choices
-from bench.gpu.cases import NETWORKS, all_cases
+from bench.gpu.rivals import NETWORKS, all_cases
 from fastconv.dispatch import GPUS, choose
 from fastconv.dispatch.measured import PATH, read_rows
 

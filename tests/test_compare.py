@@ -143,7 +143,7 @@ def test_a_network_that_takes_no_such_image(monkeypatch):
 
 def test_nothing_to_compare_with_is_one_sentence(make_rival):
     make_rival("absent", "pass", needs=("package_that_is_not_there",))
-    with pytest.raises(ComparisonError, match="no rival .*: Absent not installed: pip install"):
+    with pytest.raises(ComparisonError, match=r"no rival .*: Absent not installed: pip install"):
         compare(MODEL, peers=["absent"])
 
 

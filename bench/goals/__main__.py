@@ -1,40 +1,18 @@
 """python -m bench.goals [NAME ...] [--seconds S] [--json FILE]"""
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
-import fastconv
 from bench.goals import ROWS, measure
 from bench.goals.roofline import roofline
 from bench.goals.table import table
-from fastconv.machine import cores, processor_name
+from bench.machine import in_own_process, machine
 from fastconv.tables.common import as_markdown
-
-
-def in_own_process(function: Any, *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "processor": processor_name(),
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
-        "isa": fastconv._C.isa(),
-        "torch": torch.__version__,
-        "fastconv": fastconv.__version__,
-        "date": date.today().isoformat(),
-    }
 
 
 def main(

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 import fastconv
-from bench.gpu.cases import NETWORKS, Case, all_cases
+from bench.cases import Case
 from bench.gpu.measure import copy_rate, matrix_rate, measure
+from bench.gpu.rivals import NETWORKS, all_cases
 from bench.gpu.timing import ROUNDS
 from fastconv import gpu, kept
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.gpu.cases import DTYPES, NETWORKS, Case, all_cases
+from bench.cases import DTYPES, Case
 from bench.gpu.measure import FORMATS, in_layout
+from bench.gpu.rivals import NETWORKS, all_cases
 from fastconv.dispatch import Call
 from fastconv.dispatch.measured import PATH, VERSION
 

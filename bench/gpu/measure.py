@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 import fastconv
-from bench.gpu.cases import Case, Rival, Tensors
+from bench.cases import Case, Tensors
+from bench.gpu.rivals import Rival, oracle_of, rivals_of
 from bench.gpu.timing import Calls, Graph, alone, in_turn, kernels, ratio
 from fastconv import gpu
 
@@ -45,14 +46,8 @@ def sets_of(case: Case, device: torch.device) -> int:
 
 def inputs_of(case: Case, device: torch.device, sets: int) -> list[Tensors]:
     torch.manual_seed(0)
-    result = []
-    for _ in range(sets):
-        tensors = [torch.randn(size, device=device) for size in case.sizes]
-        for i, size in enumerate(case.sizes):  # weights such that outputs stay near 1
-            if len(size) == 4 and i > 0 and size[0] != case.sizes[0][0]:
-                tensors[i] /= (size[1] * size[2] * size[3]) ** 0.5
-        result.append(case.derive([t.to(case.dtype) for t in tensors]))
-    return result
+    inputs = (case.inputs(device) for _ in range(sets))
+    return [[t.to(case.dtype) for t in tensors] for tensors in inputs]
 
 
 def in_layout(tensors: Tensors, layout: str) -> Tensors:
@@ -78,7 +73,7 @@ def variants_of(case: Case) -> dict[str, Rival]:
         for backend in backends()
         for layout in FORMATS
     }
-    return ours | case.rivals
+    return ours | rivals_of(case)
 
 
 def told(reason: Exception) -> str:
@@ -99,8 +94,8 @@ def measure(
     base = inputs_of(case, device, sets)
     variants = variants_of(case)
     doubles = [t.double() for t in base[0]]
-    oracles = {variant.oracle or case.oracle for variant in variants.values()}
-    expected = {oracle: oracle(*doubles) for oracle in oracles}
+    oracle = oracle_of(case)
+    expected = {right: right(*doubles) for right in {v.oracle or oracle for v in variants.values()}}
     layouts = {layout: [in_layout(tensors, layout) for tensors in base] for layout in FORMATS}
     runners: dict[str, Graph | Calls] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -113,7 +108,7 @@ def measure(
         try:
             with forced(variant.backend), torch.no_grad():
                 result, seconds = alone(partial(call, 0), device)
-                error = error_of(result, expected[variant.oracle or case.oracle])
+                error = error_of(result, expected[variant.oracle or oracle])
                 check(name, error, case.dtype)
                 rows[name] = {"error": error, "first_call_seconds": seconds}
                 if device.type == "cuda":
@@ -140,7 +135,7 @@ def measure(
         "op": case.op,
         "direction": case.direction,
         "shape": case.shape,
-        "dtype": str(case.dtype).removeprefix("torch."),
+        "dtype": case.dtype_name,
         "floor_seconds": case.bytes / copy_rate,
         "sets": sets,
         "variants": rows,

@@ -144,12 +144,11 @@ def require_torch(rivals: Sequence[Rival]) -> None:
         )
 
 
-def summarise(rivals: Sequence[Rival], rounds: Sequence[Sequence[Turn]]) -> str:
+def summarise(rivals: Sequence[Rival], rounds: Sequence[Sequence[Turn]]) -> str | None:
     """Fills in the times of each rival that did not fail; returns the name of the baseline.
 
-    rounds: each a turn of every rival, in their order.
+    rounds: each a turn of every rival, in their order. Without plain torch there are no ratios.
     """
-    require_torch(rivals)
     medians: dict[str, list[float]] = {}
     for index, rival in enumerate(rivals):
         if rival.status == "failed":
@@ -160,6 +159,8 @@ def summarise(rivals: Sequence[Rival], rounds: Sequence[Sequence[Turn]]) -> str:
         rival.median_ms, rival.fastest_ms, rival.quartiles_ms = middle, calls[0], (first, third)
         medians[rival.name] = [statistics.median(turn) for turn in turns]
     baseline = faster_torch(medians)
+    if baseline is None:
+        return None
     for rival in rivals:
         if rival.name in medians:
             found = ratios(medians[baseline], medians[rival.name])
@@ -168,7 +169,9 @@ def summarise(rivals: Sequence[Rival], rounds: Sequence[Sequence[Turn]]) -> str:
     return baseline
 
 
-def faster_torch(medians: Mapping[str, Sequence[float]]) -> str:
+def faster_torch(medians: Mapping[str, Sequence[float]]) -> str | None:
     """Of the baselines the one with the least time, compared within rounds."""
     torches = [name for name in BASELINES if name in medians]
+    if not torches:
+        return None
     return max(torches, key=lambda name: median_ratio(medians[torches[0]], medians[name]))

@@ -8,11 +8,11 @@ from statistics import median
 import torch
 
 from bench.goals.figures import Figure, Row
-from fastconv.peers.ratios import median_ratio
 from fastconv.machine import cores
 from fastconv.peers import Peer
 from fastconv.peers.model import build_model, save_job
 from fastconv.peers.process import PeerProcess
+from fastconv.peers.ratios import median_ratio
 from fastconv.peers.turns import time_in_turn
 from fastconv.progress import silent
 

@@ -1,0 +1,84 @@
+"""Ways to do what a case asks, on a GPU."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.cases import Case, Function, cases_of, layers_of
+from bench.gpu import cudnn
+from bench.shapes import Shape
+from fastconv import reference
+
+NETWORKS = ["mobilenet_v2", "efficientnet_b0", "convnext_t"]
+# Of these only what the others lack: normalisations and additions.
+MORE_NETWORKS = ["alexnet_lrn", "googlenet_lrn", "resnet50"]
+COMPILE = "max-autotune-no-cudagraphs"  # every variant is captured in a graph of ours
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A way to do what the case asks.
+
+    layout: of the 4-dimensional inputs it is given; backend: forced through use_backend or
+    fastconv.gpu.use, None for what is not ours.
+    """
+
+    function: Function
+    layout: str
+    backend: str | None = None
+    oracle: Function | None = None  # where it is not the case's
+
+
+def in_both_layouts(name: str, function: Function) -> dict[str, Rival]:
+    return {f"{name} {layout}": Rival(function, layout) for layout in ("nchw", "nhwc")}
+
+
+def oracle_of(case: Case) -> Function:
+    """What is right, in float64: torch itself, but for a gradient that it has no function for."""
+    if case.op == "local_response_norm" and case.direction != "forward":
+        return lambda g, x, y: reference.local_response_norm_backward(g, x, case.layer.kernel)
+    return case.theirs
+
+
+def rivals_of(case: Case) -> dict[str, Rival]:
+    if case.op == "local_response_norm":
+        return rivals_of_norm(case)
+    rivals = in_both_layouts("torch", case.theirs)
+    # Inductor too calls cuDNN for a depthwise one in half precision, after minutes of search.
+    halved = case.op == "depthwise_conv2d" and case.dtype != torch.float32
+    if case.direction.startswith("forward") and not halved:
+        rivals["compile nhwc"] = Rival(torch.compile(case.theirs, mode=COMPILE), "nhwc")
+    if case.op == "pointwise_conv2d" and case.direction == "forward" and case.layer.stride == 1:
+        rivals["cuBLASLt relu nhwc"] = matrix_product(case.layer)
+    return rivals
+
+
+def matrix_product(layer: Shape) -> Rival:
+    """cuBLASLt's product with bias and ReLU; it has no relu6."""
+
+    def product(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        rows = x.permute(0, 2, 3, 1).reshape(-1, layer.channels)
+        result = torch._addmm_activation(b, rows, w.flatten(1).t())
+        return result.view(len(x), layer.height, layer.width, -1).permute(0, 3, 1, 2)
+
+    return Rival(product, "nhwc", oracle=lambda x, w, b: F.relu(F.conv2d(x, w, b)))
+
+
+def rivals_of_norm(case: Case) -> dict[str, Rival]:
+    size, has_cudnn = case.layer.kernel, cudnn.has_local_response_norm(case.dtype)
+    if case.direction != "forward":
+        backward: Function = lambda g, x, y: cudnn.local_response_norm_backward(g, x, y, size)  # noqa: E731
+        return in_both_layouts("cuDNN", backward) if has_cudnn else {}
+    rivals = in_both_layouts("torch", case.theirs)
+    rivals["compile nchw"] = Rival(torch.compile(case.theirs, mode=COMPILE), "nchw")
+    if has_cudnn:
+        rivals |= in_both_layouts("cuDNN", lambda x: cudnn.local_response_norm(x, size))
+    return rivals
+
+
+def all_cases(batches: list[int], networks: list[str], dtypes: list[str]) -> Iterator[Case]:
+    few = [x for x in layers_of(MORE_NETWORKS) if x.op in ("local_response_norm", "residual_add")]
+    return cases_of(few + layers_of(networks), batches, dtypes)

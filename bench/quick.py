@@ -1,0 +1,44 @@
+"""The choice that `make bench-quick` times in four minutes or so, and `make bench-gate` watches.
+
+Of each op and direction a shape that caches hold and one that they do not, each dtype once, and
+what torch runs by a reference path. The layers are those of bench/shapes.
+"""
+
+from bench.cases import DTYPES, Case
+from bench.shapes import Shape
+
+DEPTHWISE = Shape("depthwise_conv2d", 144, 144, 56, 56, 3, 1)  # mobilenet_v2
+DEPTHWISE_STRIDED = Shape("depthwise_conv2d", 96, 96, 112, 112, 3, 2)
+DEPTHWISE_5 = Shape("depthwise_conv2d", 672, 672, 14, 14, 5, 1)  # efficientnet_b0
+DEPTHWISE_7 = Shape("depthwise_conv2d", 96, 96, 56, 56, 7, 1)  # convnext_t
+POINTWISE_THIN = Shape("pointwise_conv2d", 24, 144, 56, 56, 1, 1)  # mobilenet_v2
+POINTWISE = Shape("pointwise_conv2d", 64, 384, 14, 14, 1, 1)
+POINTWISE_DEEP = Shape("pointwise_conv2d", 960, 160, 7, 7, 1, 1)
+NORM = Shape("local_response_norm", 96, 96, 55, 55, 5, 1)  # alexnet_lrn
+ADD = Shape("residual_add", 256, 256, 56, 56, 1, 1)  # resnet50
+BLOCK = Shape("inverted_residual", 32, 32, 28, 28, 3, 1, 192)  # mobilenet_v2
+
+QUICK = [
+    Case(layer, batch, DTYPES[dtype], direction)
+    for layer, batch, dtype, direction in (
+        (DEPTHWISE, 1, "float32", "forward"),
+        (DEPTHWISE, 16, "float32", "forward"),
+        (DEPTHWISE, 16, "bfloat16", "forward"),
+        (DEPTHWISE_5, 1, "float32", "forward"),
+        (DEPTHWISE_STRIDED, 16, "float32", "grad_input"),
+        (DEPTHWISE_5, 16, "float32", "grad_weight"),
+        (DEPTHWISE_7, 1, "float32", "grad_weight"),
+        (DEPTHWISE, 1, "float16", "grad_weight"),
+        (POINTWISE_THIN, 1, "float32", "forward"),
+        (POINTWISE_THIN, 16, "bfloat16", "forward"),
+        (POINTWISE, 1, "float32", "forward"),
+        (POINTWISE_DEEP, 16, "float32", "forward"),
+        (POINTWISE, 16, "float32", "grad_input"),
+        (POINTWISE, 16, "float32", "grad_weight"),
+        (NORM, 16, "float32", "forward"),
+        (NORM, 16, "float32", "grad_input"),
+        (ADD, 16, "float32", "forward"),
+        (BLOCK, 1, "float32", "forward"),
+        (BLOCK, 16, "float32", "forward"),
+    )
+]
