@@ -9,8 +9,9 @@ import torch
 from bench.cases import DTYPES, Case, cases_of, layers_of
 from bench.goals.roofline import roofline
 from bench.kernels import RACERS, Racer, Races, Result, racers_of
-from bench.machine import in_own_process, machine
+from bench.processes import in_own_process
 from bench.quick import QUICK
+from fastconv.machine import machine
 
 RIVALS = list(dict.fromkeys(racer.rival for racer in RACERS))
 ROOFLINE = pytest.StashKey[dict[str, float]]()

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from bench.cases import Case
 from bench.kernels import Races, racers_of, ran_reference
-from bench.machine import machine
 from bench.quick import QUICK
 from fastconv.files import require_writable, write_whole
+from fastconv.machine import machine
 from fastconv.tables.common import as_markdown
 
 BASELINE = Path(__file__).parent / "results" / "gate.json"

@@ -2,7 +2,9 @@
 
 import os
 import platform
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 
 def processor_name() -> str:
@@ -19,3 +21,20 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """What a file of results says of where and with what it was measured."""
+    import torch
+
+    import fastconv
+
+    return {
+        "processor": processor_name(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "isa": fastconv._C.isa(),
+        "torch": torch.__version__,
+        "fastconv": fastconv.__version__,
+        "date": date.today().isoformat(),
+    }

@@ -27,14 +27,14 @@ BUSY_SECONDS = 0.0005  # far below a turn of the scheduler: other work on the ma
 # A rival that takes so long by the clock, one that is wrong by a thousandth, and Ctrl-C after it.
 # No roofline is measured: test_goals does.
 PLUGIN = """
-import bench.machine
+import bench.processes
 from bench.kernels import RACERS, Racer
 from fastconv.peers import Peer
 
 RACERS += [Racer(name, "nchw", Peer(name, name, __name__ + "_" + name)) for name in ("busy", "off")]
 
 LIMITS = dict.fromkeys(["FMA float32", "L2 read", "L3 read"], 1e4)
-bench.machine.in_own_process = lambda *arguments: LIMITS
+bench.processes.in_own_process = lambda *arguments: LIMITS
 
 def pytest_runtest_logreport(report):
     if report.failed:

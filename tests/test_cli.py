@@ -10,57 +10,15 @@ from typer.testing import CliRunner
 import fastconv
 from fastconv import doctor
 from fastconv.cli import app
-from fastconv.peers import PEERS, Peer
-
-MODEL = "tests.tiny_network:build"
-QUICK = ["--seconds", "0.2", "--threads", "1"]
 
 
 def run(*arguments):
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_compare_prints_a_table():
-    result = run("compare", MODEL, "--peers", "torch,torch-channels-last", *QUICK)
-    assert result.exit_code == 0, result.output
-    assert "torch channels_last" in result.stdout
-    assert "batch 1, float32, 1 threads" in result.stdout
-
-
-def test_compare_json_holds_only_json_on_stdout():
-    result = run("compare", MODEL, "--peers", "torch", "--batch", "2", "--json", *QUICK)
-    assert result.exit_code == 0, result.output
-    comparison = json.loads(result.stdout)
-    assert comparison["input_shape"] == [2, 3, 16, 16]
-    assert set(comparison) == {
-        "model", "dtype", "threads", "input_shape", "processor", "cores", "rounds", "baseline",
-        "rivals",
-    }  # fmt: skip
-    (rival,) = comparison["rivals"]
-    assert set(rival) == {
-        "name", "title", "status", "reason", "versions", "difference", "prepare_seconds",
-        "first_call_ms", "median_ms", "fastest_ms", "quartiles_ms", "speedup",
-    }  # fmt: skip
-
-
-def test_compare_flags_wrong_numbers(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    source = "def prepare(model, image, dtype, threads):\n    return lambda: model(image) * 2\n"
-    (tmp_path / "double_rival.py").write_text(source)
-    monkeypatch.setitem(PEERS, "double", Peer("double", "Double", "double_rival"))
-    result = run("compare", MODEL, "--peers", "double", *QUICK)
-    assert result.exit_code == 1
-    assert "wrong" in result.stdout
-    assert "fastconv: Double differs from torch" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["compare", "no_such_network"], ["no_such_network", "efficientnet_lite0"]),
-        (["compare", MODEL, "--peers", "abacus"], ["abacus", "onnxruntime", "--peers"]),
-        (["compare", MODEL, "--batch", "0"], ["--batch", "greater than or equal to 1"]),
-        (["compare", MODEL, "--dtype", "float8"], ["float8", "bfloat16"]),
         (["demo", "--peers", "abacus"], ["abacus", "openvino"]),
     ],
 )

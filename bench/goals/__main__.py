@@ -11,7 +11,8 @@ from rich.console import Console
 from bench.goals import ROWS, measure
 from bench.goals.roofline import roofline
 from bench.goals.table import table
-from bench.machine import in_own_process, machine
+from bench.processes import in_own_process
+from fastconv.machine import machine
 from fastconv.tables.common import as_markdown
 
 

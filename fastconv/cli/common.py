@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from fastconv.compare import ComparisonError
 from fastconv.dispatch import BackendError
+from fastconv.peers.entrant import ComparisonError
 from fastconv.progress import Progress
 
 app = typer.Typer(

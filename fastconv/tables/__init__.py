@@ -2,7 +2,7 @@
 
 from fastconv.tables.alternatives import alternatives
 from fastconv.tables.common import as_markdown, as_text
-from fastconv.tables.compare import comparison
+from fastconv.tables.compare import comparison, report, speedups
 from fastconv.tables.cost import costs, layer_costs
 from fastconv.tables.demo import predictions, verdict
 from fastconv.tables.doctor import findings
@@ -29,6 +29,8 @@ __all__ = [
     "predictions",
     "receipt",
     "recommendation",
+    "report",
+    "speedups",
     "training",
     "tuning",
     "verdict",
