@@ -23,7 +23,9 @@ from fastconv.machine import machine
 from fastconv.tables.common import as_markdown
 
 BASELINE = Path(__file__).parent / "results" / "gate.json"
-TOLERANCE = 0.15
+# Of unchanged kernels, each raced two to six times on one thread of a Zen 5, the upper end of the
+# interval fell to 0.955 of a former ratio at the lowest (depthwise grad_weight 1x96x56x56, 7x7).
+TOLERANCE = 0.1
 SAME = ("processor", "cores", "threads")  # of two machines whose ratios can be compared
 
 

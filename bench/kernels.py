@@ -21,10 +21,10 @@ from fastconv.peers.process import PeerProcess
 from fastconv.peers.turns import Turn, rounds_in_turn
 from fastconv.progress import silent
 
-TURN_SECONDS = 0.03  # half of a turn of whole networks: most calls take under a millisecond
-# In a fresh process glibc returns memory at each call and takes it again: for torch's depthwise layer
-# of 1x144x56x56 with ReLU6 850 page faults, 609 us in place of 119. That ends once a block larger
-# than the layer's was freed (mallopt(3): up to 32 MiB), as in a network a larger layer is.
+TURN_SECONDS = 0.03  # a third of a network's turn: most calls take under a millisecond
+# In a fresh process glibc returns memory at each call and takes it again: torch's depthwise layer
+# of 1x144x56x56 with ReLU6 had 850 page faults and took 609 us in place of 119. That ends once a
+# block larger than the layer's was freed (mallopt(3): up to 32 MiB), as in a network they are.
 SETTLING_BYTES = 31 << 20
 # Against float64, relative to the largest value. Seen over the quick cases: 7e-7 in float32; a half
 # unit in the last place of the output is 2e-3 in bfloat16 and 2.4e-4 in float16.

@@ -13,6 +13,8 @@ from fastconv.peers import DEFAULT_PEERS
 from fastconv.peers.entrant import Rival
 from fastconv.progress import Progress, part, silent
 
+VARIES = ("date", "threads")  # between results that can stand side by side
+
 
 @dataclass
 class Report:
@@ -86,3 +88,15 @@ def read(path: Path) -> Report:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no comparisons of fastconv compare: {error}") from error
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    """The comparisons of several runs on one machine. Raises ValueError where machines differ."""
+    first = reports[0]
+    for report in reports[1:]:
+        for name, value in report.machine.items():
+            if name not in VARIES and value != first.machine.get(name):
+                there = first.machine.get(name)
+                raise ValueError(f"results of {name} {there} and of {value} do not go together")
+    complete = all(report.complete for report in reports)
+    return Report(first.machine, complete, [c for report in reports for c in report.comparisons])

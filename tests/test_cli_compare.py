@@ -158,6 +158,20 @@ def test_the_tables_and_the_chart_show_what_was_right(tmp_path):
     assert "OpenVINO skipped: not installed" in markdown
 
 
+def test_results_of_one_machine_become_one(tmp_path):
+    files = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for file, processor in zip(files, ("Abacus", "Abacus", "Slide rule"), strict=True):
+        machine = {"processor": processor, "date": file.name}
+        file.write_text(comparisons.to_json(Report(machine, True, [comparison(file.stem)])))
+    both = tmp_path / "both.json"
+    run("--load", files[0], "--load", files[1], "--save", both)
+    assert [c.model for c in comparisons.read(both).comparisons] == ["a", "b"]
+    result = run("--load", files[0], "--load", files[2])
+    assert result.exit_code == 2
+    text = " ".join(result.stderr.replace("\u2502", " ").split())
+    assert "processor Abacus and of Slide rule do not go together" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -90,7 +90,8 @@ def compare_command(
         typer.Option(help="Write a file: .json, .md or .svg (a chart); may be repeated."),
     ] = None,
     load: Annotated[
-        Path | None, typer.Option(help="Show a .json that was saved; nothing is measured.")
+        list[Path] | None,
+        typer.Option(help="Show a .json that was saved, measure nothing; several become one."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +107,7 @@ def compare_command(
         prepare_files(files)
     if load:
         with expected_errors("--load"):
-            report = comparisons.read(load)
+            report = comparisons.merge([comparisons.read(file) for file in load])
         save_files(report, files)
     else:
         with expected_errors("MODEL"), progress_bar() as progress:
