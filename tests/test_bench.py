@@ -19,7 +19,7 @@ from fastconv.models import build
 from fastconv.peers import Peer
 from fastconv.peers.entrant import Rival
 from fastconv.peers.onednn import parse
-from fastconv.peers.worker import run
+from fastconv.peers.turns import run
 from tests.helpers import ROOT
 
 SMALL = Case(Shape("pointwise_conv2d", 64, 384, 14, 14, 1, 1), 1, torch.float32)

@@ -6,7 +6,7 @@ import fastconv
 from bench.goals.figures import Figure, Row
 from fastconv import probe
 from fastconv.compare import Comparison, Rival, compare
-from fastconv.peers.worker import run
+from fastconv.peers.turns import run
 
 ENGINES = ("onnxruntime", "openvino")
 PEERS = ("torch-channels-last", "fastconv", *ENGINES)
@@ -43,7 +43,7 @@ def share_of_peak(result: Comparison, flops: float, dtype: torch.dtype) -> float
 def peak_flops(dtype: torch.dtype) -> float:
     """FLOP a second that all threads reach in registers."""
     fma = probe.multiply_add(dtype=dtype)
-    return fma.work / min(run(fma.run, 100, 10))  # type: ignore[arg-type]
+    return fma.work / min(run(fma.run, 100, 10))
 
 
 def mobilenet_v2_flops() -> float:

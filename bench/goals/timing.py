@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fastconv.peers.ratios import median_ratio
-from fastconv.peers.turns import time_in_turn
-from fastconv.peers.worker import run
+from fastconv.peers.turns import run, time_in_turn
 from fastconv.probe import Probe
 from fastconv.progress import silent
 
@@ -22,7 +21,7 @@ class Call:
         self.function = function
 
     def run(self, calls: int, warm_up: int) -> list[float]:
-        return run(self.function, calls, warm_up)  # type: ignore[arg-type]
+        return run(self.function, calls, warm_up)
 
 
 def in_turn(seconds: float, **functions: Callable[[], object]) -> Times:
