@@ -25,11 +25,12 @@ from fastconv.peers.entrant import (
 )
 from fastconv.peers.model import build_model, input_size, save_job, settle_batch_norms
 from fastconv.peers.process import PeerProcess
-from fastconv.peers.turns import Turn, rounds_in_turn, time_in_turn
+from fastconv.peers.turns import Turn, rounds_in_turn
 from fastconv.progress import Progress, part, silent
 
 PREPARE_SHARE, WARM_SHARE = 0.5, 0.85  # where these parts of the work end in the progress bar
 COLD_SECONDS = 0.25  # of the seconds of warm timing
+COLD_ROUNDS = 3  # at least: it is no ratio, and has no interval
 
 
 @dataclass
@@ -132,17 +133,22 @@ def time_rivals(
         warm = part(progress, PREPARE_SHARE, WARM_SHARE)
         for turns in rounds_in_turn(entrants, seconds, warm):
             rounds.append(turns)
-        cold = part(progress, WARM_SHARE, 1)
-        runners = [Cold(entrant) for entrant in entrants]
-        times = time_in_turn(runners, COLD_SECONDS * seconds, cold)
+        note_cold_times(entrants, seconds, part(progress, WARM_SHARE, 1))
     except KeyboardInterrupt:
         if not rounds:
             raise
         return rounds, True
-    for entrant, turns in zip(entrants, times, strict=True):
-        if turns:
-            entrant.rival.cold_ms = 1e3 * statistics.median(second for t in turns for second in t)
     return rounds, False
+
+
+def note_cold_times(entrants: Sequence[Entrant], seconds: float, progress: Progress) -> None:
+    runners = [Cold(entrant) for entrant in entrants]
+    seconds *= COLD_SECONDS
+    rounds = list(rounds_in_turn(runners, seconds, progress, least=COLD_ROUNDS))
+    for index, entrant in enumerate(entrants):
+        times = [second for turns in rounds for second in turns[index]]
+        if times:
+            entrant.rival.cold_ms = 1e3 * statistics.median(times)
 
 
 @contextmanager

@@ -150,8 +150,8 @@ def test_nothing_to_compare_with_is_one_sentence(make_rival):
 def test_what_was_timed_before_ctrl_c_is_kept(monkeypatch):
     rounds = []
 
-    def interrupted(*arguments):
-        for turns in rounds_in_turn(*arguments):
+    def interrupted(*arguments, **options):
+        for turns in rounds_in_turn(*arguments, **options):
             if len(rounds) == 2:
                 raise KeyboardInterrupt
             rounds.append(turns)
