@@ -1,5 +1,6 @@
 """fastconv demo and fastconv compare: networks timed against their rivals."""
 
+import signal
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -100,6 +101,7 @@ def compare_command(
     Every combination of model, dtype, threads and batch is a comparison. Files are written anew
     after each, so that Ctrl-C leaves what is done.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit ends it as Ctrl-C does
     names, files = split_peers(peers), save or []
     if bool(models) == bool(load):
         raise typer.BadParameter("name a model, or a file by --load", param_hint="MODEL")

@@ -60,7 +60,7 @@ def speedups(results: Sequence[Comparison], intervals: bool = False) -> Table:
     titles = {r.name: r.title for result in results for r in result.rivals}
     table = plain_table("Times as fast as torch in its faster layout")
     for column in ("network", "dtype", "threads", "batch"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for title in titles.values():
         table.add_column(title, justify="right")
     for result in results:
