@@ -1,17 +1,19 @@
 """fastconv compare on the command line: settings, files, bad input, and what Ctrl-C leaves."""
 
 import json
+import re
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from fastconv import charts, comparisons
+from fastconv import charts, comparisons, tables
 from fastconv.cli import app
 from fastconv.compare import Comparison
 from fastconv.comparisons import Report
 from fastconv.peers import PEERS, Peer
 from fastconv.peers.entrant import Rival
+from tests.helpers import ROOT
 
 MODEL = "tests.tiny_network:build"
 QUICK = ["--seconds", "0.1", "--threads", "1"]
@@ -156,6 +158,20 @@ def test_the_tables_and_the_chart_show_what_was_right(tmp_path):
     assert "3.00 MB" in markdown
     assert "wrong" in markdown
     assert "OpenVINO skipped: not installed" in markdown
+
+
+def test_the_readme_shows_the_chart_of_the_results_it_names():
+    (name,) = re.findall(
+        r"\(bench/results/([\d-]+-compare)\.json\)", (ROOT / "README.md").read_text()
+    )
+    results = ROOT / "bench" / "results"
+    report = comparisons.read(results / f"{name}.json")
+    chart = (results / "compare.svg").read_text()
+    for found in report.comparisons:
+        assert f">{found.dtype}, {found.threads} thread" in chart
+        for bar in charts.bars(found):
+            assert f">{bar.ratio:.2f}<" in chart
+    assert tables.report(report) == (results / f"{name}.md").read_text()
 
 
 def test_results_of_one_machine_become_one(tmp_path):
