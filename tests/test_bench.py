@@ -76,7 +76,9 @@ def test_a_run_times_tells_wrong_rivals_and_keeps_what_ctrl_c_leaves(tmp_path):
     command += ["--race-seconds=0.1", f"--benchmark-json={file}"]
     command += [f"--rival={name}" for name in ("torch", "fastconv", "busy", "off")]
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    # Those of the tests' own pytest and its workers are not for this one.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )

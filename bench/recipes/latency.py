@@ -1,7 +1,6 @@
 """Milliseconds an image of the networks here, in plain torch and in fastconv, in turn."""
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,27 +8,13 @@ from typing import Any
 import torch
 
 import fastconv
+from bench.goals.timing import Call
 from bench.recipes.published import TOP1
-from fastconv.compare import TOLERANCE
+from fastconv.peers.entrant import TOLERANCE
 from fastconv.peers.model import settle_batch_norms
 from fastconv.peers.turns import time_in_turn
 from fastconv.progress import silent
 from fastconv.recipes.plots import Point, accuracy_against_latency, write
-
-
-class Calls:
-    """A call timed again and again: a runner for time_in_turn."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self.call = call
-
-    def run(self, calls: int, warm_up: int) -> list[float]:
-        seconds = []
-        for _ in range(warm_up + calls):
-            began = time.perf_counter()
-            self.call()
-            seconds.append(time.perf_counter() - began)
-        return seconds[warm_up:]
 
 
 @torch.inference_mode()
@@ -48,7 +33,7 @@ def latency(name: str, seconds: float) -> dict[str, Any]:
     last.load_state_dict(model.state_dict())
     last = last.to(memory_format=torch.channels_last)
     turned = image.contiguous(memory_format=torch.channels_last)
-    runs = [Calls(lambda: model(image)), Calls(lambda: last(turned)), Calls(lambda: fast(image))]
+    runs = [Call(lambda: model(image)), Call(lambda: last(turned)), Call(lambda: fast(image))]
     times = time_in_turn(runs, seconds, silent)
     contiguous, channels_last, ours = (
         1e3 * median(median(turn) for turn in turns) for turns in times
