@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.goals.__main__ import machine
 from bench.recipes import augmentation, ensemble, latency, transfer
 from bench.recipes.published import TOP1
 from fastconv.cli.common import progress_bar
+from fastconv.machine import machine
 
 RESULTS = "recipes.json"
 
