@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fastconv
 from fastconv.optimize import OptimizedModule
+from tests.helpers import channels_last
 from tests.styles import build
 
 
@@ -170,6 +171,39 @@ def test_a_batch_that_takes_another_way_is_refused():
     with pytest.raises(RuntimeError, match="take another way through the model"):
         several(X[:1])
     same(model, fastconv.optimize(model, X[:1]), X[:1])
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("of", ["model", "images", "both"])
+def test_channels_last_leaves_the_batch_open(of, batch):
+    model, x = block(), torch.randn(batch, 3, 9, 9)
+    if of != "images":
+        model.to(memory_format=torch.channels_last)
+    if of != "model":
+        x = channels_last(x)
+    fast = fastconv.optimize(model, x)
+    for images in (1, 2, 7):
+        same(model, fast, channels_last(torch.randn(images, 3, 9, 9)))
+
+
+class Scaled(nn.Module):
+    """By another number for one image: the same ops, not the same way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * (3.0 if x.shape[0] == 1 else 2.0)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_another_number_is_another_way(batch):
+    model, x = Scaled().eval(), channels_last(torch.randn(4, 3, 9, 9))
+    fast = fastconv.optimize(model, x[:batch])
+    same(model, fast, x[:batch])
+    with pytest.raises(RuntimeError, match=r"take another way|expected inputs like"):
+        fast(x[: 5 - batch])
 
 
 def test_arguments_by_name_in_any_order():

@@ -9,12 +9,14 @@ import torch
 import torch.fx.experimental._config as shapes_config
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.overrides import TorchFunctionMode
 
 from fastconv import reference
 from fastconv.ops import local_response_norm
 from fastconv.optimize.inputs import Inputs
+from fastconv.optimize.same_way import same_way
 
 
 class _OurFunctions(TorchFunctionMode):
@@ -69,11 +71,13 @@ def capture(
     silent = contextlib.redirect_stderr(io.StringIO())
     with torch.no_grad(), _OurFunctions(), silent, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # export's own, about its own types
-        program = _export_open(model, args, kwargs, any_size) if any_size else None
-        program = program or _export_open(model, args, kwargs, any_size=False)
-        if program is None:
+        opened = _export_open(model, args, kwargs, any_size) if any_size else None
+        opened = opened or _export_open(model, args, kwargs, any_size=False)
+        if opened is None:
             program = torch.export.export(model, args, kwargs)
-        inputs = Inputs(model, args, kwargs, _sizes(program), program._guards_code)
+            inputs = Inputs(model, args, kwargs, _sizes(program), program._guards_code)
+        else:
+            program, inputs = opened
         program = program.run_decompositions(_TORCHS)  # functional: no op writes to its inputs
     assert program.call_spec.out_spec is not None
     return Captured(_with_weights(program), program.call_spec.out_spec, inputs)
@@ -81,7 +85,7 @@ def capture(
 
 def _export_open(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], any_size: bool
-) -> torch.export.ExportedProgram | None:
+) -> tuple[ExportedProgram, Inputs] | None:
     """The program with open sizes; None where the model ties them to those of the examples."""
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     batches = [leaf.shape[0] for leaf in leaves if leaf.dim()]
@@ -107,13 +111,17 @@ def _export_open(
         with shapes_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             program = torch.export.export(model, *examples, dynamic_shapes=open_sizes)
         inputs = Inputs(model, args, kwargs, _sizes(program), program._guards_code)
+        one = pytree.tree_map(lambda v: v[:1] if of_images(v) else v, (args, kwargs))
+        broken = inputs.guards_broken_by(*one)
+        if broken and same_way(program, torch.export.export(model, *one), pytree.tree_leaves(one)):
+            inputs = inputs.without(broken)
         inputs.check(args, kwargs)
     except Exception:  # whatever stops it, the examples' own sizes are tried next
         return None
-    return program
+    return program, inputs
 
 
-def _sizes(program: torch.export.ExportedProgram) -> list[tuple[int | None, ...] | None]:
+def _sizes(program: ExportedProgram) -> list[tuple[int | None, ...] | None]:
     """The shape of each leaf of the inputs, None in it for an open size; None for no tensor."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     specs = program.graph_signature.input_specs
@@ -126,7 +134,7 @@ def _size(tensor: Tensor) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in tensor.shape)
 
 
-def _with_weights(program: torch.export.ExportedProgram) -> fx.GraphModule:
+def _with_weights(program: ExportedProgram) -> fx.GraphModule:
     """The program's graph with its lifted parameters, buffers and constants as attributes again."""
     signature = program.graph_signature
     sources = {

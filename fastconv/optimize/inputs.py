@@ -28,12 +28,12 @@ class Inputs:
     ) -> None:
         self.signature = _plain_signature(model)
         self.guards = list(guards)
+        self._holds = _compiled(self.guards)
         leaves, self.tree = pytree.tree_flatten((args, kwargs))
         self.expected = [
             leaf if size is None else _named(size) for leaf, size in zip(leaves, sizes, strict=True)
         ]
         self.tensors_only = not kwargs and all(type(value) is Tensor for value in args)
-        self._holds = _compiled(self.guards)
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {**self.__dict__, "_holds": None}
@@ -44,6 +44,15 @@ class Inputs:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as the examples were given, whichever of them came by name."""
         return bind(self.signature, args, kwargs) if kwargs else (args, kwargs)
+
+    def guards_broken_by(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+        """The conditions that do not hold for these arguments."""
+        arguments = self.signature.bind(*args, **kwargs).arguments
+        return [guard for guard in self.guards if not _compiled([guard])(arguments)]
+
+    def without(self, guards: Sequence[str]) -> "Inputs":
+        """The same with fewer conditions."""
+        return _restored({**self.__dict__, "guards": [g for g in self.guards if g not in guards]})
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises RuntimeError for arguments that are not like the examples."""
