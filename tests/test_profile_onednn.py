@@ -2,9 +2,10 @@
 
 import pytest
 
+from fastconv.peers.onednn import Execution
 from fastconv.profiling.alarms import NOT_ONEDNN, SUBNORMAL, slow_ops
 from fastconv.profiling.figures import Figures
-from fastconv.profiling.onednn import BEGIN, Execution, mark_line, read_log, slow_path
+from fastconv.profiling.onednn import BEGIN, mark_line, read_log, slow_path
 
 WEIGHT = (
     "onednn_verbose,v1,primitive,exec,cpu,reorder,jit:uni,undef,src:f32::blocked:acdb::f0 "
@@ -34,15 +35,14 @@ def test_what_ran_belongs_to_the_mark_that_follows():
         (
             "conv",
             [
-                Execution("conv", "reorder", "jit:uni", 0.0229, "96x480x1x1"),
+                Execution("reorder", "jit:uni", 0.0229, "96x480x1x1"),
                 Execution(
-                    "conv", "convolution", "ref:any", 24.885,
-                    "g64mb2_ic64oc64_ih32oh32kh31sh1dh0ph15",
+                    "convolution", "ref:any", 24.885, "g64mb2_ic64oc64_ih32oh32kh31sh1dh0ph15"
                 ),
             ],
         ),
         ("relu", []),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_what_ran_belongs_to_the_mark_that_follows():
     ],
 )
 def test_slow_paths_go_by_their_names(kind, implementation, words):
-    why = slow_path(Execution("layer", kind, implementation, 1.0, ""))
+    why = slow_path(Execution(kind, implementation, 1.0, ""))
     assert (why is None) == (words is None)
     assert words is None or words in why
 
 
 def test_a_convolution_that_onednn_did_not_run_is_a_slow_path():
     stretches = [(name, Figures(ops=["aten.convolution"])) for name in ("a", "b")]
-    log = [("a", [Execution("a", "convolution", "jit:avx2", 1.0, "")]), ("b", [])]
+    log = [("a", [Execution("convolution", "jit:avx2", 1.0, "")]), ("b", [])]
     assert slow_ops(stretches, log) == [("b", ("slow_conv2d", NOT_ONEDNN))]
 
 

@@ -49,10 +49,9 @@ class Kernel:
     fastconv_triton, is the same as an op that torch.compile sees into.
     """
 
-    def __init__(self, function: Callable[..., Any], refusal: Callable[..., str]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.name = function.__name__
         self.function = function
-        self._refusal = refusal
         torch.library.triton_op(f"fastconv_triton::{self.name}", function, mutates_args=())
         self.op = getattr(torch.ops.fastconv_triton, self.name).default
         self.run = self._tuned if autotunes() else function
@@ -68,11 +67,7 @@ class Kernel:
 
     def refusal(self, *arguments: Any) -> str:
         """Why this call is not served, in plain words; "" where it is. Meta tensors will do."""
-        if self.name in triton_limits.LIMITS:
-            return triton_limits.why_not(Call.of(self.name, arguments))
-        dtype = arguments[0].dtype
-        known = dtype in triton_limits.DTYPES
-        return self._refusal(*arguments) if known else f"no Triton kernel for {dtype}"
+        return triton_limits.why_not(Call.of(self.name, arguments))
 
     def plan(
         self, *arguments: Any, architecture: int = HOPPER, processors: int = H100_PROCESSORS
@@ -85,23 +80,13 @@ class Kernel:
         return plan.launches
 
 
-def serves_all(*arguments: Any) -> str:
-    """The refusal of a kernel beside the ops that serves all arguments of the known dtypes."""
-    return ""
-
-
-def kernel(refusal: Callable[..., str] = serves_all) -> Callable[[Callable[..., Any]], Kernel]:
+def kernel(function: Callable[..., Any]) -> Kernel:
     """Registers a launcher, under its name, as the Triton kernel of that op.
 
-    What the kernel of an op refuses, fastconv/dispatch/triton_limits.py says; refusal is for
-    those beside the ops.
+    What it refuses, fastconv/dispatch/triton_limits.py says.
     """
-
-    def register(function: Callable[..., Any]) -> Kernel:
-        KERNELS[function.__name__] = Kernel(function, refusal)
-        return KERNELS[function.__name__]
-
-    return register
+    KERNELS[function.__name__] = Kernel(function)
+    return KERNELS[function.__name__]
 
 
 _plans: list[Plan] = []

@@ -68,7 +68,7 @@ def from_mask_kernel(grad_output, bits, grad_input, elements, BLOCK: tl.constexp
         from_mask_block(grad_output, bits, grad_input, group, lane, mask)
 
 
-@kernel()
+@kernel
 def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None = None) -> Tensor:
     check_shape("activation_backward", "grad_output", grad_output, z.shape)
     grad_input = fake(grad_output, z, activation)
@@ -90,7 +90,7 @@ def activation_backward(grad_output: Tensor, z: Tensor, activation: str | None =
     return grad_input
 
 
-@kernel()
+@kernel
 def activation_backward_from_mask(grad_output: Tensor, mask: Tensor, channels_last: bool) -> Tensor:
     """grad_output where mask, as residual_add_with_mask wrote it for that layout, has a bit set."""
     elements = grad_output.numel()

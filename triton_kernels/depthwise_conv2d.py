@@ -265,7 +265,7 @@ def is_packed(weight: Tensor) -> bool:
     return not weight.is_contiguous() and weight.permute(2, 3, 1, 0).is_contiguous()
 
 
-@kernel()
+@kernel
 def depthwise_conv2d(
     input: Tensor,
     weight: Tensor,
@@ -282,7 +282,7 @@ def depthwise_conv2d(
     return output
 
 
-@kernel()
+@kernel
 def depthwise_conv2d_backward_input(
     grad_output: Tensor,
     input: Tensor,

@@ -192,7 +192,7 @@ def sum_kernel(
         store(grad_weight + channel * stride_channel, total, exists)
 
 
-@kernel()
+@kernel
 def depthwise_conv2d_backward_weight(
     grad_output: Tensor,
     input: Tensor,

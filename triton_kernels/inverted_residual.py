@@ -143,7 +143,7 @@ def inverted_residual_kernel(
     finish(sums, bias, residual, output, *at, None, CHANNELS_LAST)
 
 
-@kernel()
+@kernel
 def inverted_residual(
     input: Tensor,
     expand_weight: Tensor,

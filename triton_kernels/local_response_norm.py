@@ -270,7 +270,7 @@ def _normalize(grad_output: Tensor | None, input: Tensor, output: Tensor, window
         )
 
 
-@kernel()
+@kernel
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
@@ -279,7 +279,7 @@ def local_response_norm(
     return output
 
 
-@kernel()
+@kernel
 def local_response_norm_backward(
     grad_output: Tensor,
     input: Tensor,

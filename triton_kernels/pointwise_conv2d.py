@@ -203,7 +203,7 @@ def tile_kernel(
     finish(sums, bias, residual, output, *at, ACTIVATION, CHANNELS_LAST)
 
 
-@kernel()
+@kernel
 def pointwise_conv2d(
     input: Tensor,
     weight: Tensor,

@@ -135,7 +135,7 @@ def add_slabs_kernel(slabs, sums, numbers, count, BLOCK_S: tl.constexpr, BLOCK: 
     store(sums + at, total, at < numbers)
 
 
-@kernel()
+@kernel
 def pointwise_conv2d_backward(
     grad_output: Tensor,
     input: Tensor,

@@ -125,7 +125,7 @@ def shortcut_kernel(
     store(output + index, activate(z, ACTIVATION), mask)
 
 
-@kernel()
+@kernel
 def residual_add(input: Tensor, residual: Tensor, activation: str | None = None) -> Tensor:
     output = fake(input, residual, activation)
     if input.shape == residual.shape:
@@ -135,7 +135,7 @@ def residual_add(input: Tensor, residual: Tensor, activation: str | None = None)
     return output
 
 
-@kernel()
+@kernel
 def residual_add_with_mask(
     input: Tensor, residual: Tensor, activation: str
 ) -> tuple[Tensor, Tensor]:

@@ -176,7 +176,7 @@ def separable_kernel(
     finish(sums, bias, residual, output, *at, POINTWISE_ACTIVATION, CHANNELS_LAST)
 
 
-@kernel()
+@kernel
 def separable_conv2d(
     input: Tensor,
     depthwise_weight: Tensor,

@@ -5,8 +5,18 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+
+
+class Execution(NamedTuple):
+    """One primitive that oneDNN ran."""
+
+    kind: str
+    implementation: str
+    ms: float
+    problem: str
 
 
 def implementations(call: Callable[[], object]) -> Counter[str]:
@@ -32,11 +42,18 @@ def implementations(call: Callable[[], object]) -> Counter[str]:
 
 
 def parse(log: str) -> Counter[str]:
-    """Counts the primitives that a log says were executed.
+    """Counts the primitives that a log says were executed."""
+    found = filter(None, map(executed, log.splitlines()))
+    return Counter(f"{execution.kind} {execution.implementation}" for execution in found)
 
-    A line is onednn_verbose,v1,primitive,exec,<engine>,<primitive>,<implementation>,...
+
+def executed(line: str) -> Execution | None:
+    """What a line of the log says was executed, None for what says something else.
+
+    A line is onednn_verbose,v1,primitive,exec,ENGINE,KIND,IMPLEMENTATION,PROPAGATION,MEMORY,
+    ATTRIBUTES,ALGORITHM,PROBLEM,MILLISECONDS; see "Verbose Mode" in oneDNN's documentation.
     """
-    fields = (line.split(",") for line in log.splitlines() if line.startswith("onednn_verbose"))
-    return Counter(
-        f"{f[5]} {f[6]}" for f in fields if len(f) > 6 and f[2:4] == ["primitive", "exec"]
-    )
+    fields = line.strip().split(",")
+    if fields[:1] != ["onednn_verbose"] or fields[2:4] != ["primitive", "exec"]:
+        return None
+    return Execution(fields[5], fields[6], float(fields[-1]), fields[-2])

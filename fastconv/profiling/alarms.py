@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
+from fastconv.peers.onednn import Execution
 from fastconv.profiling.evidence import Evidence
 from fastconv.profiling.figures import Figures
-from fastconv.profiling.onednn import Execution, slow_path
+from fastconv.profiling.onednn import slow_path
 from fastconv.profiling.record import Alarm
 
 # Ops that torch runs outside of oneDNN by loops known to be slow (torch 2.13).

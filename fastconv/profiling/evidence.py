@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from fastconv.peers.onednn import Execution
 from fastconv.profiling.align import Step, assign, steps_of
 from fastconv.profiling.figures import Figures
-from fastconv.profiling.onednn import Execution
 from fastconv.profiling.steps import Clock
 
 Stretches = Sequence[tuple[str, Any]]  # the owner of each, and what was found there

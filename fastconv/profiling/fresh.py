@@ -19,8 +19,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from fastconv.peers.onednn import Execution
 from fastconv.peers.process import environment_of
-from fastconv.profiling.onednn import BEGIN, Execution, mark_line, read_log
+from fastconv.profiling.onednn import BEGIN, mark_line, read_log
 from fastconv.profiling.record import Start
 from fastconv.profiling.steps import marked
 from fastconv.profiling.subject import load

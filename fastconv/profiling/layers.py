@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from fastconv.peers.onednn import Execution
 from fastconv.profiling.align import Step
 from fastconv.profiling.evidence import Evidence
 from fastconv.profiling.figures import Figures
-from fastconv.profiling.onednn import Execution
 from fastconv.profiling.record import Layer, Part, Roofs
 from fastconv.profiling.roofline import share_of_copy, share_of_roof
 

@@ -1,15 +1,11 @@
-"""What oneDNN says it ran: its verbose log, with a line of ours at the end of each step.
-
-A line is onednn_verbose,v1,primitive,exec,ENGINE,KIND,IMPLEMENTATION,PROPAGATION,MEMORY,ATTRIBUTES,
-ALGORITHM,PROBLEM,MILLISECONDS; see "Verbose Mode" in oneDNN's documentation.
-"""
+"""What oneDNN says it ran in each step: its verbose log, with a line of ours at the end of each."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from fastconv.peers.onednn import Execution, executed
 
 MARK = "fastconv_step,"
 BEGIN = "the log begins"  # of a step, before which nothing counts
-EXECUTED = "onednn_verbose,v1,primitive,exec,"
 
 # What an implementation's name says about its speed: the first word that it holds counts.
 SLOW = {
@@ -19,16 +15,6 @@ SLOW = {
 }
 
 
-class Execution(NamedTuple):
-    """One primitive that ran within a step."""
-
-    step: str
-    kind: str
-    implementation: str
-    ms: float
-    problem: str
-
-
 def mark_line(step: str) -> bytes:
     return f"{MARK}{step}\n".encode()
 
@@ -36,18 +22,16 @@ def mark_line(step: str) -> bytes:
 def read_log(lines: Iterable[str]) -> list[tuple[str, list[Execution]]]:
     """Each step after BEGIN with what ran in it; what is after the last mark is left out."""
     steps: list[tuple[str, list[Execution]]] = []
-    waiting: list[tuple[str, str, float, str]] = []
-    for line in lines:
-        line = line.strip()
+    waiting: list[Execution] = []
+    for line in map(str.strip, lines):
         if line.startswith(MARK):
             step = line.removeprefix(MARK)
-            steps.append((step, [Execution(step, *rest) for rest in waiting]))
+            steps.append((step, waiting))
             waiting = []
             if step == BEGIN:
                 steps.clear()
-        elif line.startswith(EXECUTED):
-            _engine, kind, implementation, *rest = line.removeprefix(EXECUTED).split(",")
-            waiting.append((kind, implementation, float(rest[-1]), rest[-2]))
+        elif execution := executed(line):
+            waiting.append(execution)
     return steps
 
 
