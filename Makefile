@@ -64,7 +64,7 @@ bench: build  ## all kernels of NETWORK against all their rivals, then the whole
 	$(BIN)/fastconv compare $(NETWORK) --batch 1 --batch 16
 
 bench-gate: build  ## exit status 1 if a kernel lost against torch: bench/results/gate.json
-	$(BIN)/python -m bench.gate
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.gate
 
 # --import-mode=append, or pytest would put this folder, and the normal build in it, first.
 # libstdc++ goes with libasan: python links neither, and throwing needs both from the start.

@@ -194,12 +194,14 @@ def addition(case: Case) -> Work:
     def trained(x: Tensor, r: Tensor, g: Tensor) -> Tensor:
         return torch.ops.aten.threshold_backward(g, theirs(x, r), 0)
 
-    def trained_by_mask(x: Tensor, r: Tensor, g: Tensor) -> Tensor:
+    def ours(x: Tensor, r: Tensor, g: Tensor) -> Tensor:
+        if x.is_cpu:
+            return OPS["activation_backward"](g, ops.residual_add(x, r), "relu")
         y, mask = OPS["residual_add_with_mask"](x, r, "relu")
         channels_last = memory_format_of(y) is torch.channels_last
         return OPS["activation_backward_from_mask"](g, mask, channels_last)
 
-    return Work([x, x, x], 5 * elements(x), elements(x), trained, trained_by_mask)
+    return Work([x, x, x], 5 * elements(x), elements(x), trained, ours)
 
 
 def block(case: Case) -> Work:

@@ -22,10 +22,10 @@ from fastconv.peers.turns import Turn, rounds_in_turn
 from fastconv.progress import silent
 
 TURN_SECONDS = 0.03  # a third of a network's turn: most calls take under a millisecond
-# In a fresh process glibc returns memory at each call and takes it again: torch's depthwise layer
-# of 1x144x56x56 with ReLU6 had 850 page faults and took 609 us in place of 119. That ends once a
-# block larger than the layer's was freed (mallopt(3): up to 32 MiB), as in a network they are.
-SETTLING_BYTES = 31 << 20
+# Of glibc's malloc (mallopt(3)), for all rivals: freed memory is kept. Else it is returned to the
+# system or not by what was freed before, and taken again page by page: torch's relu(x + r) of
+# 16x256x56x56 took 17 ms or 4.7, our residual_add 3.3 or 2.9. In a network's course it is there.
+KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 # Against float64, relative to the largest value. Seen over the quick cases: 7e-7 in float32; a half
 # unit in the last place of the output is 2e-3 in bfloat16 and 2.4e-4 in float16.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1.5e-3}
@@ -90,7 +90,6 @@ def task_name(case: Case, function: str) -> str:
 
 
 def task(text: str) -> Task:
-    torch.empty(SETTLING_BYTES, dtype=torch.uint8)  # and freed
     function, layer, batch, dtype, direction = json.loads(text)
     return Task(Case(Shape(*layer), batch, DTYPES[dtype], direction), function)
 
@@ -113,7 +112,7 @@ class Races:
 
     def process(self, racer: Racer) -> PeerProcess:
         if racer not in self.processes:
-            self.processes[racer] = PeerProcess(racer.peer, self.threads)
+            self.processes[racer] = PeerProcess(racer.peer, self.threads, KEEPING_MEMORY)
         return self.processes[racer]
 
     def close(self) -> None:

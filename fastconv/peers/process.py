@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +32,9 @@ class PeerError(RuntimeError):
 
 
 class PeerProcess:
-    def __init__(self, peer: Peer, threads: int) -> None:
+    def __init__(
+        self, peer: Peer, threads: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fastconv.peers.worker", peer.module],
@@ -39,7 +42,7 @@ class PeerProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=environment_of(threads),
+            env=environment_of(threads) | dict(environment or {}),
             process_group=0,  # Ctrl-C is for the parent, which then ends this process
         )
         self._answers: queue.Queue[str] = queue.Queue()
