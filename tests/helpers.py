@@ -109,3 +109,8 @@ def reaches(variant: str) -> Iterator[None]:
     before = variant_counts()[variant]
     yield
     assert variant_counts()[variant] > before, f"{variant} was not reached"
+
+
+def unboxed(said: str) -> str:
+    """An error of the command line on one line, without the box that is drawn around it."""
+    return " ".join(said.replace("\u2502", " ").split())

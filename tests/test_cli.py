@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import fastconv
 from fastconv import doctor
 from fastconv.cli import app
+from tests.helpers import unboxed
 
 
 def run(*arguments):
@@ -25,7 +26,7 @@ def run(*arguments):
 def test_bad_arguments_are_named(arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2
-    text = " ".join(result.stderr.replace("\u2502", " ").split())
+    text = unboxed(result.stderr)
     for word in words:
         assert word in text
     assert "Traceback" not in text

@@ -13,7 +13,7 @@ from fastconv.compare import Comparison
 from fastconv.comparisons import Report
 from fastconv.peers import PEERS, Peer
 from fastconv.peers.entrant import Rival
-from tests.helpers import ROOT
+from tests.helpers import ROOT, unboxed
 
 MODEL = "tests.tiny_network:build"
 QUICK = ["--seconds", "0.1", "--threads", "1"]
@@ -184,7 +184,7 @@ def test_results_of_one_machine_become_one(tmp_path):
     assert [c.model for c in comparisons.read(both).comparisons] == ["a", "b"]
     result = run("--load", files[0], "--load", files[2])
     assert result.exit_code == 2
-    text = " ".join(result.stderr.replace("\u2502", " ").split())
+    text = unboxed(result.stderr)
     assert "processor Abacus and of Slide rule do not go together" in text
 
 
@@ -205,7 +205,7 @@ def test_results_of_one_machine_become_one(tmp_path):
 def test_bad_arguments_are_named(arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2
-    text = " ".join(result.stderr.replace("\u2502", " ").split())
+    text = unboxed(result.stderr)
     for word in words:
         assert word in text
     assert "Traceback" not in text

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from fastconv.cli import app
 from fastconv.models import BUILDERS
+from tests.helpers import unboxed
 
 
 def run(*arguments):
@@ -69,7 +70,7 @@ def test_cost_compares_ways_to_do_one_layer():
 def test_bad_input_is_one_sentence(arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2
-    said = " ".join(result.stderr.replace("\u2502", " ").split())
+    said = unboxed(result.stderr)
     assert all(word in said for word in words), said
     assert "Traceback" not in said
 
@@ -129,4 +130,4 @@ def test_explain_plans_for_a_gpu_that_is_not_here():
 def test_explain_says_what_it_cannot_do(arguments, words):
     result = run("explain", "tests.tiny_network:build", *arguments)
     assert result.exit_code != 0
-    assert words in " ".join(result.output.replace("\u2502", " ").split())
+    assert words in unboxed(result.output)

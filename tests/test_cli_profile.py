@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import fastconv.cli.profile as command
 from fastconv.cli import app
 from fastconv.profiling.record import NO_GPU, Profile
+from tests.helpers import unboxed
 from tests.profiles import sample
 
 MODEL = "tests.tiny_network:build"
@@ -117,7 +118,7 @@ def test_bad_arguments_are_named_before_anything_is_measured(
 ):
     result = run(*arguments)
     assert result.exit_code == code, result.output
-    text = " ".join(result.stderr.replace("\u2502", " ").split())
+    text = unboxed(result.stderr)
     for word in words:
         assert word in text
     assert "Traceback" not in text

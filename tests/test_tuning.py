@@ -12,7 +12,7 @@ from fastconv.cli import app
 from fastconv.dispatch import BackendError, autotunes
 from fastconv.triton_kernels import KERNELS
 from fastconv.tuning import device_named
-from tests.helpers import ROOT
+from tests.helpers import ROOT, unboxed
 
 
 @pytest.mark.parametrize(
@@ -102,5 +102,5 @@ def test_a_gpu_is_found_by_its_name(name, capability, error, monkeypatch):
 def test_the_command_says_what_it_lacks(arguments, code, words):
     result = CliRunner().invoke(app, ["tune", *arguments])
     assert result.exit_code == code
-    assert words in " ".join(result.stderr.replace("\u2502", " ").split())
+    assert words in unboxed(result.stderr)
     assert "Traceback" not in result.stderr
