@@ -18,9 +18,8 @@ from torch._dynamo.backends.registry import lookup_backend
 from fastconv import ops
 from fastconv.optimize import OptimizedModule, optimize
 
-MOST_SIZES = (
-    8  # of images that one compiled graph is optimized for; it runs as it came for the others
-)
+# Sizes of images that one compiled graph is optimized for; it runs as it came for the others.
+MOST_SIZES = 8
 MOST_CHANGES = 3  # of the weights; those of a network in training change at every evaluation
 
 _log = logging.getLogger("fastconv")
