@@ -52,7 +52,7 @@ bench-cpu: build  ## the goals of the CPU kernels beside what is reached here
 # pytest-benchmark's own tables go to a file: they are as long as there are shapes.
 KERNELS = $(BIN)/python -m pytest bench --benchmark-group-by=group --benchmark-sort=name
 
-bench-quick: build  ## a choice of kernels against all their rivals, in four minutes or so
+bench-quick: build  ## a choice of kernels against all their rivals, in two to four minutes
 	$(KERNELS) --benchmark-json=build/quick.json > build/quick.txt || { cat build/quick.txt; exit 1; }
 	$(BIN)/python -m bench.summary build/quick.json
 
