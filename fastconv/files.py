@@ -1,6 +1,9 @@
-"""Result files: known to be writable before hours of measuring, and never left half written."""
+"""Files: known to be writable before hours of measuring, and never left half written."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -17,8 +20,22 @@ def require_writable(path: Path) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside path to write to, which becomes path in one step when all went well.
+
+    So nobody reads half of it, and what fails or is cut short leaves what was there.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Replaces the file in one step, so that a run cut short leaves the old one or the new one."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    """Replaces the file in one step."""
+    with whole(path) as beside:
+        beside.write_text(text)

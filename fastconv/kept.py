@@ -9,10 +9,11 @@ import functools
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from fastconv.files import whole
 
 _log = logging.getLogger("fastconv")
 
@@ -38,14 +39,9 @@ def read(path: Path) -> bytes | None:
 def write(path: Path, body: bytes) -> None:
     """Whole or not at all. Raises OSError, as on a full or read-only disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with whole(path) as beside:
+        beside.touch(0o600)
+        beside.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 @contextmanager

@@ -195,10 +195,9 @@ def separable_conv2d(
 ) -> Any:
     window = (stride, padding, dilation)
     hidden = _depthwise(input, input.shape[1], depthwise_weight, depthwise_bias, window, activation)
-    if squeeze_reduce_weight is not None:
-        squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
-        excite = (squeeze_expand_weight, squeeze_expand_bias)
-        hidden = _excite(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    hidden = _excite(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return pointwise_conv2d(
         hidden, pointwise_weight, pointwise_bias, residual, (1, 1), pointwise_activation
     )
@@ -226,10 +225,9 @@ def inverted_residual(
     hidden = pointwise_conv2d(input, expand_weight, expand_bias, None, (1, 1), activation)
     channels, window = expand_weight.shape[0], (stride, padding, (1, 1))
     hidden = _depthwise(hidden, channels, depthwise_weight, depthwise_bias, window, activation)
-    if squeeze_reduce_weight is not None:
-        squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
-        excite = (squeeze_expand_weight, squeeze_expand_bias)
-        hidden = _excite(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    hidden = _excite(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return pointwise_conv2d(hidden, project_weight, project_bias, input if residual else None)
 
 
@@ -258,6 +256,8 @@ def _excite(
     activation: str | None,
     gate: str,
 ) -> Any:
+    if reduce_weight is None:
+        return input
     squeezed = _activate(
         op.Conv(op.GlobalAveragePool(input), reduce_weight, reduce_bias), activation
     )

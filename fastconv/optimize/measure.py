@@ -123,12 +123,8 @@ def _signature(region: Region, sizes: dict[fx.Node, Any]) -> Any:
         (str(node.target), *(str(node.kwargs.get(name)) for name in _SETTINGS))
         for node in region.nodes
     ]
-    read = {source for node in region.nodes for source in node.all_input_nodes}
     shapes = [
-        tuple(sizes[source].shape)
-        for node in region.nodes
-        for source in node.all_input_nodes
-        if source in read
+        tuple(sizes[source].shape) for node in region.nodes for source in node.all_input_nodes
     ]
     added = [node.kwargs.get("residual") is not None for node in region.convs]
     return str((of_nodes, shapes, added))

@@ -75,7 +75,6 @@ def optimize(
         example_kwargs: its named arguments; a call may then name them too.
         any_size: leaves height and width open as well, where the model allows that. Padding that
             the model computes from the sizes is then computed at every call.
-
         measure: seconds to spend, or True for 10, on races between the ways there are: a block in
             one op, in parts or in torch's convolutions, each layer in ours or torch's, and at the
             end the whole against the model as it is. What wins on the examples stays; numbers may

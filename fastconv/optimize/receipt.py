@@ -8,21 +8,16 @@ import torch
 from torch import Tensor, fx
 
 from fastconv.optimize.conv import activation_of, layer_of
+from fastconv.optimize.passes.lift_rows import RESHAPES
 
 aten = torch.ops.aten
 
 # What only looks at numbers from another side, or copies them: no layer.
 _NO_LAYERS = (
-    aten.view.default,
-    aten.reshape.default,
-    aten.flatten.using_ints,
+    *RESHAPES,
     aten.permute.default,
     aten.transpose.int,
     aten.t.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.slice.Tensor,
     aten.select.int,
     aten.split.Tensor,
     aten.split_with_sizes.default,

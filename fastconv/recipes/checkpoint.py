@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastconv.files import whole
 from fastconv.models import Network, load_weights
 from fastconv.recipes.libraries import library
 from fastconv.recipes.preprocess import Preprocessing
@@ -50,23 +50,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, An
     Raises OSError naming the file, which is then what it was before: on a full disk, say.
     """
     safetensors = library("safetensors.torch")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    dense = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
-        beside.touch()
-        mode = (
-            beside.stat().st_mode
-        )  # what others may read, as of any new file; the library's is 0600
-        safetensors.save_file(whole, beside, metadata={KEY: json.dumps(about)})
-        beside.chmod(mode)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with whole(path) as beside:
+            beside.touch()
+            mode = beside.stat().st_mode  # as of any new file; the library's is 0600
+            safetensors.save_file(dense, beside, metadata={KEY: json.dumps(about)})
+            beside.chmod(mode)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
     except (OSError, library("safetensors").SafetensorError) as error:
         raise OSError(f"{path} could not be written, and is as it was before: {error}") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

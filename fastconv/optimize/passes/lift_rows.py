@@ -11,7 +11,7 @@ from fastconv.optimize.passes.pool import is_mean_of_pixels
 
 aten = torch.ops.aten
 
-_RESHAPES = (
+RESHAPES = (
     aten.view.default,
     aten.reshape.default,
     aten.flatten.using_ints,
@@ -30,7 +30,7 @@ def lift_rows(module: fx.GraphModule) -> None:
     Runs after convolutions have their form. Rows that stay rows, of a classifier, are left alone.
     """
     for node in list(module.graph.nodes):
-        if node.target in _RESHAPES and _is_pixel(node) and len(shape_of(node.args[0])) != 4:
+        if node.target in RESHAPES and _is_pixel(node) and len(shape_of(node.args[0])) != 4:
             _lift(module, node)
     module.graph.eliminate_dead_code()
 
@@ -47,7 +47,7 @@ def _lift(module: fx.GraphModule, end: fx.Node) -> None:
         return
     pixels = _as_pixels(module, node)
     for step in reversed(chain):
-        if step.target in _RESHAPES:
+        if step.target in RESHAPES:
             continue
         with module.graph.inserting_before(end):
             if step.target is aten.linear.default:
@@ -76,7 +76,7 @@ def _passes_on(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.target is aten.linear.default:
         weight = constant(module, node.args[1])
         return value.dim() == 2 and weight is not None and weight.dim() == 2
-    if node.target in _RESHAPES:
+    if node.target in RESHAPES:
         source: Any = node.args[0]
         return list(source.meta["val"].shape[:2]) == list(value.shape[:2])
     return activation_of(node) is not None or node.target in _GATES
