@@ -86,6 +86,9 @@ def train(model: nn.Module, way: Way, batch: int, image: int, steps: int) -> flo
         if dist.get_rank() == 0:
             seconds = time.perf_counter() - start
             output.print(f"step {step}: loss {mean:.4f}, {seconds * 1e3:.0f} ms")
+    # Waiting lets go of Python's lock, which gloo's threads need to drop the last tensors; one
+    # that gets it only when Python has ended aborts the process.
+    dist.barrier()
     return mean.item()
 
 
