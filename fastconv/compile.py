@@ -89,6 +89,7 @@ class _Inference:
         self.sizes = {i: sizes[placeholders[i]] for i in read if placeholders[i] in sizes}
         self.images = sorted({*read} - {*self.weights, *self.numbers, *self.sizes})
         self.changes = -1
+        self.tries = 0
         self.seen: list[tuple[weakref.ref, int]] = []
         self.optimized: list[tuple[OptimizedModule, list[float], Callable[..., Any]]] = []
         self.serving: dict[Hashable, Callable[..., Any] | None] = {}
@@ -99,7 +100,7 @@ class _Inference:
             return self.as_it_came(*inputs)
         if not self._has_same_weights(inputs):
             self.changes += 1
-            self.optimized, self.serving = [], {}
+            self.tries, self.optimized, self.serving = 0, [], {}
             weights = (inputs[i] for i in self.weights)
             self.seen = [(weakref.ref(weight), _version(weight)) for weight in weights]
             if self.changes == MOST_CHANGES:
@@ -131,12 +132,15 @@ class _Inference:
     def _optimize(self, inputs: Sequence[Any], numbers: list[float]) -> Callable[..., Any] | None:
         """The graph for images of these sizes, None where it is to run as it came."""
         tensors = [value for value in inputs if isinstance(value, Tensor)]
-        if len(self.optimized) == MOST_SIZES or not all(map(_is_plain, tensors)):
+        if self.tries == MOST_SIZES or not all(map(_is_plain, tensors)):
             return None
+        self.tries += 1
         images = tuple(_copy(inputs[i]) for i in self.images)
         try:
             with torch.random.fork_rng(devices=[]):  # optimize runs the graph once, for its errors
-                fast = optimize(self._bound(inputs, numbers), images)
+                # What another backend makes of the result is not known here.
+                measure = None if self.then == "eager" else False
+                fast = optimize(self._bound(inputs, numbers), images, measure=measure)
         except Exception as error:  # the graph as it came raises the model's own
             _log.info("a compiled graph runs as it came: %s", error)
             return None

@@ -22,8 +22,8 @@ def optimized(monkeypatch) -> list[nn.Module]:
     """What the backend got of fastconv.optimize, in order."""
     results = []
 
-    def recorded(*arguments):
-        results.append(fastconv.optimize(*arguments))
+    def recorded(*arguments, **settings):
+        results.append(fastconv.optimize(*arguments, **settings))
         return results[-1]
 
     monkeypatch.setattr(fastconv.compile, "optimize", recorded)

@@ -97,7 +97,7 @@ MAY_IMPORT = {
     "nn": {"ops", "reference"},
     "data": set(),
     "models": {"nn", "ops", "data", "reference"},
-    "optimize": {"_C", "dispatch", "nn", "ops", "reference", "cost"},
+    "optimize": {"_C", "dispatch", "layout", "nn", "ops", "reference", "cost"},
 }
 
 

@@ -72,7 +72,8 @@ def test_an_image_that_is_read_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+            self.one = nn.Conv2d(3, 4, 3, padding=1)
+            self.two = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
 
         def forward(self, x: Tensor) -> Tensor:
             return self.one(x) + self.two(x) + x.mean()

@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import fastconv
-from tests.helpers import threads
+from tests.helpers import cpu_times, threads
 from tests.styles import STYLES, Example, build
 
 NOT_CAPTURED = {"Branching": "data-dependent", "Counting": "writes to its buffers"}
@@ -91,19 +89,6 @@ def test_restore_gives_the_very_model_back(name):
     assert list(swapped.state_dict()) == before["keys"]
     fastconv.restore_(model)
     assert (state_of(model), repr(model)) == (before, printed)
-
-
-def cpu_times(calls: list[Callable[[], object]]) -> list[float]:
-    """The least seconds of this thread's processor that each takes, in turn: others on the machine
-    only ever add to them."""
-    least = [float("inf")] * len(calls)
-    for _ in range(15):
-        for i, call in enumerate(calls):
-            start = time.thread_time()
-            for _ in range(5):
-                call()
-            least[i] = min(least[i], time.thread_time() - start)
-    return least
 
 
 @EACH

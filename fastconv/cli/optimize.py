@@ -29,8 +29,12 @@ def optimize_command(
         bool, typer.Option("--any-size", help="Leave height and width open.")
     ] = False,
     measure: Annotated[
-        float, typer.Option(min=0, help="Seconds to race the ways there are for each layer.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds to race the ways there are for each layer; 0: no race at all.",
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:

@@ -43,7 +43,8 @@ def tune_command(
         calls = {}
         if not training:
             progress("optimizing the network", 0.0)
-            optimized = fastconv.optimize(model, (images[:2],))  # of two, the batch stays open
+            # Of two, so that the batch stays open.
+            optimized = fastconv.optimize(model, (images[:2],), measure=False)
             calls = calls_of(optimized, images, dtype=getattr(torch, dtype))
         calls |= calls_of(fastconv.swap_(model), images, training, getattr(torch, dtype))
         result = tune(calls, gpu, again=again, progress=progress)

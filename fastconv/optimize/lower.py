@@ -1,9 +1,9 @@
-"""The last step: one layout, packed weights, and a kernel for every convolution."""
+"""Packed weights, and a kernel for every convolution."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fastconv.ops.conv2d import no_kernel
 from fastconv.optimize.capture import constant
@@ -22,18 +22,12 @@ from fastconv.optimize.receipt import row, written
 
 aten = torch.ops.aten
 
-_ANY_LAYOUT = (torch.ops.fastconv.stem_conv2d.default, aten.sym_size.int)
-
 
 def lower(module: fx.GraphModule, dtype: torch.dtype | None) -> list[dict[str, Any]]:
-    """Gives every conv its kernel and the graph one layout; returns the receipt, a row a layer."""
+    """Gives every conv its kernel; returns the receipt, a row a layer."""
     lower_layers(module, dtype)
-    receipt = list(written(module.graph))
-    _one_layout(module.graph, dtype)
     keep_used_buffers(module, dtype)
-    module.graph.lint()
-    module.recompile()
-    return receipt
+    return list(written(module.graph))
 
 
 def lower_layers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
@@ -122,40 +116,6 @@ def _is_like(module: nn.Module, dense: DenseConv2d) -> bool:
     return module.weight is dense.weight and all(
         getattr(module, name) == getattr(dense, name) for name in same
     )
-
-
-def _one_layout(graph: fx.Graph, dtype: torch.dtype | None) -> None:
-    """channels_last from the inputs on, in dtype; the outputs are contiguous as the model's own.
-
-    What reads an image in any layout, or only its shape, takes it as it comes.
-    """
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in placeholders:
-        value = node.meta["val"]
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            continue
-        users, last, entered = list(node.users), placeholders[-1], node
-        if dtype is not None:
-            with graph.inserting_after(last):
-                last = entered = graph.call_function(aten.to.dtype, (entered, dtype))
-        in_layout = entered
-        if value.dim() == 4 and not all(user.target in _ANY_LAYOUT for user in users):
-            with graph.inserting_after(last):
-                kwargs: dict[str, Any] = {"memory_format": torch.channels_last}
-                in_layout = graph.call_function(aten.contiguous.default, (entered,), kwargs)
-        for user in users:
-            any_layout = user.target in _ANY_LAYOUT
-            user.replace_input_with(node, entered if any_layout else in_layout)
-
-    def leave(node: fx.Node) -> fx.Node:
-        value = node.meta.get("val")
-        if not isinstance(value, Tensor) or value.dim() != 4:
-            return node
-        return graph.call_function(aten.contiguous.default, (node,))
-
-    output = graph.output_node()
-    with graph.inserting_before(output):
-        output.args = fx.map_arg(output.args, leave)
 
 
 def keep_used_buffers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:

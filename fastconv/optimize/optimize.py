@@ -1,8 +1,8 @@
 """fastconv.optimize: a new module for inference from a model that stays as it is."""
 
-import copy
-import functools
 import inspect
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,24 +10,21 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from fastconv.optimize.capture import capture
+from fastconv.optimize.capture import Captured, capture
 from fastconv.optimize.dense import DenseConv2d
 from fastconv.optimize.fuse_blocks import fuse_blocks
 from fastconv.optimize.inputs import bind
+from fastconv.optimize.layout import channels_last_pays, in_layout
 from fastconv.optimize.linear import lower_linear
 from fastconv.optimize.lower import lower
-from fastconv.optimize.measure import MARGIN, SECONDS
+from fastconv.optimize.measure import SECONDS
 from fastconv.optimize.measure import measure as choose_ways
 from fastconv.optimize.module import OptimizedModule
 from fastconv.optimize.passes import CANONICAL
 from fastconv.optimize.passes.lower_batch_norm import lower_batch_norm
 from fastconv.optimize.passes.pool import pool
-from fastconv.optimize.race import race
-from fastconv.optimize.receipt import of_model
-from fastconv.optimize.swap import swap_
 from fastconv.optimize.trial import observed, trial_of
-
-WHOLE_SECONDS = 1.0  # of the last race, of the whole network against the model
+from fastconv.optimize.whole import Example, cast, never_slower, swapped, unchanged
 
 
 class _OnFirstCall(nn.Module):
@@ -56,14 +53,14 @@ def optimize(
     *,
     example_kwargs: dict[str, Any] | None = None,
     any_size: bool = False,
-    measure: bool | float = False,
+    measure: bool | float | None = None,
 ) -> nn.Module:
     """A new module that computes what model computes at inference, on our kernels.
 
     The model is captured by torch.export; batch norms are folded, activations, residual adds and
     zero padding fused into the convolutions, chains of them into blocks, weights packed, and one
-    layout (channels_last) kept from end to end. The model itself is not changed and shares no
-    weights with the result.
+    layout kept from end to end: channels_last where there are layers enough to pay for it. The
+    model itself is not changed and shares no weights with the result.
 
     Args:
         model: in eval mode, on one device.
@@ -75,16 +72,19 @@ def optimize(
         example_kwargs: its named arguments; a call may then name them too.
         any_size: leaves height and width open as well, where the model allows that. Padding that
             the model computes from the sizes is then computed at every call.
-        measure: seconds to spend, or True for 10, on races between the ways there are: a block in
-            one op, in parts or in torch's convolutions, each layer in ours or torch's, and at the
-            end the whole against the model as it is. What wins on the examples stays; numbers may
-            differ in their last digits where it does not win every time.
+        measure: None: the whole is raced against the model as it is, on the examples, where these
+            are on the CPU. That ends after a turn or two where it clearly wins; where it clearly
+            loses, also in another order of memory, the model's own way is taken. True or seconds
+            (10): before that the ways there are for each part are raced: a block in one op, in
+            parts or in torch's convolutions, each layer in ours or torch's. False: no race, and the
+            same plan on every machine. Another plan may differ in its last digits.
 
     Returns:
         An :class:`OptimizedModule`. A model that torch.export cannot capture, or with forward hooks
         (other than torch's own, as weight_norm has), which a fused layer would not call, comes back
         as a copy with its layers swapped (:func:`fastconv.swap_`), and one that would gain nothing
-        as a mere copy; the receipt says why.
+        as a mere copy; the receipt says why. Its outputs lie in memory as the model's own did on
+        the examples, contiguous or channels_last.
 
     Raises:
         TypeError: model is no nn.Module or dtype no floating-point dtype.
@@ -98,16 +98,17 @@ def optimize(
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs or ()
     args, kwargs = bind(inspect.signature(model.forward), given, example_kwargs or {})
     if dtype is not None:
-        args, kwargs = _cast(_dtype_of(model), (args, kwargs))
+        args, kwargs = cast(_dtype_of(model), (args, kwargs))
+    example = Example(model, args, kwargs, dtype)
     trial = trial_of(model)
     with torch.no_grad():
         expected = trial(*args, **kwargs)  # an error of the model's own is raised as it raises it
     if names := list(observed(model)):
-        return _swapped(model, dtype, f"forward hooks observe {_listed(names)}")
+        return swapped(example, measure, f"forward hooks observe {_listed(names)}")
     try:
         captured = capture(trial, args, kwargs, any_size)
     except Exception as error:  # export names no common base for what it cannot capture
-        return _swapped(model, dtype, f"torch.export could not capture the model: {error}")
+        return swapped(example, measure, f"torch.export could not capture the model: {error}")
     for transform in CANONICAL:
         transform(captured.graph)
     leaves = pytree.tree_leaves((args, kwargs))
@@ -119,28 +120,24 @@ def optimize(
     lower_linear(captured.graph)
     receipt = lower(captured.graph, dtype)
     if not any(_gains(captured.graph, node) for node in captured.graph.graph.nodes):
-        return _unchanged(model, dtype, "no layer has a kernel of ours, nor a convolution to fuse")
-    fast = OptimizedModule(captured, receipt)
-    difference = _difference(fast, leaves, expected)
+        return unchanged(example, "no layer has a kernel of ours, nor a convolution to fuse")
+    outputs = pytree.tree_leaves(expected)
+    plans = _in_both_layouts(captured, receipt, dtype, outputs)
+    first = next(plans)
+    difference = _difference(first, leaves, outputs)
     if difference is not None:
-        return _swapped(model, dtype, difference)
-    return _winner(fast, model, dtype, args, kwargs) if measure else fast
+        return swapped(example, measure, difference)
+    return never_slower(example, itertools.chain([first], plans), measure)
 
 
-def _winner(
-    fast: OptimizedModule, model: nn.Module, dtype: torch.dtype | None, args: Any, kwargs: Any
-) -> nn.Module:
-    """The optimized network, or a mere copy of the model where that is faster."""
-    plain = _unchanged(model, dtype, "")
-    with torch.no_grad():
-        rivals = [lambda: fast(*args, **kwargs), lambda: plain(*args, **kwargs)]
-        ours, torchs = race(rivals, WHOLE_SECONDS)
-    if torchs >= MARGIN * ours:
-        return fast
-    plain.receipt = of_model(  # type: ignore[assignment]
-        "torch", f"torch takes {1e3 * torchs:.3g} ms here, the optimized one {1e3 * ours:.3g} ms"
-    )
-    return plain
+def _in_both_layouts(
+    captured: Captured, receipt: list[dict[str, Any]], dtype: torch.dtype | None, outputs: list[Any]
+) -> Iterator[OptimizedModule]:
+    """The lowered graph in the order of memory that its layers speak for, then in the other."""
+    pays = channels_last_pays(captured.graph)
+    for channels_last in (pays, not pays):
+        graph = in_layout(captured.graph, dtype, outputs, channels_last)
+        yield OptimizedModule(captured._replace(graph=graph), list(receipt))
 
 
 def _check_model(model: nn.Module) -> None:
@@ -186,7 +183,7 @@ def _gains(module: fx.GraphModule, node: fx.Node) -> bool:
     return str(node.target).startswith("fastconv.")
 
 
-def _difference(fast: OptimizedModule, leaves: list[Any], expected: Any) -> str | None:
+def _difference(fast: OptimizedModule, leaves: list[Any], expected: list[Any]) -> str | None:
     """Why the optimized module must not stand for the model, None where it may.
 
     Half of the digits must agree with the model's own results on the examples. In 16 bits few agree
@@ -197,7 +194,7 @@ def _difference(fast: OptimizedModule, leaves: list[Any], expected: Any) -> str 
             actual = fast.graph(*leaves)
     except Exception as error:
         return f"the optimized graph does not run: {error}"
-    for result, wanted in zip(actual, pytree.tree_leaves(expected), strict=True):
+    for result, wanted in zip(actual, expected, strict=True):
         if not isinstance(wanted, Tensor) or wanted.dtype not in (torch.float32, torch.float64):
             continue
         if result.dtype != wanted.dtype or wanted.numel() == 0:
@@ -213,37 +210,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _swapped(model: nn.Module, dtype: torch.dtype | None, reason: str) -> nn.Module:
-    return _by_modules(swap_(copy.deepcopy(model)), dtype, "swapped", reason)
-
-
-def _unchanged(model: nn.Module, dtype: torch.dtype | None, reason: str) -> nn.Module:
-    return _by_modules(copy.deepcopy(model), dtype, "torch", reason)
-
-
-def _by_modules(body: nn.Module, dtype: torch.dtype | None, kernel: str, reason: str) -> nn.Module:
-    """A copy of a model as what optimize returns, where no graph is better."""
-    if dtype is not None:
-        cast = functools.partial(_cast_inputs, dtype)
-        body.to(dtype).register_forward_pre_hook(cast, with_kwargs=True)
-    body.receipt = of_model(kernel, reason)  # type: ignore[assignment]
-    return body
-
-
 def _dtype_of(model: nn.Module) -> torch.dtype | None:
     """The dtype of the model's first floating-point parameter, None where it has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-
-
-def _cast_inputs(
-    dtype: torch.dtype, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    return _cast(dtype, (args, kwargs))
-
-
-def _cast(dtype: torch.dtype | None, inputs: Any) -> Any:
-    def cast(value: Any) -> Any:
-        floats = isinstance(value, Tensor) and value.is_floating_point()
-        return value.to(dtype) if floats and dtype is not None else value
-
-    return pytree.tree_map(cast, inputs)

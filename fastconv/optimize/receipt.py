@@ -84,11 +84,6 @@ def _why_torch(node: fx.Node, name: str) -> str:
     return "no kernel of ours"
 
 
-def of_model(kernel: str, reason: str) -> list[dict[str, Any]]:
-    """The receipt of a model that no graph stands for."""
-    return [row("model", kernel, reason=reason.partition("\n")[0])]
-
-
 def written(graph: fx.Graph) -> Iterator[dict[str, Any]]:
     """The rows of a lowered graph in the order of its layers."""
     for node in graph.nodes:

@@ -40,6 +40,7 @@ def observed(model: nn.Module) -> Iterator[str]:
 
 
 def _observes(hook: object) -> bool:
-    """Not torch's own: weight norm, spectral norm and pruning compute a weight before a call."""
+    """Not torch's own: weight norm, spectral norm and pruning compute a weight before a call. Not
+    ours, which casts."""
     kind = getattr(hook, "__self__", hook)
-    return not type(kind).__module__.startswith("torch.nn.utils.")
+    return not type(kind).__module__.startswith(("torch.nn.utils.", "fastconv.optimize."))
