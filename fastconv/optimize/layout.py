@@ -13,10 +13,9 @@ aten, ours = torch.ops.aten, torch.ops.fastconv
 
 _ANY_LAYOUT = (ours.stem_conv2d.default, aten.sym_size.int)
 # What channels_last makes faster, and how many conversions of an image that is worth. Norms, adds,
-# means and normalisations run at one speed in both. On one core of a Zen 5, times of the model's in
-# channels_last (with conversions) and as it comes: one pointwise, depthwise or separable layer on
-# 16 x 64 x 56 x 56 0.57 / 0.43, 1.49 / 0.27, 0.84 / 0.48; max pooling 0.15 / 0.33; a transposed
-# and a 1x1 convolution 0.67 / 0.83 (`python -m bench.optimize layouts`).
+# means and normalisations run at one speed in both. `python -m bench.optimize layers` times both
+# plans of networks of a layer or two: there a lone convolution loses by its conversions and a pool
+# gains in spite of them.
 _WORTH: dict[Any, int] = {
     aten.convolution.default: 1,
     aten.conv_transpose2d.input: 1,
