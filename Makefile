@@ -46,8 +46,9 @@ format: .venv/installed  ## format Python and C++ in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(SOURCES)
 
+# GOALS="pointwise training" takes these rows only, GOALS=--resume those that are not there yet.
 bench-cpu: build  ## the goals of the CPU kernels beside what is reached here
-	$(BIN)/python -m bench.goals --json build/goals.json
+	$(BIN)/python -m bench.goals $(GOALS) --json build/goals.json
 
 # pytest-benchmark's own tables go to a file: they are as long as there are shapes.
 KERNELS = $(BIN)/python -m pytest bench --benchmark-group-by=group --benchmark-sort=name

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.cases import DTYPES, Case
 from bench.goals.roofline import LEVELS
+from bench.processes import KEEPING_MEMORY
 from bench.shapes import Shape
 from fastconv.peers import PEERS, Peer
 from fastconv.peers.entrant import Entrant, Rival, judge, skip_missing, summarise
@@ -22,10 +23,6 @@ from fastconv.peers.turns import Turn, rounds_in_turn
 from fastconv.progress import silent
 
 TURN_SECONDS = 0.03  # a third of a network's turn: most calls take under a millisecond
-# Of glibc's malloc (mallopt(3)), for all rivals: freed memory is kept. Else it is returned to the
-# system or not by what was freed before, and taken again page by page: torch's relu(x + r) of
-# 16x256x56x56 took 17 ms or 4.7, our residual_add 3.3 or 2.9. In a network's course it is there.
-KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 # Against float64, relative to the largest value. Seen over the quick cases: 7e-7 in float32; a half
 # unit in the last place of the output is 2e-3 in bfloat16 and 2.4e-4 in float16.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1.5e-3}
