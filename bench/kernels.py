@@ -15,6 +15,7 @@ from bench.cases import DTYPES, Case
 from bench.goals.roofline import LEVELS
 from bench.processes import KEEPING_MEMORY
 from bench.shapes import Shape
+from fastconv import _C
 from fastconv.peers import PEERS, Peer
 from fastconv.peers.entrant import Entrant, Rival, judge, skip_missing, summarise
 from fastconv.peers.model import save_job
@@ -32,7 +33,8 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1.5e-3}
 class Racer:
     """A function, by a rival's way to call it: its layout, its compiler, its engine.
 
-    function: of the case, "ours" or "theirs"; forward_only: of what has no gradients.
+    function: of the case, "ours", "theirs" or one of its forms; forward_only: of what has no
+    gradients; isa: the instruction set that ours is forced to, None for the best.
     """
 
     rival: str
@@ -40,6 +42,7 @@ class Racer:
     peer: Peer
     function: str = "theirs"
     forward_only: bool = True
+    isa: str | None = None
 
     def __str__(self) -> str:
         return f"{self.layout}-{self.rival}"
@@ -62,8 +65,22 @@ RACERS = [
 ]
 
 
+ISAS = [isa for isa in _C.isas() if isa != "amx_emulated"]  # which is there for the tests
+
+
 def racers_of(case: Case) -> list[Racer]:
     return [r for r in RACERS if case.direction == "forward" or not r.forward_only]
+
+
+def variants_of(case: Case) -> list[Racer]:
+    """Ours by other kernels than the one that is chosen: other forms, lesser instruction sets."""
+    forms = [Racer(f"fastconv-{f}", "nhwc", PLAIN["nhwc"], f, False) for f in case.forms]
+    return forms + [
+        Racer(f"fastconv-{isa}", layout, peer, "ours", False, isa)
+        for isa in ISAS
+        for layout, peer in PLAIN.items()
+        if isa != _C.isa()
+    ]
 
 
 class Task(nn.Module):
@@ -71,7 +88,7 @@ class Task(nn.Module):
 
     def __init__(self, case: Case, function: str) -> None:
         super().__init__()
-        self.function = getattr(case, function)
+        self.function = case.function(function)
         shapes = case.derive([torch.empty(size, device="meta") for size in case.sizes])
         weights = (nn.Parameter(torch.empty(t.shape), requires_grad=False) for t in shapes[1:])
         self.weights = nn.ParameterList(weights)
@@ -109,7 +126,8 @@ class Races:
 
     def process(self, racer: Racer) -> PeerProcess:
         if racer not in self.processes:
-            self.processes[racer] = PeerProcess(racer.peer, self.threads, KEEPING_MEMORY)
+            forced = {} if racer.isa is None else {"FASTCONV_ISA": racer.isa}
+            self.processes[racer] = PeerProcess(racer.peer, self.threads, KEEPING_MEMORY | forced)
         return self.processes[racer]
 
     def close(self) -> None:
