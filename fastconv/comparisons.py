@@ -13,7 +13,8 @@ from fastconv.peers import DEFAULT_PEERS
 from fastconv.peers.entrant import Rival
 from fastconv.progress import Progress, part, silent
 
-VARIES = ("date", "threads")  # between results that can stand side by side
+# Between results that can stand side by side; a run on one core is one that was pinned to it.
+VARIES = ("date", "threads", "cores")
 
 
 @dataclass
