@@ -46,8 +46,9 @@ format: .venv/installed  ## format Python and C++ in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(SOURCES)
 
+# GOALS="pointwise training" takes these rows only, GOALS=--resume those that are not there yet.
 bench-cpu: build  ## the goals of the CPU kernels beside what is reached here
-	$(BIN)/python -m bench.goals --json build/goals.json
+	$(BIN)/python -m bench.goals $(GOALS) --json build/goals.json
 
 # pytest-benchmark's own tables go to a file: they are as long as there are shapes.
 KERNELS = $(BIN)/python -m pytest bench --benchmark-group-by=group --benchmark-sort=name
@@ -93,13 +94,18 @@ GPU_WAYS := none
 GPU_TESTS := tests/cuda
 GPU_BENCH := --dry
 GPU_TRITON := env TRITON_INTERPRET=1
+GPU_PROFILE := lenet5 --seconds 0.2
 gpu: .venv/toolchains emulator
 else
 GPU_PYTHON := $(PYTHON)
 GPU_WAYS := cuda nvrtc
 GPU_TESTS := tests/test_cuda.py
 GPU_BENCH := --minutes 4
+GPU_PROFILE := mobilenet_v2 --device cuda --batch 32 --dtype bfloat16 --seconds 4
 endif
+# The page needs plotly, which may not be there; the counters need NVIDIA's ncu and its reader.
+GPU_PROFILED = $(GPU_PYTHON) -m fastconv profile $(GPU_PROFILE) --out $(OUT)
+GPU_HAS_NCU = $(GPU_PYTHON) -c 'from fastconv.profiling.counters import find_ncu; find_ncu()'
 gpu:  ## on a GPU, with the system's torch: build, tests, sanitizer, comparison, results in OUT
 ifndef DRY
 	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "torch sees no GPU; \
@@ -120,6 +126,11 @@ endif
 			-k "test_values and float32 and not channels" > $(OUT)/sanitizer.txt 2>&1 \
 			|| failed="$$failed compute-sanitizer"; \
 	else echo "no compute-sanitizer here" | tee $(OUT)/sanitizer.txt; fi; \
+	timeout 120 $(GPU_PROFILED)/profile.json --out $(OUT)/profile.md --out $(OUT)/profile.trace.json \
+		|| failed="$$failed profile"; \
+	if [ -z "$(DRY)" ] && $(GPU_HAS_NCU) 2> $(OUT)/no-counters.txt; then \
+		timeout 120 $(GPU_PROFILED)/profile-ncu.json --ncu || failed="$$failed profile(ncu)"; \
+	else echo "no ncu here, or no reader of its reports"; fi; \
 	$(GPU_PYTHON) -m bench.gpu --out $(OUT) $(GPU_BENCH) || failed="$$failed bench.gpu"; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 

@@ -1,7 +1,7 @@
 """What is compared: an op on a layer of a network, in one dtype and direction, ours and torch's."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -69,6 +69,14 @@ class Case:
         return self._work.theirs
 
     @property
+    def forms(self) -> dict[str, Function]:
+        """Other ways to call ours on channels_last tensors, each served by another kernel."""
+        return self._work.forms
+
+    def function(self, name: str) -> Function:
+        return {"ours": self.ours, "theirs": self.theirs, **self.forms}[name]
+
+    @property
     def flops(self) -> int:
         return self._work.flops
 
@@ -100,6 +108,20 @@ class Work:
     theirs: Function
     ours: Function
     derive: Callable[[Tensors], Tensors] = list
+    forms: dict[str, Function] = field(default_factory=dict)
+
+
+class Packed:
+    """A function of image, weight and bias that packs the weight once, as optimize does."""
+
+    def __init__(self, function: Function, pack: Callable[[Tensor], Tensor]) -> None:
+        self.function, self.pack = function, pack
+        self.held: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if self.held is None or self.held[0] is not w:
+            self.held = (w, self.pack(w))
+        return self.function(x, self.held[1], b)
 
 
 def elements(size: tuple[int, ...]) -> int:
@@ -127,7 +149,11 @@ def convolution(case: Case) -> Work:
         return ops.pointwise_conv2d(x, w, b, stride=s.stride, activation="relu6")
 
     if case.direction == "forward":
-        return Work([x, w, (s.out_channels,)], moved, flops, theirs, ours)
+        pack = ops.pack_depthwise_weight if depthwise else ops.pack_pointwise_weight
+        if not depthwise and case.dtype == torch.bfloat16:
+            pack = ops.pack_pointwise_pairs
+        forms = {"packed": Packed(ours, pack)}
+        return Work([x, w, (s.out_channels,)], moved, flops, theirs, ours, forms=forms)
 
     arguments = ([s.stride] * 2, [padding] * 2, [1] * 2, False, [0, 0], groups)
     mask = [case.direction == "grad_input", case.direction == "grad_weight"]
@@ -223,9 +249,16 @@ def block(case: Case) -> Work:
         window = {"stride": s.stride, "padding": padding}
         return ops.inverted_residual(x, *weights, **window, activation="relu6", residual=adds)
 
+    def parts(x: Tensor, *weights: Tensor) -> Tensor:
+        a, a_bias, b, b_bias, c, c_bias = weights
+        y = ops.pointwise_conv2d(x, a, a_bias, activation="relu6")
+        y = ops.depthwise_conv2d(y, b, b_bias, s.stride, padding, activation="relu6")
+        return ops.pointwise_conv2d(y, c, c_bias, residual=x if adds else None)
+
     outputs = elements(y) // s.out_channels
     flops = 2 * hidden * (elements(x) + s.kernel**2 * outputs + elements(y))
-    return Work(sizes, elements(x) + elements(y), flops, theirs, ours)
+    moved = elements(x) + elements(y)
+    return Work(sizes, moved, flops, theirs, ours, forms={"parts": parts})
 
 
 WORK: dict[str, Callable[[Case], Work]] = {

@@ -8,7 +8,7 @@ import torch
 
 from bench.cases import DTYPES, Case, cases_of, layers_of
 from bench.goals.roofline import roofline
-from bench.kernels import RACERS, Racer, Races, Result, racers_of
+from bench.kernels import RACERS, Racer, Races, Result, racers_of, variants_of
 from bench.processes import in_own_process
 from bench.quick import QUICK
 from fastconv.machine import machine
@@ -33,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rival", action="append", choices=RIVALS, help="Only these rivals; all, if none is named."
     )
     group.addoption(
+        "--variants", action="store_true", help="Ours on each instruction set and in each form too."
+    )
+    group.addoption(
         "--race-seconds", type=float, default=1.0, help="How long a case's rivals are timed."
     )
 
@@ -54,11 +57,11 @@ def chosen_cases(config: pytest.Config) -> list[Case]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     rivals = metafunc.config.getoption("rival") or RIVALS
+    also = variants_of if metafunc.config.getoption("variants") else lambda case: []
     pairs = [
         (case, racer)
         for case in chosen_cases(metafunc.config)
-        for racer in racers_of(case)
-        if racer.rival in rivals
+        for racer in [*(r for r in racers_of(case) if r.rival in rivals), *also(case)]
     ]
     names = [f"{case.op}-{case.direction}-{case.dtype_name}-{case.shape}-{r}" for case, r in pairs]
     metafunc.parametrize(("case", "racer"), pairs, ids=names)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from bench.cases import DTYPES, Case
 from bench.goals.roofline import LEVELS
+from bench.processes import KEEPING_MEMORY
 from bench.shapes import Shape
+from fastconv import _C
 from fastconv.peers import PEERS, Peer
 from fastconv.peers.entrant import Entrant, Rival, judge, skip_missing, summarise
 from fastconv.peers.model import save_job
@@ -22,10 +24,6 @@ from fastconv.peers.turns import Turn, rounds_in_turn
 from fastconv.progress import silent
 
 TURN_SECONDS = 0.03  # a third of a network's turn: most calls take under a millisecond
-# Of glibc's malloc (mallopt(3)), for all rivals: freed memory is kept. Else it is returned to the
-# system or not by what was freed before, and taken again page by page: torch's relu(x + r) of
-# 16x256x56x56 took 17 ms or 4.7, our residual_add 3.3 or 2.9. In a network's course it is there.
-KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 # Against float64, relative to the largest value. Seen over the quick cases: 7e-7 in float32; a half
 # unit in the last place of the output is 2e-3 in bfloat16 and 2.4e-4 in float16.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1.5e-3}
@@ -35,7 +33,8 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1.5e-3}
 class Racer:
     """A function, by a rival's way to call it: its layout, its compiler, its engine.
 
-    function: of the case, "ours" or "theirs"; forward_only: of what has no gradients.
+    function: of the case, "ours", "theirs" or one of its forms; forward_only: of what has no
+    gradients; isa: the instruction set that ours is forced to, None for the best.
     """
 
     rival: str
@@ -43,6 +42,7 @@ class Racer:
     peer: Peer
     function: str = "theirs"
     forward_only: bool = True
+    isa: str | None = None
 
     def __str__(self) -> str:
         return f"{self.layout}-{self.rival}"
@@ -65,8 +65,22 @@ RACERS = [
 ]
 
 
+ISAS = [isa for isa in _C.isas() if isa != "amx_emulated"]  # which is there for the tests
+
+
 def racers_of(case: Case) -> list[Racer]:
     return [r for r in RACERS if case.direction == "forward" or not r.forward_only]
+
+
+def variants_of(case: Case) -> list[Racer]:
+    """Ours by other kernels than the one that is chosen: other forms, lesser instruction sets."""
+    forms = [Racer(f"fastconv-{f}", "nhwc", PLAIN["nhwc"], f, False) for f in case.forms]
+    return forms + [
+        Racer(f"fastconv-{isa}", layout, peer, "ours", False, isa)
+        for isa in ISAS
+        for layout, peer in PLAIN.items()
+        if isa != _C.isa()
+    ]
 
 
 class Task(nn.Module):
@@ -74,7 +88,7 @@ class Task(nn.Module):
 
     def __init__(self, case: Case, function: str) -> None:
         super().__init__()
-        self.function = getattr(case, function)
+        self.function = case.function(function)
         shapes = case.derive([torch.empty(size, device="meta") for size in case.sizes])
         weights = (nn.Parameter(torch.empty(t.shape), requires_grad=False) for t in shapes[1:])
         self.weights = nn.ParameterList(weights)
@@ -112,7 +126,8 @@ class Races:
 
     def process(self, racer: Racer) -> PeerProcess:
         if racer not in self.processes:
-            self.processes[racer] = PeerProcess(racer.peer, self.threads, KEEPING_MEMORY)
+            forced = {} if racer.isa is None else {"FASTCONV_ISA": racer.isa}
+            self.processes[racer] = PeerProcess(racer.peer, self.threads, KEEPING_MEMORY | forced)
         return self.processes[racer]
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ def rows(benchmarks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [{**b["extra_info"], "seconds": b["stats"]["median"]} for b in benchmarks]
     best: dict[str, float] = {}
     for row in found:
-        if row["rival"] not in ("fastconv", "optimized"):
+        if row["rival"].partition("-")[0] not in ("fastconv", "optimized"):
             best[row["case"]] = min(row["seconds"], best.get(row["case"], row["seconds"]))
     return [{**row, "best_rival": best.get(row["case"])} for row in found]
 

@@ -3,6 +3,7 @@
     pytest bench                                 a representative choice: bench/quick.py
     pytest bench -k depthwise --benchmark-compare
     pytest bench --network mobilenet_v2 --batch 16 --dtype bfloat16
+    pytest bench -k pointwise --rival torch --rival fastconv --variants
 
 A group is an op, direction, dtype, layout and shape; its rows are ours and the rivals. Every rival
 of a shape runs in a process of its own, in turn with the others; `bench.clock` says how

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.compare import Comparison, compare
-from fastconv.machine import machine
+from fastconv.machine import difference, machine
 from fastconv.peers import DEFAULT_PEERS
 from fastconv.peers.entrant import Rival
 from fastconv.progress import Progress, part, silent
 
-VARIES = ("date", "threads")  # between results that can stand side by side
+# Between results that can stand side by side; a run on one core is one that was pinned to it.
+VARIES = ("date", "threads", "cores")
 
 
 @dataclass
@@ -94,9 +95,8 @@ def merge(reports: Sequence[Report]) -> Report:
     """The comparisons of several runs on one machine. Raises ValueError where machines differ."""
     first = reports[0]
     for report in reports[1:]:
-        for name, value in report.machine.items():
-            if name not in VARIES and value != first.machine.get(name):
-                there = first.machine.get(name)
-                raise ValueError(f"results of {name} {there} and of {value} do not go together")
+        if found := difference(first.machine, report.machine, but=VARIES):
+            name, there, here = found
+            raise ValueError(f"results of {name} {there} and of {here} do not go together")
     complete = all(report.complete for report in reports)
     return Report(first.machine, complete, [c for report in reports for c in report.comparisons])

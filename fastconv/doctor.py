@@ -115,6 +115,7 @@ def gpu_findings() -> Iterator[Finding]:
     yield nvcc_finding(topic)
     yield package_finding(topic, "Triton", ["triton"], "triton")
     yield package_finding(topic, "CuPy", ["cupy", "cupy-cuda13x", "cupy-cuda12x"], "cupy-cuda13x")
+    yield from counter_findings(topic)
 
 
 def cuda_kernel_findings(topic: str) -> Iterator[Finding]:
@@ -133,6 +134,18 @@ def cuda_kernel_findings(topic: str) -> Iterator[Finding]:
         else:
             why = f"another way serves: FASTCONV_GPU={way} takes this" if live else gpu.why_none()
             yield Finding(topic, name, True, why)
+
+
+def counter_findings(topic: str) -> Iterator[Finding]:
+    """What `fastconv profile --ncu` needs."""
+    try:
+        from fastconv.profiling.counters import CountersError, find_ncu
+    except ImportError:  # fastconv's own kernels are not built
+        return
+    try:
+        yield Finding(topic, "Nsight Compute", True, str(find_ncu()))
+    except CountersError as error:
+        yield Finding(topic, "Nsight Compute", False, str(error))
 
 
 def nvcc_finding(topic: str) -> Finding:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Collection
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,13 @@ def machine() -> dict[str, Any]:
         "fastconv": fastconv.__version__,
         "date": date.today().isoformat(),
     }
+
+
+def difference(
+    one: dict[str, Any], other: dict[str, Any], but: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first name of which two answers of machine() hold two values, and these values."""
+    for name in {**one, **other}:
+        if name not in but and one.get(name) != other.get(name):
+            return name, one.get(name), other.get(name)
+    return None

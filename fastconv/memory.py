@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from fastconv.cost.meter import tensors
+
 
 def peak_memory(function: Callable[..., Any], *inputs: Any) -> int:
     """The most bytes that function(*inputs), a model or any callable, holds at once at inference.
@@ -23,8 +25,9 @@ def peak_memory(function: Callable[..., Any], *inputs: Any) -> int:
 def memory_timeline(function: Callable[..., Any], *inputs: Any) -> list[tuple[int, int]]:
     """Each time memory is taken or freed, ns of torch's clock, and the bytes held from then on.
 
-    Counted as by peak_memory.
+    Counted as by peak_memory, in the memory of the device that the inputs are on.
     """
+    kind = next((tensor.device.type for tensor in tensors(inputs)), "cpu").upper()
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or torch 2.13 writes two lines to stderr
     with torch.no_grad():
         for _ in range(2):  # plans are made, and layers have their lazy parts
@@ -36,6 +39,6 @@ def memory_timeline(function: Callable[..., Any], *inputs: Any) -> list[tuple[in
     del output
     assert record.profiler is not None
     events = sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    changes = [event for event in events if event.name() == "[memory]"]
+    changes = [e for e in events if e.name() == "[memory]" and e.device_type().name == kind]
     held = accumulate(event.nbytes() for event in changes)
     return list(zip((event.start_ns() for event in changes), held, strict=True))

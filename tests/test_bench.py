@@ -11,9 +11,10 @@ import torch
 from typer.testing import CliRunner
 
 import bench.gate
+import fastconv
 from bench import summary
 from bench.cases import Case, cases_of, layers_of
-from bench.kernels import PLAIN, Racer, Races, racers_of, ran_reference, roof
+from bench.kernels import ISAS, PLAIN, Racer, Races, racers_of, ran_reference, roof, variants_of
 from bench.shapes import NETWORKS, Shape, layer_shapes, read
 from fastconv.models import build
 from fastconv.peers import Peer
@@ -88,9 +89,8 @@ def test_a_run_times_tells_wrong_rivals_and_keeps_what_ctrl_c_leaves(tmp_path):
     assert found["complete"] is False
     assert "Interrupted: not all rows" in summary.head(found)
     rows = {(b["extra_info"]["layout"], b["extra_info"]["rival"]): b for b in found["benchmarks"]}
-    assert set(rows) == {(layout, rival) for layout in PLAIN for rival in ("torch", "fastconv")} | {
-        ("nchw", "busy")
-    }
+    sides = {(layout, rival) for layout in PLAIN for rival in ("torch", "fastconv")}
+    assert set(rows) == sides | {("nchw", "busy")}  # what comes after Ctrl-C has no row
     median = rows["nchw", "busy"]["stats"]["median"]
     assert BUSY_SECONDS <= median < 1.5 * BUSY_SECONDS
     ours = rows["nhwc", "fastconv"]["extra_info"]
@@ -220,6 +220,29 @@ def test_a_dead_process_leaves_the_next_case_its_turn(tmp_path, monkeypatch):
             assert list(races.processes) == [torch_nchw]
     finally:
         races.close()
+
+
+def test_a_variant_is_the_kernel_that_it_names():
+    """Each form, and each instruction set that this processor has beside its best."""
+    block = Case(Shape("inverted_residual", 8, 8, 8, 8, 3, 1, 16), 1, torch.float32)
+    lesser = next(r for r in variants_of(SMALL) if r.layout == "nhwc" and r.isa)
+    packed = next(r for r in variants_of(SMALL) if r.function == "packed")
+    (parts,) = (r for r in variants_of(block) if r.isa is None)
+    races = Races(threads=1)
+    try:
+        small = races.run(SMALL, [packed, lesser], None).rivals
+        whole = races.run(block, [parts], None).rivals
+    finally:
+        races.close()
+    best = fastconv._C.isa()
+    assert small[packed].implementations == {f"pointwise_conv2d nhwc:{best}": 1}
+    assert small[lesser].implementations == {f"pointwise_conv2d nhwc_packing:{lesser.isa}": 1}
+    ops = {name.split()[0] for name in whole[parts].implementations}
+    assert ops == {"pointwise_conv2d", "depthwise_conv2d"}
+    assert {rival.status for rival in (*small.values(), *whole.values())} == {"ok"}
+    with pytest.raises(KeyError):
+        block.function("packed")
+    assert {r.isa for r in variants_of(block)} == {None, *ISAS} - {best}
 
 
 def test_the_roof_is_the_nearer_limit():

@@ -55,6 +55,8 @@ def test_missing_tools_come_with_advice(monkeypatch):
     )
     found = by_name()
     assert not found["nvcc"].found
+    assert not found["Nsight Compute"].found
+    assert "no ncu on PATH" in found["Nsight Compute"].detail
     assert not found["OpenVINO"].found
     assert found["OpenVINO"].detail == "pip install no_such_package"
 

@@ -1,6 +1,7 @@
 """The table of goals: figures against their bounds, rows that fail, and probes that count right."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import bench.goals
 import bench.goals.__main__ as command
 from bench.goals.figures import Figure, Row, worst
 from bench.goals.timing import check, in_turn, share, speedup
+from bench.processes import KEEPING_MEMORY, in_own_process, variables
 from fastconv import probe
-from tests.helpers import MATRIX_ISAS, isa
+from tests.helpers import MATRIX_ISAS, isa, unboxed
 
 
 def test_a_figure_knows_whether_it_reaches_its_goal():
@@ -72,31 +74,105 @@ def test_a_probe_copies(name):
         copy(source.double().numpy(), target.numpy())
 
 
-def test_the_command_prints_writes_and_names_what_failed(tmp_path, monkeypatch):
-    def good(seconds):
-        shown = Figure("batch 1", 0.4, None, "of peak")
-        return [Figure("batch 1", 2.0, 1.5), Figure("batch 16", 1.0, 1.5), shown]
+@pytest.fixture
+def goals(monkeypatch, tmp_path):
+    """The command on rows made up, in this process; their names as they are measured."""
+    measured = []
 
-    def bad(seconds):
-        raise RuntimeError("no engine ran")
+    def row(name, figures, **more):
+        def measure(seconds):
+            measured.append((name, os.environ.get("MALLOC_MMAP_MAX_")))
+            return figures()
 
-    rows = [Row("good", "one item", ">= 1.5", good), Row("bad", "another item", ">= 2", bad)]
-    monkeypatch.setattr(command, "ROWS", rows)
-    monkeypatch.setattr(bench.goals, "ROWS", rows)
-    monkeypatch.setattr(command, "in_own_process", lambda function, *given: function(*given))
+        return Row(name, f"item {name}", ">= 1.5", measure, **more)
+
+    def call(figures, *arguments):
+        rows = [row("layer", figures), row("network", figures, whole_network=True)]
+        monkeypatch.setattr(command, "ROWS", rows)
+        monkeypatch.setattr(bench.goals, "ROWS", rows)
+        app = command.typer.Typer()
+        app.command()(command.main)
+        return CliRunner().invoke(app, [*arguments, "--json", str(file)])
+
+    def here(function, *given, environment=None):
+        with variables(environment or {}):
+            return function(*given)
+
+    monkeypatch.setattr(command, "in_own_process", here)
     monkeypatch.setattr(command, "roofline", lambda seconds: {"FMA float32": 500.0})
-    app = command.typer.Typer()
-    app.command()(command.main)
     file = tmp_path / "new" / "goals.json"
-    result = CliRunner().invoke(app, ["--json", str(file)])
-    assert result.exit_code == 1
+    return call, file, measured
+
+
+def good():
+    shown = Figure("batch 1", 0.4, None, "of peak")
+    return [Figure("batch 1", 2.0, 1.5), Figure("batch 16", 1.0, 1.5), shown]
+
+
+def bad():
+    raise RuntimeError("no engine ran")
+
+
+def test_the_command_prints_writes_and_names_what_failed(goals):
+    call, file, _ = goals
+    result = call(good)
+    assert result.exit_code == 0, result.output
     assert "batch 1 2x; batch 16 1x; batch 1 0.4 of peak" in result.stdout
     assert "1 of 2" in result.stdout
-    assert "RuntimeError: no engine ran" in result.stdout
     found = json.loads(file.read_text())
+    assert found["complete"]
     assert found["rows"][0]["figures"][0]["value"] == 2.0
+    assert found["rows"][0]["took_seconds"] >= 0
     assert found["machine"]["threads"] == torch.get_num_threads()
-    assert CliRunner().invoke(app, ["nothing"]).exit_code == 2
+    result = call(bad)
+    assert result.exit_code == 1
+    assert "RuntimeError: no engine ran" in result.stdout
+    assert call(good, "nothing").exit_code == 2
+
+
+def test_single_layers_keep_their_memory_and_networks_run_as_for_their_users(goals):
+    call, _, measured = goals
+    call(good)
+    assert measured == [("layer", "0"), ("network", None)]
+    assert "MALLOC_MMAP_MAX_" not in os.environ
+
+
+def test_a_run_goes_on_where_it_was_cut(goals):
+    call, file, measured = goals
+
+    def cut():
+        if len(measured) > 1:
+            raise KeyboardInterrupt
+        return good()
+
+    result = call(cut)
+    assert result.exit_code == 1
+    assert "interrupted" in result.stderr
+    assert "Not all rows" in result.stdout
+    assert not json.loads(file.read_text())["complete"]
+    result = call(good, "--resume")
+    assert result.exit_code == 0, result.output
+    assert [name for name, _ in measured] == ["layer", "network", "network"]
+    found = json.loads(file.read_text())
+    assert found["complete"]
+    assert [row["name"] for row in found["rows"]] == ["layer", "network"]
+    found["machine"]["processor"] = "Abacus"
+    file.write_text(json.dumps(found))
+    result = call(good, "--resume")
+    assert result.exit_code == 2
+    assert "are of processor Abacus" in unboxed(result.stderr)
+    file.write_text("{}")
+    assert "holds no results of bench.goals" in unboxed(call(good, "--resume").stderr)
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_text("in the way")
+    assert "cannot write" in unboxed(call(good).stderr)
+    assert len(measured) == 3
+
+
+def test_a_process_of_its_own_starts_with_the_allocator_set():
+    found = in_own_process(os.getenv, "MALLOC_MMAP_MAX_", environment=KEEPING_MEMORY)
+    assert found == KEEPING_MEMORY["MALLOC_MMAP_MAX_"]
 
 
 def test_every_row_has_a_name_of_its_own():

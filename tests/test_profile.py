@@ -242,7 +242,9 @@ def test_the_first_call_is_timed_apart_from_those_after_it():
 def test_a_process_that_fails_says_its_last_words():
     job = {"name": "tests.tiny_network:not_a_network", "batch": 1, "dtype": None, "threads": 1}
     with pytest.raises(FreshError, match=r"exit status 1: ValueError.*returns str"):
-        run_fresh(job | {"side": "torch", "title": "torch", "channels_last": False})
+        run_fresh(
+            job | {"side": "torch", "title": "torch", "channels_last": False, "device": "cpu"}
+        )
 
 
 def test_shares_of_the_roof_follow_from_the_rates():

@@ -44,9 +44,14 @@ def worst(
 
 
 class Row(NamedTuple):
-    """One item of the table; `measure` takes the seconds that a comparison may last."""
+    """One item of the table; `measure` takes the seconds that a comparison may last.
+
+    whole_network: measured as its users run it. Of a single layer the allocator keeps the memory,
+    as it has it in a network's course (bench.processes.KEEPING_MEMORY).
+    """
 
     name: str
     item: str
     goal: str
     measure: Callable[[float], list[Figure]]
+    whole_network: bool = False

@@ -90,23 +90,27 @@ ROWS = [
         "MobileNetV2 float32, batch 1 / 16",
         ">= 1.5x / 1.55x the best of ONNX Runtime and OpenVINO; 0.85 / 0.92 of FMA peak",
         measure_mobilenet_v2,
+        whole_network=True,
     ),
     Row(
         "mobilenet-v2-bfloat16",
         "MobileNetV2 bfloat16, batch 1 / 16",
         ">= 2.8x / 2.5x OpenVINO bf16; error against float32 no worse than OpenVINO's",
         measure_bfloat16,
+        whole_network=True,
     ),
     Row(
         "mobile-networks",
         "EfficientNet-B0 and -Lite0, MobileNetV1 float32, batch 1 / 16",
         ">= 1.6x the best rival",
         lambda seconds: measure_all(MOBILE, 1.6, seconds),
+        whole_network=True,
     ),
     Row(
         "dense-networks",
         "GoogLeNet with LRN, AlexNet with LRN, ResNet-50 float32, batch 1 / 16",
         ">= 1.1x the best rival",
         lambda seconds: measure_all(DENSE, 1.1, seconds),
+        whole_network=True,
     ),
 ]

@@ -5,15 +5,16 @@ from typing import Any
 from rich.table import Table
 
 
-def table(machine: dict[str, Any], limits: dict[str, float], results: list[dict]) -> Table:
-    head = ", ".join(f"{name} {value}" for name, value in machine.items())
+def table(found: dict[str, Any]) -> Table:
+    head = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
     roof = ", ".join(
         f"{name} {value:.0f} {'GFLOP/s' if name.startswith('FMA') else 'GB/s'}"
-        for name, value in limits.items()
+        for name, value in found["roofline"].items()
     )
     columns = ("item", "goal", "reached", "met")
-    goals = Table(*columns, title=f"Measured on {head}.", caption=f"Roofline: {roof}.")
-    for result in results:
+    some = "" if found["complete"] else " Not all rows."
+    goals = Table(*columns, title=f"Measured on {head}.{some}", caption=f"Roofline: {roof}.")
+    for result in found["rows"]:
         goals.add_row(result["item"], result["goal"], reached(result), met(result))
     return goals
 

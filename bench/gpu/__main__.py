@@ -18,10 +18,11 @@ import torch
 
 import fastconv
 from bench.cases import Case
-from bench.gpu.measure import copy_rate, matrix_rate, measure
+from bench.gpu.measure import measure
 from bench.gpu.rivals import NETWORKS, all_cases
 from bench.gpu.timing import ROUNDS
 from fastconv import gpu, kept
+from fastconv.gpu_probe import copy_rate, product_rate
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -122,11 +123,11 @@ def main() -> int:
         cases = [pair for pair in cases if small(pair[0])][::6]
     elif not options.only:
         cases.extend(pairs([128], NETWORKS[:1], ["float32"]))
-    rate = copy_rate(device, 8 if options.dry else 1024)
+    rate = copy_rate(device, (16 if options.dry else 2048) << 20)
     result = {
         "machine": machine(device),
         "copy_bytes_a_second": rate,
-        "matrix_flops_a_second": matrix_rate(device, 128 if options.dry else 8192),
+        "matrix_flops_a_second": product_rate(device, 128 if options.dry else 8192),
         "rows": [],
     }
     rows: list[dict[str, Any]] = result["rows"]  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """One case: inputs, variants, checks, times."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from statistics import median
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 import fastconv
 from bench.cases import Case, Tensors
 from bench.gpu.rivals import Rival, oracle_of, rivals_of
-from bench.gpu.timing import Calls, Graph, alone, in_turn, kernels, ratio
+from bench.gpu.timing import alone, in_turn, kernels, ratio
 from fastconv import gpu
+from fastconv.gpu_probe import Calls, Graph
 
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
@@ -158,21 +159,3 @@ def best_of(times: dict[str, list[float]], case: Case, copy_rate: float) -> dict
     if ours and rival:
         result["ratio"] = ratio(times, rival, ours)
     return result
-
-
-def copy_rate(device: torch.device, megabytes: int) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
-    source = torch.empty(megabytes << 18, device=device)
-    target = torch.empty_like(source)
-    copy: Callable[[int], object] = lambda i: target.copy_(source)  # noqa: E731
-    runner = Graph(copy, 2) if device.type == "cuda" else Calls(copy, 2)
-    times = in_turn({"copy": runner}, 10)["copy"]
-    return 2 * source.numel() * 4 / median(times)
-
-
-def matrix_rate(device: torch.device, size: int) -> float:
-    """Multiplications and additions a second of a bfloat16 product."""
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    product: Callable[[int], object] = lambda i: a @ b  # noqa: E731
-    runner = Graph(product, 2) if device.type == "cuda" else Calls(product, 1)
-    return 2 * size**3 / median(in_turn({"product": runner}, 5)["product"])

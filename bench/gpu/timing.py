@@ -7,48 +7,10 @@ from typing import Any
 
 import torch
 
+from fastconv.gpu_probe import Calls, Graph
+
 ROUNDS = 15
 Seconds = dict[str, list[float]]
-
-
-class Graph:
-    """`call(i)` for i in range(sets), captured; a replay runs all of them."""
-
-    def __init__(self, call: Callable[[int], object], sets: int) -> None:
-        self.sets = sets
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # cuDNN and inductor choose their kernels
-                for i in range(sets):
-                    call(i)
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.results = [call(i) for i in range(sets)]
-
-    def seconds(self) -> float:
-        """Of one call, the mean over a replay."""
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        self.graph.replay()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) * 1e-3 / self.sets
-
-
-class Calls:
-    """In place of a Graph where there is no GPU."""
-
-    def __init__(self, call: Callable[[int], object], sets: int) -> None:
-        self.call, self.sets = call, sets
-
-    def seconds(self) -> float:
-        began = time.perf_counter()
-        for i in range(self.sets):
-            self.call(i)
-        return (time.perf_counter() - began) / self.sets
 
 
 def alone(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

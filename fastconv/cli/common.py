@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -71,6 +71,6 @@ def print_json(result: dict[str, Any]) -> None:
     typer.echo(json.dumps(result, indent=2))
 
 
-def fail(sentence: str) -> None:
+def fail(sentence: str) -> NoReturn:
     messages.print(f"fastconv: {sentence}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -1,6 +1,8 @@
 """fastconv profile: where a network's time goes, layer by layer, in torch and in fastconv."""
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +19,11 @@ from fastconv.cli.common import (
     print_json,
     progress_bar,
 )
-from fastconv.profiling.measure import profile
+from fastconv.profiling.counters import CountersError, find_ncu
+from fastconv.profiling.measure import Session, profile
+from fastconv.profiling.on_gpu import GpuSession
 from fastconv.profiling.reports import require_writable, writer_of
-from fastconv.profiling.subject import SubjectError, load
+from fastconv.profiling.subject import Subject, SubjectError, load
 from fastconv.tables.profile import as_text
 
 
@@ -59,7 +63,12 @@ def profile_command(
     dtype: Annotated[
         Dtype | None, typer.Option(help="What the model is cast to, if not as it is.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="cpu; cuda is not measured yet.")] = Device.CPU,
+    device: Annotated[
+        Device, typer.Option(help="cuda: times of kernels. It never ran on a GPU yet.")
+    ] = Device.CPU,
+    ncu: Annotated[
+        bool, typer.Option("--ncu", help="With --device cuda: hardware counters by Nsight Compute.")
+    ] = False,
     threads: Threads = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long layers are timed.")] = 10.0,
     as_json: Json = False,
@@ -69,9 +78,7 @@ def profile_command(
     A script runs as Python runs it, but for __name__, which is "__profile__", and three times, as
     first calls need processes of their own. A run that is interrupted keeps what it has.
     """
-    if device is Device.CUDA:
-        seen = "there is one here" if torch.cuda.is_available() else "torch sees none here"
-        fail(f"profile measures the processor; layers on a GPU are not timed yet ({seen})")
+    session = session_on(device, ncu)
     paths = out or [Path(Path(name.removesuffix(".py")).name.replace(":", "-") + ".html")]
     torch.set_num_threads(threads or torch.get_num_threads())
     with expected_errors("--out"):
@@ -80,9 +87,9 @@ def profile_command(
             check_writable(path)
     try:
         with expected_errors("MODEL|SCRIPT.py / --batch"):
-            subject = load(name, batch, dtype and dtype.value)
+            subject = load(name, batch, dtype and dtype.value, device=device.value)
         with progress_bar() as progress:
-            result = profile(subject, seconds=seconds, progress=progress)
+            result = profile(subject, seconds=seconds, progress=progress, session=session)
     except SubjectError as error:
         fail(str(error))
     for path, writer in writers:
@@ -96,6 +103,22 @@ def profile_command(
         messages.print(f"fastconv: interrupted; what was measured is in {written}", markup=False)
         raise typer.Exit(INTERRUPTED)
     messages.print(f"written: {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def session_on(device: Device, ncu: bool) -> Callable[[Subject, float], Session]:
+    """What measures there; ends the program with a sentence where it cannot."""
+    if device is Device.CPU:
+        if ncu:
+            raise typer.BadParameter(
+                "hardware counters are a GPU's: --device cuda", param_hint="--ncu"
+            )
+        return Session
+    if not torch.cuda.is_available():
+        fail("torch sees no CUDA device here, so there is none to profile (fastconv doctor)")
+    try:
+        return partial(GpuSession, ncu=find_ncu() if ncu else None)
+    except CountersError as error:
+        fail(str(error))
 
 
 def check_writable(path: Path) -> None:

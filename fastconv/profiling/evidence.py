@@ -26,6 +26,7 @@ class Evidence:
     fastconv: list[tuple[str, Figures]] = field(default_factory=list)
     clocks: dict[str, Clock] = field(default_factory=dict)
     logs: dict[str, list[tuple[str, list[Execution]]]] = field(default_factory=dict)
+    counters: dict[str, list[tuple[str, list[dict[str, float]]]]] = field(default_factory=dict)
 
     def steps(self) -> list[Step]:
         if self.network is None:

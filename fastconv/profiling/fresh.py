@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from fastconv.peers.onednn import Execution
 from fastconv.peers.process import environment_of
+from fastconv.profiling.device import synchronized
+from fastconv.profiling.networks import side_of
 from fastconv.profiling.onednn import BEGIN, mark_line, read_log
 from fastconv.profiling.record import Start
 from fastconv.profiling.steps import marked
@@ -64,21 +66,20 @@ def run_fresh(job: dict[str, Any]) -> tuple[Start, Steps]:
 
 
 def first_calls(title: str, job: dict[str, Any]) -> tuple[Start, nn.Module, tuple[Any, ...]]:
-    import fastconv
+    device = job["device"]
+    subject = load(job["name"], job["batch"], job["dtype"], device=device, untouched=True)
+    start = perf_counter()
+    network, inputs = side_of(subject, job["side"], job["channels_last"])
+    prepare = 1e3 * (perf_counter() - start) if job["side"] == "fastconv" else None
 
-    subject = load(job["name"], job["batch"], job["dtype"], untouched=True)
-    network, inputs, prepare = subject.model, subject.inputs, None
-    if job["side"] == "fastconv":
-        start = perf_counter()
-        network = fastconv.optimize(subject.model, inputs, measure=False)
-        prepare = 1e3 * (perf_counter() - start)
-    elif job["channels_last"]:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        inputs = pytree.tree_map(in_channels_last, inputs)
-    first, steady = first_and_later(lambda: network(*inputs))
+    def call(values: tuple[Any, ...]) -> None:
+        with synchronized(torch.device(device)):
+            network(*values)
+
+    first, steady = first_and_later(lambda: call(inputs))
     larger = pytree.tree_map(one_more, inputs)
     try:
-        new: tuple[float | None, float | None] = first_and_later(lambda: network(*larger))
+        new: tuple[float | None, float | None] = first_and_later(lambda: call(larger))
     except (RuntimeError, ValueError):  # the model or its optimized form takes one shape only
         new = None, None
     return Start(title, prepare, first, steady, *new), network, inputs
@@ -97,11 +98,6 @@ def first_and_later(call: Callable[[], object]) -> tuple[float, float]:
 def one_more(value: Any) -> Any:
     """A batch with its first image once more."""
     return torch.cat([value, value[:1]]) if isinstance(value, Tensor) and value.dim() else value
-
-
-def in_channels_last(value: Any) -> Any:
-    images = isinstance(value, Tensor) and value.dim() == 4
-    return value.contiguous(memory_format=torch.channels_last) if images else value
 
 
 def write_log(network: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -124,7 +120,7 @@ def main(question: str, answer: str) -> None:
     torch.set_num_threads(job["threads"])
     with torch.inference_mode():
         start, network, inputs = first_calls(job["title"], job)
-    if torch.backends.mkldnn.is_available():
+    if job["device"] == "cpu" and torch.backends.mkldnn.is_available():
         write_log(network, inputs)
     Path(answer).write_text(json.dumps(vars(start)))
 

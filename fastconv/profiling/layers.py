@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import chain
 
 from fastconv.peers.onednn import Execution
 from fastconv.profiling.align import Step
+from fastconv.profiling.counters import merged as merged_counters
 from fastconv.profiling.evidence import Evidence
 from fastconv.profiling.figures import Figures
 from fastconv.profiling.record import Layer, Part, Roofs
@@ -18,6 +20,10 @@ def layers_of(evidence: Evidence, roofs: Roofs | None) -> list[Layer]:
     theirs = evidence.by_step("torch", evidence.torch, steps)
     times = {side: evidence.times(side, steps) for side in ("torch", "fastconv")}
     logs = {side: evidence.executions(side, steps) for side in ("torch", "fastconv")}
+    counters = {
+        side: evidence.by_step(side, stretches, steps)
+        for side, stretches in evidence.counters.items()
+    }
     modules = modules_of(evidence, steps)
     rows = []
     for number, step in enumerate(steps):
@@ -32,6 +38,8 @@ def layers_of(evidence: Evidence, roofs: Roofs | None) -> list[Layer]:
             runs = None if log is None else log.get(number, [])
             seconds = times[side].get(number)
             parts[side] = part_of(moved, flop, seconds, runs, roofs)
+            counted = counters.get(side, {}).get(number, [])
+            parts[side].counters = merged_counters(chain.from_iterable(counted))
         rows.append(
             Layer(
                 name=step.name,
@@ -96,7 +104,10 @@ def part_of(
 
 
 def kernels_of(figures: Figures, runs: list[Execution] | None) -> list[str]:
-    """Ours by the names of their variants, oneDNN's by its own, else torch's ops."""
+    """What a GPU launched; or ours by their variants, oneDNN's by its own names, torch's ops."""
+    launched = [run.implementation for run in runs or () if run.kind == "kernel"]
+    if launched:  # on a GPU
+        return list(dict.fromkeys(launched))
     ours = [row["variant"] for row in figures.served if row["variant"]]
     log = [f"oneDNN {run.implementation}" for run in runs or () if run.kind != "reorder"]
     return list(dict.fromkeys([*ours, *log])) or list(dict.fromkeys(figures.ops))

@@ -15,23 +15,29 @@ import fastconv
 from fastconv.cost.meter import tensors
 from fastconv.machine import cores, processor_name
 from fastconv.memory import memory_timeline
-from fastconv.optimize.module import OptimizedModule
 from fastconv.peers.turns import time_in_turn
 from fastconv.profiling.alarms import alarms_of
 from fastconv.profiling.evidence import Evidence
 from fastconv.profiling.figures import count, largest_difference
-from fastconv.profiling.fresh import FreshError, in_channels_last, run_fresh
+from fastconv.profiling.fresh import FreshError, run_fresh
 from fastconv.profiling.layers import layers_of
-from fastconv.profiling.record import NO_GPU, LackingError, Profile, Whole
+from fastconv.profiling.networks import in_channels_last, optimized
+from fastconv.profiling.record import NO_GPU, Alarm, LackingError, Profile, Whole
 from fastconv.profiling.roofline import measure_roofs
-from fastconv.profiling.steps import Clock, clocked, no_marks
+from fastconv.profiling.steps import Clock, clocked
 from fastconv.profiling.subject import Subject, SubjectError, describe
 from fastconv.progress import Progress, part, silent
 
 LAYOUTS = ("torch contiguous", "torch channels_last")
 
 
-def profile(subject: Subject, *, seconds: float = 10.0, progress: Progress = silent) -> Profile:
+def profile(
+    subject: Subject,
+    *,
+    seconds: float = 10.0,
+    progress: Progress = silent,
+    session: "Callable[[Subject, float], Session] | None" = None,
+) -> Profile:
     """Measures a network layer by layer, torch beside fastconv, on torch's threads.
 
     A stage that fails is left out and named in `lacking`. An interrupt ends the measuring, and the
@@ -39,39 +45,40 @@ def profile(subject: Subject, *, seconds: float = 10.0, progress: Progress = sil
 
     Args:
         seconds: about how long the layers are timed.
+        session: makes what measures; on_gpu.GpuSession does so on a GPU.
 
     Raises:
         SubjectError: the model does not run on its inputs.
     """
-    session = Session(subject, seconds)
-    stages: dict[str, tuple[float, Callable[[Progress], None]]] = {
-        "optimized network": (0.1, session.optimize),
-        "work of the layers": (0.05, session.count),
-        "roofs": (0.1, session.measure_roofs),
-        "times": (0.45, session.time),
-        "memory": (0.05, session.watch_memory),
-        "first calls and oneDNN's log": (0.25, session.start_fresh),
-    }
+    running = (session or Session)(subject, seconds)
+    stages = running.stages()
+    whole = sum(share for share, _ in stages.values())
     done = 0.0
     left = dict(stages)
     try:
         for name, (share, stage) in stages.items():
             progress(name, done)
+            share /= whole
             try:
                 stage(part(progress, done, done + share))
             except LackingError as reason:
-                session.profile.lacking[name] = str(reason)
+                running.profile.lacking[name] = str(reason)
             done += share
             del left[name]
     except KeyboardInterrupt:
-        session.profile.interrupted = True
-        session.profile.lacking |= dict.fromkeys(left, "interrupted")
-    session.conclude()
-    return session.profile
+        running.profile.interrupted = True
+        running.profile.lacking |= dict.fromkeys(left, "interrupted")
+    running.conclude()
+    return running.profile
+
+
+Stages = dict[str, tuple[float, Callable[[Progress], None]]]  # with their shares of the time
 
 
 class Session:
     """The networks of one profile, and what its stages found."""
+
+    device = "cpu"
 
     def __init__(self, subject: Subject, seconds: float) -> None:
         self.subject, self.seconds = subject, seconds
@@ -85,12 +92,22 @@ class Session:
         self.profile = Profile(
             model=subject.name,
             dtype=str(self.dtype).removeprefix("torch."),
-            device="cpu",
+            device=self.device,
             threads=self.threads,
             input=[list(tensor.shape) for tensor in tensors(subject.inputs)],
             environment=environment(),
             gpu=NO_GPU,
         )
+
+    def stages(self) -> Stages:
+        return {
+            "optimized network": (0.1, self.optimize),
+            "work of the layers": (0.05, self.count),
+            "roofs": (0.1, self.measure_roofs),
+            "times": (0.45, self.time),
+            "memory": (0.05, self.watch_memory),
+            "first calls and oneDNN's log": (0.25, self.start_fresh),
+        }
 
     def optimize(self, progress: Progress) -> None:
         model, inputs = self.subject.model, self.subject.inputs
@@ -100,12 +117,9 @@ class Session:
             except Exception as error:  # whatever a model of the user's raises
                 reason = f"{self.subject.name} does not run on its inputs: {describe(error)}"
                 raise SubjectError(reason) from error
-            self.network = fastconv.optimize(model, inputs, measure=False)
+            self.network, self.profile.unfused = optimized(model, inputs)
             self.profile.difference = largest_difference(self.network(*inputs), expected)
         self.evidence.network = self.network
-        if not isinstance(self.network, OptimizedModule):
-            receipt: Any = self.network.receipt
-            self.profile.unfused = receipt[0]["reason"]
 
     def count(self, progress: Progress) -> None:
         self.evidence.torch = count(self.subject.model, self.subject.inputs)
@@ -124,16 +138,32 @@ class Session:
             LAYOUTS[0]: (self.subject.model, inputs),
             LAYOUTS[1]: (turned, pytree.tree_map(in_channels_last, inputs)),
         }
-        layouts = {name: whole(*side) for name, side in sides.items()}
+        layouts = {name: self.whole(*side) for name, side in sides.items()}
         time_in_turn(list(layouts.values()), self.seconds / 5, part(progress, 0, 0.2))
         best = min(layouts, key=lambda name: median(layouts[name].totals))
         self.channels_last = best == LAYOUTS[1]
         self.clocks |= layouts
-        with clocked(*sides[best]) as theirs, clocked(network, inputs) as ours:
+        clocks = self.step_clock(), self.step_clock()
+        with (
+            clocked(*sides[best], clocks[0]) as theirs,
+            clocked(network, inputs, clocks[1]) as ours,
+        ):
             self.evidence.clocks = {"torch": theirs, "fastconv": ours}
-            self.clocks |= {"torch": whole(*sides[best]), "fastconv": whole(network, inputs)}
+            wholes = self.whole(*sides[best]), self.whole(network, inputs)
+            self.clocks |= dict(zip(("torch", "fastconv"), wholes, strict=True))
             runners = [theirs, ours, self.clocks["torch"], self.clocks["fastconv"]]
             time_in_turn(runners, self.seconds, part(progress, 0.2, 1))
+
+    def step_clock(self) -> Clock:
+        return Clock()
+
+    def whole_clock(self) -> Clock:
+        return Clock()
+
+    def whole(self, network: nn.Module, inputs: tuple[Any, ...]) -> Clock:
+        clock = self.whole_clock()
+        clock.call = torch.inference_mode()(lambda: network(*inputs))
+        return clock
 
     def watch_memory(self, progress: Progress) -> None:
         for side, network in {"torch": self.subject.model, "fastconv": self._network()}.items():
@@ -150,6 +180,7 @@ class Session:
             "batch": self.subject.batch,
             "dtype": self.subject.dtype,
             "threads": self.threads,
+            "device": self.device,
             "channels_last": self.channels_last,
         }
         failed = []
@@ -175,7 +206,10 @@ class Session:
             times = [getattr(layer, side).ms for layer in self.profile.layers]
             if side in self.profile.wholes and None not in times:
                 self.profile.wholes[side].layers_ms = sum(times)
-        self.profile.alarms = alarms_of(self.evidence)
+        self.profile.alarms = self.alarms()
+
+    def alarms(self) -> list[Alarm]:
+        return alarms_of(self.evidence)
 
     def _network(self) -> nn.Module:
         if self.network is None:
@@ -184,10 +218,6 @@ class Session:
 
     def _title(self, side: str) -> str:
         return LAYOUTS[self.channels_last] if side == "torch" else side
-
-
-def whole(network: nn.Module, inputs: tuple[Any, ...]) -> Clock:
-    return no_marks(torch.inference_mode()(lambda: network(*inputs)))
 
 
 def summary(title: str, clock: Clock) -> Whole:
@@ -207,5 +237,6 @@ def environment() -> dict[str, str]:
         "Python": python_version(),
         "system": system(),
         "date": date.today().isoformat(),
+        "GPU": "none" if not torch.cuda.is_available() else "not measured",
     }
-    return found | {"GPU": "none" if not torch.cuda.is_available() else "not measured"}
+    return found

@@ -22,7 +22,11 @@ class Part:
         share_of_roof: the least time that the machine could take for so many FLOP and bytes, over
             the time taken; None where the roofs were not measured.
         share_of_copy: bytes a second over those of a copy of as many bytes.
-        reorders, reorder_ms: hidden changes of layout by oneDNN, None where no log was read.
+        reorders, reorder_ms: hidden changes of layout by oneDNN, or by kernels of cuDNN on a GPU;
+            None where neither was read.
+        counters: of the GPU: ms, dram_bytes, registers of a thread, and of their peaks
+            dram_percent, sm_percent and occupancy_percent (counters.METRICS); empty where none
+            were read.
     """
 
     ms: float | None = None
@@ -32,6 +36,7 @@ class Part:
     share_of_copy: float | None = None
     reorders: int | None = None
     reorder_ms: float | None = None
+    counters: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -161,6 +166,15 @@ class Profile:
         """Whether the middle half of a network's times spans a factor of 1.5 (quiet: 1.1)."""
         measured = (self.wholes[side] for side in ("torch", "fastconv") if side in self.wholes)
         return any(high > 1.5 * low for low, high in (whole.quartiles_ms for whole in measured))
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.gpu != NO_GPU
+
+    @property
+    def counted(self) -> bool:
+        """Whether hardware counters were read."""
+        return any(layer.fastconv.counters for layer in self.layers)
 
     def peak_memory(self, side: str) -> int | None:
         return max((held for _, held in self.memory.get(side, [])), default=None)

@@ -88,7 +88,10 @@ class Clock:
         owners: of the stretches of a call, in order; the last, what is after the last mark, is "".
         stretches: for each call the seconds of each stretch.
         totals: for each call its seconds.
+        planned: whether an optimized network runs in its planned memory, which is on the CPU only.
     """
+
+    planned = True
 
     def __init__(self) -> None:
         self.call: Call | None = None
@@ -111,30 +114,25 @@ class Clock:
             start = perf_counter()
             self.call()
             self.mark("")
-            self._keep(start)
+            times = [start, *(time for _, time in self.marks)]
+            self.keep([owner for owner, _ in self.marks], [b - a for a, b in pairwise(times)])
         return self.totals[before:]
 
-    def _keep(self, start: float) -> None:
-        owners = [owner for owner, _ in self.marks]
-        times = [start, *(time for _, time in self.marks)]
+    def keep(self, owners: list[str], seconds: list[float]) -> None:
+        """Adds a call: the owners of its stretches, and how long each took."""
         self.owners = self.owners or owners
         if owners != self.owners:
             raise LackingError("the network takes another way at every call")
-        self.stretches.append([b - a for a, b in pairwise(times)])
-        self.totals.append(times[-1] - start)
-
-
-def no_marks(call: Call) -> Clock:
-    """A clock of a call as a whole."""
-    clock = Clock()
-    clock.call = call
-    return clock
+        self.stretches.append(seconds)
+        self.totals.append(sum(seconds))
 
 
 @contextmanager
-def clocked(network: nn.Module, inputs: tuple[Any, ...]) -> Iterator[Clock]:
-    """A clock of the network's steps."""
-    clock = Clock()
-    with marked(network, clock.mark, timed=True) as function:
+def clocked(
+    network: nn.Module, inputs: tuple[Any, ...], clock: Clock | None = None
+) -> Iterator[Clock]:
+    """A clock of the network's steps; one of the processor's, if none is given."""
+    clock = clock or Clock()
+    with marked(network, clock.mark, timed=clock.planned) as function:
         clock.call = torch.inference_mode()(lambda: function(*inputs))
         yield clock

@@ -28,7 +28,12 @@ class Subject(NamedTuple):
 
 
 def load(
-    name: str, batch: int | None = None, dtype: str | None = None, *, untouched: bool = False
+    name: str,
+    batch: int | None = None,
+    dtype: str | None = None,
+    *,
+    device: str = "cpu",
+    untouched: bool = False,
 ) -> Subject:
     """The network that `name` names, with random images, or with the inputs of a script.
 
@@ -37,6 +42,7 @@ def load(
             `model`, an nn.Module, and `inputs`, a tensor or the tuple of its positional arguments.
         batch: images, 1 if not given; a script's inputs have their own.
         dtype: to which model and floating-point inputs are cast; None leaves them.
+        device: to which model and inputs are brought.
         untouched: leaves an untrained network without statistics for its batch norms, so that
             nothing has run yet.
 
@@ -60,6 +66,9 @@ def load(
         kind = getattr(torch, dtype)
         model = model.to(kind)
         inputs = pytree.tree_map(lambda value: cast(value, kind), inputs)
+    if device != "cpu":
+        model = model.to(device)
+        inputs = pytree.tree_map_only(Tensor, lambda value: value.to(device), inputs)
     return Subject(name, model, inputs, batch, dtype)
 
 

@@ -52,7 +52,8 @@ def report(result: Report) -> str:
 
 def heading(result: Comparison) -> str:
     batch = result.input_shape[0]
-    return f"{result.model}, batch {batch}, {result.dtype}, {result.threads} threads"
+    threads = f"{result.threads} thread{'' if result.threads == 1 else 's'}"
+    return f"{result.model}, batch {batch}, {result.dtype}, {threads}"
 
 
 def speedups(results: Sequence[Comparison], intervals: bool = False) -> Table:

@@ -9,6 +9,12 @@ from fastconv.tables.compare import ms
 from fastconv.tables.cost import shape
 
 SLOWEST = 12  # layers that a terminal shows
+# Hardware counters of fastconv's side, by their keys in a record, and what they are called.
+COUNTERS = {
+    "dram_percent": "of DRAM",
+    "sm_percent": "of SMs",
+    "occupancy_percent": "occupancy",
+}
 
 
 def as_text(profile: Profile) -> str:
@@ -51,7 +57,8 @@ def summary(profile: Profile) -> list[str]:
     if reorders and None not in reorders:
         cost = sum(layer.torch.reorder_ms or 0 for layer in profile.layers)
         number = sum(filter(None, reorders))
-        lines.append(f"Hidden reorders in torch: {number}, {ms(cost)} ms by oneDNN's log.")
+        teller = "the times of their kernels" if profile.on_gpu else "oneDNN's log"
+        lines.append(f"Hidden reorders in torch: {number}, {ms(cost)} ms by {teller}.")
     lines += [f"Not here: {what} ({why})." for what, why in profile.lacking.items()]
     return lines
 
@@ -60,7 +67,9 @@ def layers(rows: list[Layer], title: str) -> Table:
     table = plain_table(title)
     for name in ("layer", "op", "input", "kernel"):
         table.add_column(name)
-    for name in ("torch, ms", "fastconv, ms", "times", "FLOP", "moved", "of roof", "reorders"):
+    counted = COUNTERS if any(layer.fastconv.counters for layer in rows) else {}
+    numbers = ("torch, ms", "fastconv, ms", "times", "FLOP", "moved", "of roof", "reorders")
+    for name in (*numbers, *counted.values()):
         table.add_column(name, justify="right")
     for layer in rows:
         ours, theirs = layer.fastconv, layer.torch
@@ -76,8 +85,14 @@ def layers(rows: list[Layer], title: str) -> Table:
             memory(ours.bytes),
             "" if ours.share_of_roof is None else f"{ours.share_of_roof:.0%}",
             "" if theirs.reorders is None else str(theirs.reorders),
+            *(counter(layer, name) for name in counted),
         )
     return table
+
+
+def counter(layer: Layer, name: str) -> str:
+    value = layer.fastconv.counters.get(name)
+    return "" if value is None else f"{value:.0f}%"
 
 
 def alarms(profile: Profile) -> Table:

@@ -12,6 +12,7 @@ from fastconv.profiling.reports.charts import charts, title_of
 from fastconv.tables.common import count, memory
 from fastconv.tables.compare import ms
 from fastconv.tables.cost import shape
+from fastconv.tables.profile import COUNTERS
 
 MOST_ALARMS = 8  # that the page shows, the longest first
 
@@ -35,6 +36,7 @@ def page(profile: Profile) -> str:
         plotly=packed_plotly() if figures else "",
         restless=RESTLESS,
         most_alarms=MOST_ALARMS,
+        counters=COUNTERS if profile.counted else {},
         gap=gap,
         ratio=ratio,
         slowest=slowest,

@@ -39,6 +39,7 @@ def trace(profile: Profile) -> dict[str, Any]:
                         "bytes": part.bytes,
                         "share_of_roof": part.share_of_roof,
                         "modules": layer.modules,
+                        "counters": part.counters,
                     },
                 }
             )
