@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fastconv.dispatch import BackendError, Call
 from fastconv.dispatch.machine import interprets_triton, why_no_triton
 from fastconv.dispatch.triton_limits import why_not
+from fastconv.ops.residual_add import masks_on
 from fastconv.progress import Progress, part, silent
 
 if TYPE_CHECKING:
@@ -92,8 +93,14 @@ def calls_of(
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     model.train(training)
-    # Fake tensors of a CPU: those on the meta device lose their layout in torch's convolutions.
-    with FakeTensorMode(), _Recorder() as seen, torch.set_grad_enabled(training):
+    # Fake tensors of a CPU: those on the meta device lose their layout in torch's convolutions, and
+    # those of a GPU want one for their gradients.
+    with (
+        masks_on("cpu"),
+        FakeTensorMode(),
+        _Recorder() as seen,
+        torch.set_grad_enabled(training),
+    ):
         state = {name: _Like.of(tensor, dtype).on("cpu") for name, tensor in state.items()}
         for name, _ in model.named_parameters():
             state[name].requires_grad_(training)
@@ -181,8 +188,9 @@ def device_named(name: str) -> torch.device:
 
 
 def _filled(tensor: Tensor, device: torch.device) -> Tensor:
-    """Random numbers in the shape, dtype and layout of a tensor."""
-    return torch.empty_like(tensor, device=device).normal_()
+    """Random numbers in the shape, dtype and layout of a tensor; of bytes, random bits."""
+    numbers = torch.empty_like(tensor, device=device)
+    return numbers.normal_() if numbers.is_floating_point() else numbers.random_()
 
 
 def _told(found: "Found") -> dict[str, Any]:

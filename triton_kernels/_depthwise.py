@@ -120,18 +120,18 @@ def first_tap(
 def add_taps(
     sums,
     source,
-    line,
     row,
+    filters,
+    has_last,
+    line,
     source_height,
     reads,
-    filters,
     filter_line,
     exists,
-    has_last,
     TAPS: tl.constexpr,
+    GUARDED: tl.constexpr,
     SHIFT: tl.constexpr,
     UNIT: tl.constexpr,
-    GUARDED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """sums, one tile a row, and TAPS taps of a column of the filter, the first of them read at row.
@@ -160,6 +160,23 @@ def add_taps(
                     sum = tl.fma(x, tap, sum)
                 sums = sums[:i] + (sum,) + sums[i + 1 :]
     return sums
+
+
+@triton.jit
+def place_of(
+    item,
+    row_phases,
+    row_blocks,
+    column_blocks,
+    PHASES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The image of an item of a slab, and its first row and its columns of grad_output."""
+    column = item % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[:, None]
+    rest = item // column_blocks
+    first = rest % row_blocks * ROWS * PHASES + rest // row_blocks % row_phases
+    return (rest // row_blocks // row_phases).to(tl.int64), first, column
 
 
 @dataclass(frozen=True)
@@ -231,6 +248,11 @@ def rows_of(size: int, axis: Axis, taps: int, choice: Sequence[int]) -> int:
         return 1
     fits = [min(n, size) for n in choice if (n - 1) * shift + taps <= MOST_SOURCE_ROWS]
     return min(fits or choice[-1:], key=lambda rows: cdiv(size, rows) * rows)
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether weight is as fastconv.ops.pack_depthwise_weight leaves it: (kh, kw, channels)."""
+    return not weight.is_contiguous() and weight.permute(2, 3, 1, 0).is_contiguous()
 
 
 def check_grad_output(

@@ -21,12 +21,19 @@ from fastconv.triton_kernels._depthwise import (
     add_taps,
     check_grad_output,
     first_tap,
+    is_packed,
     rows_of,
     settings_of,
     tile,
 )
+from fastconv.triton_kernels._depthwise_padding import (
+    correlate_row,
+    has_infinite,
+    leaves,
+    write_row,
+)
 from fastconv.triton_kernels._kernel import cdiv, dense, is_channels_last, kernel, wrap_triton
-from fastconv.triton_kernels._language import activate, load, store
+from fastconv.triton_kernels._language import load
 
 # Settings, beside those of _depthwise.py, by what the compiler makes of them for sm_90.
 # Filters up to this width are unrolled: 5x5 in bfloat16 takes 62 instructions an output, and 83 in
@@ -99,7 +106,8 @@ def correlate_kernel(
     program //= channel_blocks
     column_phase = program % column_phases
     program //= column_phases
-    column_index = program % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[:, None]
+    first_index = program % column_blocks * COLUMNS
+    column_index = first_index + tl.arange(0, COLUMNS)[:, None]
     program //= column_blocks
     row_phase = program % row_phases
     program //= row_phases
@@ -114,6 +122,7 @@ def correlate_kernel(
     )
     first_row += row_index * ADVANCE_H
     source_column = first_column + column_index * ADVANCE_W
+    first_column += first_index * ADVANCE_W
     if TRANSPOSED and STRIDE_H > 1:
         taps_w = tl.where(taps_h > 0, taps_w, 0)
     exists = channel < channels
@@ -130,7 +139,7 @@ def correlate_kernel(
     else:
         filter_channel = KERNEL_H * KERNEL_W
         filter_tap = 1
-    line = source_width.to(tl.int64) * source_pixel
+    source_line = source_width.to(tl.int64) * source_pixel
     filter_line = STEP_H * KERNEL_W * filter_tap
     CHUNK: tl.constexpr = min(TAPS_H, MOST_TAPS)
     SHIFT: tl.constexpr = ADVANCE_H // UNIT_H
@@ -138,64 +147,62 @@ def correlate_kernel(
     sums = ()
     for _ in tl.static_range(ROWS):
         sums = sums + (tl.zeros((COLUMNS, CHANNELS), tl.float32),)
+    source_channel = channel * MULTIPLIER if TRANSPOSED else channel // MULTIPLIER
+    source += image * source_channels * source_height * source_width
+    source += source_column.to(tl.int64) * source_pixel + source_channel * source_plane
+    weight += channel * SUMMED * filter_channel
+    first_filter = weight + (tap_h * KERNEL_W + tap_w) * filter_tap
     for summed in range(SUMMED):
-        source_channel = channel * MULTIPLIER + summed if TRANSPOSED else channel // MULTIPLIER
-        filters = weight + (channel * SUMMED + summed) * filter_channel
-        images = source + image * source_channels * source_height * source_width
-        images += source_column.to(tl.int64) * source_pixel + source_channel * source_plane
+        images = source + summed * source_plane
+        filters = first_filter + summed * filter_channel
         for tap in tl.range(0, taps_w, loop_unroll_factor=UNROLL):
             column = source_column + tap * UNIT_W
             reads = (column >= 0) & (column < source_width) & exists
             at = images + (image * 0 + tap * UNIT_W) * source_pixel
-            filter_at = filters + (tap_h * KERNEL_W + tap_w + tap * STEP_W) * filter_tap
+            filter_at = filters + tap * STEP_W * filter_tap
+            given = (source_line, source_height, reads, filter_line, exists)
             for chunk in range(TAPS_H // CHUNK):
                 sums = add_taps(
-                    sums,
-                    at,
-                    line,
-                    first_row + chunk * CHUNK * UNIT_H,
-                    source_height,
-                    reads,
-                    filter_at + chunk * CHUNK * filter_line,
-                    filter_line,
-                    exists,
-                    taps_h >= (chunk + 1) * CHUNK,
-                    CHUNK,
-                    SHIFT,
-                    UNIT_H,
-                    STEP_H < -1 and TAPS_H % CHUNK == 0,
-                    ROWS,
+                    *(sums, at, first_row + chunk * CHUNK * UNIT_H),
+                    *(filter_at + chunk * CHUNK * filter_line, taps_h >= (chunk + 1) * CHUNK),
+                    *given,
+                    *(CHUNK, STEP_H < -1 and TAPS_H % CHUNK == 0, SHIFT, UNIT_H, ROWS),
                 )
             if TAPS_H % CHUNK > 0:
                 sums = add_taps(
-                    sums,
-                    at,
-                    line,
-                    first_row + TAPS_H // CHUNK * CHUNK * UNIT_H,
-                    source_height,
-                    reads,
-                    filter_at + TAPS_H // CHUNK * CHUNK * filter_line,
-                    filter_line,
-                    exists,
-                    taps_h == TAPS_H,
-                    TAPS_H % CHUNK,
-                    SHIFT,
-                    UNIT_H,
-                    STEP_H < -1,
-                    ROWS,
+                    *(sums, at, first_row + TAPS_H // CHUNK * CHUNK * UNIT_H),
+                    *(filter_at + TAPS_H // CHUNK * CHUNK * filter_line, taps_h == TAPS_H),
+                    *given,
+                    *(TAPS_H % CHUNK, STEP_H < -1, SHIFT, UNIT_H, ROWS),
                 )
 
     offset = tl.zeros((1, CHANNELS), tl.float32)
     if bias is not None:
         offset = load(bias + channel, exists)
     column = column_phase + column_index * PHASES_W
-    output += image * channels * height * width
-    output += column.to(tl.int64) * pixel + channel * plane
+    row = row_phase + row_index * PHASES_H
+    writes = (column < width) & exists
+    output += image * channels * height * width + channel * plane
+    output += column.to(tl.int64) * pixel + row.to(tl.int64) * width * pixel
+    line = width.to(tl.int64) * pixel * PHASES_H
+    rows = (height - row + PHASES_H - 1) // PHASES_H
     for i in tl.static_range(ROWS):
-        row = row_phase + (row_index + i) * PHASES_H
-        writes = (row + column * 0 < height) & (column < width) & exists
-        line = row.to(tl.int64) * width
-        store(output + line * pixel, activate(sums[i] + offset, ACTIVATION), writes)
+        write_row(output + i * line, sums[i] + offset, i, rows, writes, ACTIVATION)
+
+    if leaves(first_row, source_height, ROWS, ADVANCE_H, TAPS_H, UNIT_H) or leaves(
+        first_column, source_width, COLUMNS, ADVANCE_W, TAPS_W, UNIT_W
+    ):
+        taps = (filter_tap, filter_channel, exists)
+        if has_infinite(weight, *taps, KERNEL_H * KERNEL_W, SUMMED, 16):
+            tl.debug_barrier()  # the threads may share out what they store in another way
+            for n in range(ROWS):
+                z = offset + correlate_row(
+                    *(source, first_filter, first_row + n * ADVANCE_H, source_column),
+                    *(source_height, source_width, source_pixel, source_plane),
+                    *(taps_h, taps_w, filter_tap, filter_channel, exists),
+                    *(KERNEL_W, UNIT_H, UNIT_W, STEP_H, STEP_W, SUMMED),
+                )
+                write_row(output + n * line, z, n, rows, writes, ACTIVATION)
 
 
 def _correlate(
@@ -258,11 +265,6 @@ def _correlate(
         CHANNELS=tile_channels,
         num_warps=warps,
     )
-
-
-def is_packed(weight: Tensor) -> bool:
-    """Whether weight is as fastconv.ops.pack_depthwise_weight leaves it: (kh, kw, channels)."""
-    return not weight.is_contiguous() and weight.permute(2, 3, 1, 0).is_contiguous()
 
 
 @kernel

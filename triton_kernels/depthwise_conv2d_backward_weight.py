@@ -19,10 +19,12 @@ from fastconv.triton_kernels._depthwise import (
     WEIGHT_SPACES,
     Axis,
     check_grad_output,
+    place_of,
     rows_of,
     settings_of,
     tile,
 )
+from fastconv.triton_kernels._depthwise_padding import has_nan, sum_of_tap
 from fastconv.triton_kernels._kernel import (
     cdiv,
     dense,
@@ -69,7 +71,6 @@ def slab_kernel(
     DILATION_W: tl.constexpr,
     PHASES: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    RAGGED: tl.constexpr,
     TAPS_H: tl.constexpr,
     TAPS_W: tl.constexpr,
     ROWS: tl.constexpr,
@@ -103,11 +104,10 @@ def slab_kernel(
     for _ in tl.static_range(TAPS_H * TAPS_W):
         sums = sums + (tl.zeros((COLUMNS, CHANNELS), tl.float32),)
     of_bias = tl.zeros((COLUMNS, CHANNELS), tl.float32)
-    for item in range(number * slab, tl.minimum(number * slab + slab, items)):
-        column = item % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[:, None]
-        rest = item // column_blocks
-        first = rest % row_blocks * ROWS * PHASES + rest // row_blocks % row_phases
-        image = (rest // row_blocks // row_phases).to(tl.int64)
+    blocks = (row_phases, row_blocks, column_blocks)
+    end = tl.minimum(number * slab + slab, items)
+    for item in range(number * slab, end):
+        image, first, column = place_of(item, *blocks, PHASES, ROWS, COLUMNS)
         within = (column < width) & exists
         grads_at = grads_of + image * channels * height * width + column.to(tl.int64) * pixel
         grads = ()
@@ -132,11 +132,7 @@ def slab_kernel(
                 for i in tl.static_range(ROWS):
                     if r >= i * SHIFT and r - i * SHIFT < TAPS_H:
                         sum = sums[(r - i * SHIFT) * TAPS_W + w]
-                        if RAGGED and i > 0:  # no row is there whose zero an infinite x could meet
-                            if first + i * PHASES < height:
-                                sum = tl.fma(grads[i], x, sum)
-                        else:
-                            sum = tl.fma(grads[i], x, sum)
+                        sum = tl.fma(grads[i], x, sum)
                         sums = (
                             sums[: (r - i * SHIFT) * TAPS_W + w]
                             + (sum,)
@@ -144,13 +140,29 @@ def slab_kernel(
                         )
 
     partial += number.to(tl.int64) * (KERNEL_H * KERNEL_W + 1) * channels + channel
+    together = tl.zeros((1, CHANNELS), tl.float32)
     for h in tl.static_range(TAPS_H):
         for w in tl.static_range(TAPS_W):
             total = tl.sum(sums[h * TAPS_W + w], axis=0, keep_dims=True)
+            together += total
             inside = (tap_h + h < KERNEL_H) & (tap_w + w < KERNEL_W)
             at = (tap_h + h) * KERNEL_W + tap_w + w
             if inside:
                 tl.store(partial + at * channels, total, mask=exists)
+    if has_nan(together):
+        tl.debug_barrier()  # the threads may share out what they store in another way
+        for t in range(TAPS_H * TAPS_W):
+            k, j = tap_h + t // TAPS_W, tap_w + t % TAPS_W
+            if (k < KERNEL_H) & (j < KERNEL_W):
+                total = sum_of_tap(
+                    *(grads_of, images_of, number * slab, end),
+                    *blocks,
+                    *(pad_top - k * DILATION_H, pad_left - j * DILATION_W),
+                    *(in_height, in_width, in_pixel, in_channels),
+                    *(height, width, pixel, channels, exists),
+                    *(STRIDE_H, STRIDE_W, PHASES, ROWS, COLUMNS),
+                )
+                tl.store(partial + (k * KERNEL_W + j) * channels, total, mask=exists)
     if group == 0:
         total = tl.sum(of_bias, axis=0, keep_dims=True)
         tl.store(partial + KERNEL_H * KERNEL_W * channels, total, mask=exists)
@@ -259,7 +271,6 @@ def depthwise_conv2d_backward_weight(
         DILATION_W=columns.dilation,
         PHASES=rows.phases,
         CHANNELS_LAST=channels_last,
-        RAGGED=height % (rows.phases * tile_rows) != 0,
         TAPS_H=taps_h,
         TAPS_W=taps_w,
         ROWS=tile_rows,

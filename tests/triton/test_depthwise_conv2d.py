@@ -1,13 +1,15 @@
 """The kernels of depthwise_conv2d, forward and for both gradients, against the reference."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fastconv.ops import pack_depthwise_weight
 from fastconv.triton_kernels import KERNELS
-from tests.helpers import channels_last, contiguous, expanded, permuted, sliced
+from tests.helpers import assert_close, channels_last, contiguous, expanded, permuted, sliced
 from tests.triton.helpers import assert_agrees, call, expect
 
 SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
@@ -125,6 +127,61 @@ def test_infinite_pixels_stay_within_their_windows(layout):
         assert_agrees("depthwise_conv2d_backward_weight", g, x, w, *window, terms=63, scale=8)
         g[0, 0, 0, 0], g[0, 1, -1, -1] = float("inf"), float("nan")
         assert_agrees("depthwise_conv2d_backward_input", g, x, w, *window, terms=9, scale=8)
+
+
+WEIGHED = {
+    "3x3": Case((1, 3, 5, 6)),
+    "stride": Case((1, 2, 6, 5), (4, 3), (2, 2), (1, 2, 2, 1)),
+    "dilation": Case((1, 2, 6, 5), dilation=(2, 2), padding=(2, 2, 2, 2), dtype=HALF),
+    "multiplier": Case((1, 2, 4, 5), multiplier=2, dtype=BRAIN),
+    "9x9": Case((1, 1, 4, 5), (9, 9), padding=(4, 4, 4, 4)),
+}
+
+
+def tap_by_tap(x, w, stride, padding, dilation):
+    """The convolution in float64, each product there or not: none is of a zero of the padding."""
+    top, left, bottom, right = padding
+    x = x.repeat_interleave(w.shape[0] // x.shape[1], 1)
+    inside = F.pad(torch.ones_like(x), (left, right, top, bottom)) == 1
+    x, ends = F.pad(x, (left, right, top, bottom)), []
+    for n, k, d in zip(inside.shape[2:], w.shape[2:], dilation, strict=True):
+        ends.append(n - (k - 1) * d)
+    y = 0
+    for i, j in itertools.product(*map(range, w.shape[2:])):
+        rows, columns = (
+            slice(tap * d, tap * d + end, s)
+            for tap, d, end, s in zip((i, j), dilation, ends, stride, strict=True)
+        )
+        product = x[:, :, rows, columns] * w[:, 0, i, j, None, None]
+        y = y + torch.where(inside[:, :, rows, columns], product, 0)
+    return y
+
+
+@pytest.mark.parametrize("case", WEIGHED.values(), ids=WEIGHED)
+@each_layout
+def test_infinite_weights_and_gradients_meet_no_padding(case, layout):
+    x, w, _ = case.tensors(layout)
+    x, bad = x.abs() + 0.5, w.abs() + 0.5
+    g = torch.ones_like(expect("depthwise_conv2d", x, w, None, *case.window)).to(case.dtype)
+    bad[:, :, 0, 0] = bad[:, :, -1, -1] = float("inf")
+    bad[-1, :, 0, -1] = float("nan")
+    g_bad = g.clone()
+    g_bad[:, :, 0, 0] = float("inf")
+    g_bad[:, -1, -1, -1] = float("nan")
+
+    wide, weights = x.double().requires_grad_(), bad.double()
+    y = tap_by_tap(wide, weights, *case.window)
+    (of_input,) = torch.autograd.grad(y.sum(), wide)
+    (of_weight,) = torch.autograd.grad(
+        tap_by_tap(x.double(), weights.requires_grad_(), *case.window), weights, g_bad.double()
+    )
+    assert y.isfinite().any()
+    for actual, expected in (
+        (call("depthwise_conv2d", x, bad, None, *case.window), y.detach()),
+        (call("depthwise_conv2d_backward_input", g, x, bad, *case.window), of_input),
+        (call("depthwise_conv2d_backward_weight", g_bad, x, w, *case.window)[0], of_weight),
+    ):
+        assert_close(actual, expected, terms=2 * g.numel(), scale=8)
 
 
 def test_no_images():

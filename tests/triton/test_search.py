@@ -10,7 +10,7 @@ import torch
 import triton
 from typer.testing import CliRunner
 
-from fastconv import kept
+from fastconv import kept, ops
 from fastconv.cli import app
 from fastconv.triton_kernels import KERNELS, _tuned, search
 from fastconv.triton_kernels._settings import SPACES
@@ -214,6 +214,25 @@ def test_a_network_is_tuned_once_and_later_processes_know_it():
     assert (again.rows, again.known) == ([], 1)
     again = tune(calls, HERE, clock=clock({with_(warps=8): 4.0}), again=True)
     assert again.rows[0].changed == {"warps": 8}
+
+
+class Block(torch.nn.Sequential):
+    """As in a ResNet: what its addition keeps on a GPU is a mask."""
+
+    def forward(self, x):
+        return ops.residual_add(super().forward(x), x, "relu")
+
+
+def test_training_tunes_the_pair_that_hands_over_a_mask():
+    block = Block(torch.nn.Conv2d(8, 8, 1))
+    calls = calls_of(block, torch.empty(2, 8, 6, 5), training=True, dtype=torch.float16)
+    added = {call.op for call in calls if "add" in call.op or "mask" in call.op}
+    assert added == {"residual_add_with_mask", "activation_backward_from_mask"}
+    result = tune(calls, HERE, clock=clock({}))
+    assert {(row.wrong, row.unfit) for row in result.rows} == {(0, 0)}
+    kinds = {row.bucket.partition(", ")[2] for row in result.rows}
+    assert {"dtype=float16 mask=True", "dtype=float16 activation=mask"} <= kinds
+    assert {call.op for call in calls_of(block, torch.empty(2, 8, 6, 5))} == {"residual_add"}
 
 
 @pytest.mark.parametrize("training", [False, True])
