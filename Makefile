@@ -86,53 +86,13 @@ sanitize-cuda: build .venv/toolchains  ## the CUDA kernels in the emulator under
 		--ignore=tests/cuda/test_compile.py --ignore=tests/cuda/test_nvrtc.py
 
 # On a machine with a GPU nothing is installed: the system's Python, torch, nvcc and pytest serve.
-# What fails leaves the rest its turn. DRY=1 does in .venv, with no GPU, all that can be done there.
+# DRY=1 does in .venv, with no GPU, all that can be done there. ONLY=bench takes the steps of that name.
 OUT ?= build/gpu
 ifdef DRY
-GPU_PYTHON := $(BIN)/python
-GPU_WAYS := none
-GPU_TESTS := tests/cuda
-GPU_BENCH := --dry
-GPU_TRITON := env TRITON_INTERPRET=1
-GPU_PROFILE := lenet5 --seconds 0.2
 gpu: .venv/toolchains emulator
-else
-GPU_PYTHON := $(PYTHON)
-GPU_WAYS := cuda nvrtc
-GPU_TESTS := tests/test_cuda.py
-GPU_BENCH := --minutes 4
-GPU_PROFILE := mobilenet_v2 --device cuda --batch 32 --dtype bfloat16 --seconds 4
 endif
-# The page needs plotly, which may not be there; the counters need NVIDIA's ncu and its reader.
-GPU_PROFILED = $(GPU_PYTHON) -m fastconv profile $(GPU_PROFILE) --out $(OUT)
-GPU_HAS_NCU = $(GPU_PYTHON) -c 'from fastconv.profiling.counters import find_ncu; find_ncu()'
 gpu:  ## on a GPU, with the system's torch: build, tests, sanitizer, comparison, results in OUT
-ifndef DRY
-	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "torch sees no GPU; \
-	make gpu DRY=1 rehearses without one")'
-endif
-	@mkdir -p $(OUT)
-	FASTCONV_CUDA=1 $(GPU_PYTHON) setup.py -q build_ext --inplace
-	@failed=""; \
-	$(GPU_PYTHON) -m fastconv doctor --json > $(OUT)/doctor.json || failed="$$failed doctor"; \
-	for way in $(GPU_WAYS); do \
-		FASTCONV_GPU=$$way $(GPU_PYTHON) -m pytest $(GPU_TESTS) --junitxml=$(OUT)/tests-$$way.xml \
-			|| failed="$$failed tests($$way)"; \
-	done; \
-	$(GPU_TRITON) $(GPU_PYTHON) -m pytest tests/triton --junitxml=$(OUT)/tests-triton.xml \
-		|| failed="$$failed tests(triton)"; \
-	if command -v compute-sanitizer > /dev/null; then \
-		timeout 120 compute-sanitizer --error-exitcode 1 $(GPU_PYTHON) -m pytest $(GPU_TESTS) -x \
-			-k "test_values and float32 and not channels" > $(OUT)/sanitizer.txt 2>&1 \
-			|| failed="$$failed compute-sanitizer"; \
-	else echo "no compute-sanitizer here" | tee $(OUT)/sanitizer.txt; fi; \
-	timeout 120 $(GPU_PROFILED)/profile.json --out $(OUT)/profile.md --out $(OUT)/profile.trace.json \
-		|| failed="$$failed profile"; \
-	if [ -z "$(DRY)" ] && $(GPU_HAS_NCU) 2> $(OUT)/no-counters.txt; then \
-		timeout 120 $(GPU_PROFILED)/profile-ncu.json --ncu || failed="$$failed profile(ncu)"; \
-	else echo "no ncu here, or no reader of its reports"; fi; \
-	$(GPU_PYTHON) -m bench.gpu --out $(OUT) $(GPU_BENCH) || failed="$$failed bench.gpu"; \
-	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+	$(if $(DRY),$(BIN)/python,$(PYTHON)) -m bench.gpu.session --out $(OUT) $(if $(DRY),--dry) $(if $(ONLY),--only $(ONLY))
 
 clean:  ## all that was built, .venv too
 	rm -rf .venv build *.egg-info fastconv/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

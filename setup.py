@@ -8,6 +8,7 @@ the build writes a ninja file; ninja rebuilds only what changed.
 Environment:
     CXX                   the compiler, g++ where unset; may carry a prefix ("ccache g++")
     FASTCONV_CUDA=1, 0    with the CUDA kernels, or without, rather than as torch was built
+    FASTCONV_CUDA_ARCHITECTURES=90    for these GPUs alone, as nvcc numbers them
     CUDA_HOME             where nvcc is, beside PATH and what pip installed
     FASTCONV_NATIVE=1     kernels for this machine alone: its best instruction set and plain C++
     FASTCONV_SANITIZE=1   AddressSanitizer and UBSan, in a build folder of its own, with
@@ -174,7 +175,8 @@ def cuda_flags(nvcc):
     known = tuple(map(int, release.groups())) if release else (0, 0)
     if known < (12, 0):
         raise SystemExit(f"fastconv needs nvcc 12.0 or newer, and {nvcc} is {known[0]}.{known[1]}")
-    architectures = [80, 90] + ([100] if known >= (12, 8) else [])
+    wanted = os.environ.get("FASTCONV_CUDA_ARCHITECTURES", "").replace(",", " ").split()
+    architectures = wanted or ["80", "90", *(["100"] if known >= (12, 8) else [])]
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     host = shlex.quote(shlex.split(CXX)[-1])

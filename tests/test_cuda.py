@@ -34,6 +34,10 @@ CALLS = {
         lambda x, weight: ops.depthwise_conv2d(x, weight, padding=3),
         *((9, 32, 7, 7), (32, 1, 7, 7)),
     ),
+    "depthwise_conv2d, 9x9": (
+        lambda x, weight, bias: ops.depthwise_conv2d(x, weight, bias, 1, 4, 1, "relu"),
+        *((3, 24, 11, 19), (24, 1, 9, 9), (24,)),
+    ),
     "inverted_residual": (
         lambda x, a, b, c: ops.inverted_residual(x, a, None, b, None, c, None, padding=1),
         *((2, 8, 5, 7), (16, 8, 1, 1), (16, 1, 3, 3), (6, 16, 1, 1)),

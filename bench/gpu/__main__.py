@@ -1,7 +1,8 @@
-"""python -m bench.gpu --out FOLDER [--dry] [--only TEXT] [--minutes M]"""
+"""python -m bench.gpu --out FOLDER [--dry] [--only TEXT] [--minutes M] [--resume]"""
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -18,8 +19,9 @@ import torch
 
 import fastconv
 from bench.cases import Case
-from bench.gpu.measure import measure
+from bench.gpu.measure import measure, told
 from bench.gpu.rivals import NETWORKS, all_cases
+from bench.gpu.session import LOST
 from bench.gpu.timing import ROUNDS
 from fastconv import gpu, kept
 from fastconv.gpu_probe import copy_rate, product_rate
@@ -65,6 +67,24 @@ def pairs(
     )
 
 
+def in_turns(cases: list[tuple[Case, Case]]) -> list[tuple[Case, Case]]:
+    """One of each op, direction and dtype, then a second of each: a cut leaves some of all."""
+    groups: dict[tuple[str, ...], list[tuple[Case, Case]]] = {}
+    for pair in cases:
+        groups.setdefault((pair[0].op, pair[0].direction, pair[0].dtype_name), []).append(pair)
+    rounds = itertools.zip_longest(*groups.values())
+    return [pair for each in rounds for pair in each if pair is not None]
+
+
+def is_lost() -> bool:
+    """Whether a kernel's fault has left the process without its GPU for good."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def empty_caches() -> Iterator[None]:
     """A first call finds nothing on disk that was compiled before, only what was tuned."""
@@ -80,7 +100,7 @@ def empty_caches() -> Iterator[None]:
 def line(row: dict[str, Any]) -> str:
     variants = row["variants"]
     if row["ours"] is None:
-        return f"{row['case']:<70} nothing of ours ran"
+        return f"{row['case']:<70} {row.get('failed', 'nothing of ours ran')}"
     text = f"{row['case']:<70} {variants[row['ours']]['seconds'] * 1e6:9.1f} us {row['ours']:<14}"
     text += f" {row['share_of_copy']:5.2f} of copy"
     for name in ("first_call", "new_shape"):
@@ -111,6 +131,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="cases whose name has this")
     parser.add_argument("--minutes", type=float, default=5.0, help="no case begins after these")
+    parser.add_argument("--resume", action="store_true", help="go on after the cases in FOLDER")
     options = parser.parse_args()
     if not options.dry and not torch.cuda.is_available():
         print("torch sees no GPU; --dry rehearses without one", file=sys.stderr)
@@ -123,25 +144,36 @@ def main() -> int:
         cases = [pair for pair in cases if small(pair[0])][::6]
     elif not options.only:
         cases.extend(pairs([128], NETWORKS[:1], ["float32"]))
-    rate = copy_rate(device, (16 if options.dry else 2048) << 20)
-    result = {
-        "machine": machine(device),
-        "copy_bytes_a_second": rate,
-        "matrix_flops_a_second": product_rate(device, 128 if options.dry else 8192),
-        "rows": [],
-    }
-    rows: list[dict[str, Any]] = result["rows"]  # type: ignore[assignment]
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "kernels.json"
+    result: dict[str, Any] = json.loads(file.read_text()) if options.resume else {}
+    if not result:
+        result = {
+            "machine": machine(device),
+            "copy_bytes_a_second": copy_rate(device, (16 if options.dry else 2048) << 20),
+            "matrix_flops_a_second": product_rate(device, 128 if options.dry else 8192),
+            "rows": [],
+        }
+    rows: list[dict[str, Any]] = result["rows"]
+    had = {row["case"] for row in rows}
+    cases = [pair for pair in in_turns(cases) if str(pair[0]) not in had]
     began = time.monotonic()
-    for case, larger in cases:
+    for i, (case, larger) in enumerate(cases):
         if time.monotonic() - began > 60 * options.minutes:
-            result["left_out"] = len(cases) - len(rows)
+            result["left_out"] = len(cases) - i
             print(f"{result['left_out']} cases left out after {options.minutes} minutes")
             break
-        rows.append(measure(case, larger, device, rate, 2 if options.dry else ROUNDS))
-        print(line(rows[-1]), flush=True)
+        rounds = 2 if options.dry else ROUNDS
+        try:
+            row = measure(case, larger, device, result["copy_bytes_a_second"], rounds)
+        except Exception as reason:  # no memory for its oracle, say
+            row = {"case": str(case), "ours": None, "variants": {}, "failed": told(reason)}
+        rows.append(row)
+        print(line(row), flush=True)
         file.write_text(json.dumps(result, indent=1) + "\n")  # what is there survives a cut
+        if device.type == "cuda" and is_lost():
+            print("a kernel broke this process's hold of the GPU; another goes on")
+            return LOST
     print("\n".join(summary(rows)))
     failed = [row["case"] for row in rows if row["ours"] is None]
     return 1 if failed or not rows else 0

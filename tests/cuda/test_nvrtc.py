@@ -29,6 +29,7 @@ CALLS = {
         channels_last(x.repeat(1, 4, 1, 1)), 4, stride=2, padding=1
     ),
     "depthwise_conv2d, planes": lambda x: _depthwise(x.contiguous(), 6, padding=3),
+    "depthwise_conv2d, band": lambda x: _depthwise(x, 9, padding=4),
     "inverted_residual": lambda x: ops.inverted_residual(
         x, _w(16, 8), None, _w(16, 1, 5, 5), None, _w(8, 16), None, 1, 2, "silu", True
     ),

@@ -47,8 +47,8 @@ class Compiled:
     def count(self, pattern: str) -> int:
         return sum(re.search(pattern, line) is not None for line in self.sass)
 
-    def main_run(self) -> int:
-        """Instructions of the stretch without a branch or a barrier that has the most FFMAs."""
+    def main_run(self, product: str = "FFMA") -> tuple[int, int]:
+        """Instructions and products of the stretch without branch or barrier that has most."""
         ends = re.compile(r"\b(BRA|BRX|EXIT|RET|CALL|BSSY|BSYNC|BAR|WARPSYNC)\b")
         length, products, best = 0, 0, (0, 0)
         for line in [*self.sass, "EXIT"]:
@@ -57,8 +57,8 @@ class Compiled:
                 length = products = 0
             else:
                 length += 1
-                products += "FFMA" in line
-        return best[1]
+                products += product in line
+        return best[1], best[0]
 
 
 def _name(symbol: str) -> tuple[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "depthwise_conv2d_any.cuh"
+#include "depthwise_conv2d_band.cuh"
 #include "depthwise_conv2d_nchw.cuh"
 #include "depthwise_conv2d_nhwc.cuh"
 #include "depthwise_conv2d_weight_nchw.cuh"

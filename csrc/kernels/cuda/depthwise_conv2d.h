@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../depthwise_conv2d.h"
+#include "depthwise_conv2d_band.h"
 #include "depthwise_conv2d_tile.h"
 #include "launch.h"
 
@@ -28,6 +29,7 @@ struct DepthwiseParams {
   Activation activation;
   DepthwiseTiles tiles;  // of channels_last tensors
   PlaneTiles planes;     // of contiguous ones
+  BandTiles band;        // of either, where the matrix unit multiplies
 
   FASTCONV_INLINE int64_t source_height() const {
     return transposed ? shape.out_height : shape.height;
@@ -75,6 +77,11 @@ constexpr int kDepthwiseThreads = 256;
 constexpr int kDepthwiseLeastChannels = 16;
 constexpr int kDepthwiseSumChannels = 32;  // of a block that sums parts: a warp
 constexpr int kDepthwiseSumRows = 8;       // its warps, each with slabs of its own
+
+// The arrangement for the matrix unit, whether a call can take it, and its launch.
+BandTiles arrange_band(const DepthwiseConv2dShape& s);
+bool takes_band(const DepthwiseParams& p, const Device& device);
+Launch band_launch(const DepthwiseParams& p);
 
 // Fills the periods and the tiles, which follow from the rest.
 void complete(DepthwiseParams& p);

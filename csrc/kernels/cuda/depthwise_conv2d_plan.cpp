@@ -158,7 +158,8 @@ void complete(DepthwiseParams& p) {
   const DepthwiseConv2dShape& s = p.shape;
   p.period_h = p.transposed ? s.stride_h / std::gcd(s.stride_h, s.dilation_h) : 1;
   p.period_w = p.transposed ? s.stride_w / std::gcd(s.stride_w, s.dilation_w) : 1;
-  p.tiles = {}, p.planes = {};
+  p.tiles = {}, p.planes = {}, p.band = {};
+  if (!p.transposed) p.band = arrange_band(s);
   const bool phases_agree = s.pad_top % s.stride_h == s.pad_left % s.stride_w;
   if (has_tile(s) && (phases_agree || !p.transposed)) {
     const int kernel = int(s.kernel_h), stride = int(s.stride_h), phase = phase_of(p);
@@ -199,6 +200,11 @@ void complete(DepthwiseWeightParams& p, const Device& device) {
 
 Launch plan(const DepthwiseParams& p, const Device& device) {
   const DepthwiseConv2dShape& s = p.shape;
+  // Seven by seven is the least that CUDA cores cannot do in the memory's time on an H100; on an
+  // H200 that may hold of five by five: by arithmetic, to be timed.
+  constexpr int64_t kBandTaps = 49;
+  const bool tiled = takes_tiles(p, device) || takes_planes(p, device);
+  if (takes_band(p, device) && (s.taps() >= kBandTaps || !tiled)) return band_launch(p);
   if (takes_tiles(p, device)) {
     const int64_t blocks = int64_t{p.tiles.patches} * p.tiles.channel_blocks.divisor;
     return with_arguments(tile_launch(Kernel::depthwise_conv2d_nhwc_tile, blocks, tile_bytes(p)),

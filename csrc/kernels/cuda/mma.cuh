@@ -102,6 +102,13 @@ FASTCONV_INLINE float widen_half(uint32_t word, int half) {
   return widen(T{uint16_t(half ? word >> 16 : word)});
 }
 
+// Until all threads of the warp are here, and see what the others wrote.
+FASTCONV_INLINE void sync_warp() {
+#if defined(__CUDA_ARCH__) || defined(FASTCONV_EMULATED)
+  __syncwarp();
+#endif
+}
+
 // Words (i, j) of thread i of a group of four become words (j, i): what the group holds of a row
 // of a result, 4 bytes of each 16 a thread, becomes 16 bytes a thread, and back.
 FASTCONV_INLINE void transpose_quad(uint32_t (&words)[4]) {

@@ -47,6 +47,7 @@ Instance instance(Kernel kernel, void (*function)(Params), const int (&arguments
 #define FASTCONV_CUDA_TABLES(X) \
   X(activation_backward)        \
   X(depthwise_conv2d)           \
+  X(depthwise_conv2d_band)      \
   X(depthwise_conv2d_nchw)      \
   X(inverted_residual)          \
   X(local_response_norm)        \
