@@ -28,7 +28,7 @@ constexpr int kRows = [] {
   if (kLanes<S> == 1) return NV <= 2 ? 4 : 2;
 #if defined(__AVX512F__)
   if (kLast == Last::kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
-  return NV == 1 ? 12 : NV == 2 ? 8 : NV == 3 ? 5 : 4;
+  return NV == 1 ? 12 : NV == 2 ? 7 : NV == 3 ? 5 : 5;
 #else
   return NV == 1 ? 8 : NV == 2 ? 6 : NV == 3 ? 4 : 3;
 #endif

@@ -39,7 +39,7 @@ constexpr int64_t kMostColumns = 4 * kLanes<S>;
 
 // Rows of a register tile with two vectors of columns; gemm.cpp tells why, and of other widths.
 #if defined(__AVX512F__)
-constexpr int kTileRows = 8;
+constexpr int kTileRows = 7;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;
 #else
