@@ -28,7 +28,7 @@ constexpr int kRows = [] {
   if (kLanes<S> == 1) return NV <= 2 ? 4 : 2;
 #if defined(__AVX512F__)
   if (kLast == Last::kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
-  return NV == 1 ? 12 : NV == 2 ? 8 : NV == 3 ? 5 : 4;
+  return NV == 1 ? 12 : NV == 2 ? 7 : NV == 3 ? 5 : 5;
 #else
   return NV == 1 ? 8 : NV == 2 ? 6 : NV == 3 ? 4 : 3;
 #endif
@@ -78,7 +78,7 @@ void tiles(GemmTile<S> t, int64_t count) {
   const bool rows_have_bias = t.bias != nullptr && t.bias_is_per_row;
   const V low = V::set1(t.low), high = V::set1(t.high);
 
-  for (; count > 0; --count) {
+  for (int64_t fetched = 0; count > 0; --count, ++fetched) {
     V acc[MR][NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
@@ -131,11 +131,17 @@ void tiles(GemmTile<S> t, int64_t count) {
         }
       }
     };
+    // The even rows of a column of cache lines, then the odd ones, then the next column.
+    const bool fetches = t.next_b != nullptr && fetched < 2 * NV;
+    const S* next = fetches ? t.next_b + fetched % 2 * t.b_row + fetched / 2 * L : t.b;
+    const int64_t next_step = fetches ? 2 * t.b_row : 0;
     for (int64_t left = t.depth; left > 0; left -= block) {
       int64_t k = min_of(left, block);
       for (; kStepsInTwos<S> && k >= 2; k -= 2) {
         step(0), step(1);
         advance(2 * a_depth);
+        __builtin_prefetch(next, 0, 2);
+        next += next_step;
       }
       for (; k > 0; --k) {
         step(0);

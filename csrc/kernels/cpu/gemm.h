@@ -16,6 +16,7 @@ struct GemmTile {
   int64_t depth_block, a_block;
   const S* b;            // (depth, columns)
   int64_t b_row;         // elements from a row of b to the next
+  const S* next_b;       // null, or the panel wanted next, to be fetched in the meantime
   S* c;                  // (rows, columns)
   int64_t c_row;         // elements from a row of c to the next
   const S* residual;     // (rows, columns) or null; may be c itself
@@ -39,7 +40,7 @@ constexpr int64_t kMostColumns = 4 * kLanes<S>;
 
 // Rows of a register tile with two vectors of columns; gemm.cpp tells why, and of other widths.
 #if defined(__AVX512F__)
-constexpr int kTileRows = 8;
+constexpr int kTileRows = 7;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;
 #else

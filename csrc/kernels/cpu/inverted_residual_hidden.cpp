@@ -16,6 +16,7 @@ void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, 
   GemmTile<float> t{};
   t.a_row = p.in_channels, t.a_depth = 1, t.depth = p.in_channels;
   t.b = p.expand_weight + panel * kHiddenPanel, t.b_row = p.expand_row;
+  if (panel + 1 < hidden_panels(p)) t.next_b = t.b + kHiddenPanel;
   t.bias = p.expand_bias ? p.expand_bias + panel * kHiddenPanel : nullptr;
   t.c_row = kHiddenPanel;
   t.columns = min_of(kHiddenPanel, p.hidden - panel * kHiddenPanel);

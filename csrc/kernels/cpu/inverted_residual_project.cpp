@@ -40,6 +40,9 @@ void project(const InvertedResidualParams& p, const Projection& from, int64_t be
     const int64_t offset = (from.first + pixels.first) * p.out_channels + columns.first;
     t.a = from.hidden + pixels.first * kHiddenPanel;
     t.b = p.project_weight + columns.first;
+    const int64_t next = columns.first + columns.count;
+    const bool fetches = !pixels_outside && (i + 1) % tiles == 0 && i + 1 < end;
+    t.next_b = fetches && next < p.out_channels ? p.project_weight + next : nullptr;
     t.bias = p.project_bias ? p.project_bias + columns.first : nullptr;
     t.residual = p.residual ? p.residual + offset : nullptr;
     t.c = p.output + offset;

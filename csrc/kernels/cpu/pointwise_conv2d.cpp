@@ -170,11 +170,12 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     } else {
       t.a = static_cast<const S*>(p.input) + rows.first * p.in_channels, t.a_row = p.in_channels;
     }
-    if (packed) {
-      t.b = prepared + panel.first * p.in_channels, t.b_row = padded<S>(panel.count);
-    } else {
-      t.b = static_cast<const S*>(p.weight) + panel.first, t.b_row = p.weight_in_stride;
-    }
+    const auto weights = [&](int64_t first) {
+      return packed ? prepared + first * p.in_channels : static_cast<const S*>(p.weight) + first;
+    };
+    t.b = weights(panel.first), t.b_row = packed ? padded<S>(panel.count) : p.weight_in_stride;
+    const int64_t next = panel.first + panel.count;
+    t.next_b = unit < end && next < p.out_channels ? weights(next) : nullptr;
     t.bias = bias ? bias + panel.first : nullptr;
     t.rows = rows.count, t.columns = panel.count;
     run_panel<T>(p, t, rows.first * p.out_channels + panel.first, p.out_channels, scratch);
