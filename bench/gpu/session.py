@@ -99,7 +99,7 @@ def profile(out: Path, name: str, *arguments: str) -> Step:
 
 
 def has_counters() -> bool:
-    """Whether NVIDIA's ncu and the reader of its reports are here, as the built fastconv sees it."""
+    """Whether NVIDIA's ncu and the reader of its reports are here, as fastconv finds them."""
     ask = "from fastconv.profiling.counters import find_ncu; find_ncu()"
     return subprocess.run([PYTHON, "-c", ask], capture_output=True, check=False).returncode == 0
 
