@@ -1,20 +1,21 @@
 """pytest-benchmark for bench/: its clock, the options, the races, what a file says besides."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
 from bench.cases import DTYPES, Case, cases_of, layers_of
-from bench.goals.roofline import roofline
-from bench.kernels import RACERS, Racer, Races, Result, racers_of, variants_of
+from bench.kernels import RACERS, Racer, Races, Result, measured_roofs, racers_of, variants_of
 from bench.processes import in_own_process
 from bench.quick import QUICK
 from fastconv.machine import machine
+from fastconv.profiling.record import Roofs
 
 RIVALS = list(dict.fromkeys(racer.rival for racer in RACERS))
-ROOFLINE = pytest.StashKey[dict[str, float]]()
+ROOFS = pytest.StashKey[dict[str, Roofs]]()
 COMPLETE = pytest.StashKey[bool]()
 
 
@@ -79,7 +80,7 @@ class Session:
             self.selected.setdefault(parameters["case"], []).append(parameters["racer"])
         timed = not config.getoption("benchmark_disable")
         self.seconds = config.getoption("race_seconds") if timed else None
-        self.limits = in_own_process(roofline, 1.0) if timed else {}
+        self.roofs = in_own_process(measured_roofs) if timed else {}
 
     def result(self, case: Case) -> Result:
         if case not in self.results:
@@ -90,7 +91,7 @@ class Session:
 @pytest.fixture(scope="session")
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     found = Session(request.config, request.session.items)
-    request.config.stash[ROOFLINE] = found.limits
+    request.config.stash[ROOFS] = found.roofs
     yield found
     found.races.close()
 
@@ -101,7 +102,8 @@ def pytest_benchmark_update_machine_info(machine_info: dict) -> None:
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """What was measured before Ctrl-C is written too, and marked."""
-    output_json["roofline"] = config.stash.get(ROOFLINE, {})
+    roofs = config.stash.get(ROOFS, {})
+    output_json["roofline"] = {name: asdict(found) for name, found in roofs.items()}
     output_json["complete"] = config.stash.get(COMPLETE, True)
 
 

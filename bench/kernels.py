@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases import DTYPES, Case
-from bench.goals.roofline import LEVELS
 from bench.processes import KEEPING_MEMORY
 from bench.shapes import Shape
 from fastconv import _C
@@ -21,8 +20,11 @@ from fastconv.peers.entrant import Entrant, Rival, judge, skip_missing, summaris
 from fastconv.peers.model import save_job
 from fastconv.peers.process import PeerProcess
 from fastconv.peers.turns import Turn, rounds_in_turn
+from fastconv.profiling.record import Roofs
+from fastconv.profiling.roofline import least_seconds, measure_roofs
 from fastconv.progress import silent
 
+COMPUTED_IN = (torch.float32, torch.bfloat16)  # float16 is widened to float32
 TURN_SECONDS = 0.03  # a third of a network's turn: most calls take under a millisecond
 # Against float64, relative to the largest value. Seen over the quick cases: 7e-7 in float32; a half
 # unit in the last place of the output is 2e-3 in bfloat16 and 2.4e-4 in float16.
@@ -185,25 +187,20 @@ def ran_reference(case: Case, rival: Rival) -> bool:
     return untuned or (case.dtype != torch.float32 and not names)
 
 
-def roof(case: Case, limits: dict[str, float]) -> tuple[float, str]:
-    """The least seconds that the machine allows, and the limit that sets them.
-
-    limits: GFLOP/s and GB/s, as bench.goals.roofline measures them.
-    """
-    narrow = case.dtype == torch.bfloat16
-    compute = "FMA bfloat16" if narrow else "FMA float32"
-    levels = (name for name, size in LEVELS.items() if case.bytes <= size)
-    memory = next(levels, "non-temporal copy")
-    memory = "non-temporal copy" if memory == "memory read" else memory
-    floors = {compute: case.flops / limits[compute], memory: case.bytes / limits[memory]}
-    bound = max(floors, key=lambda name: floors[name])
-    return floors[bound] / 1e9, bound
+def measured_roofs() -> dict[str, Roofs]:
+    """By the dtype that is computed in."""
+    return {str(d).removeprefix("torch."): measure_roofs(d) for d in COMPUTED_IN}
 
 
-def row(case: Case, racer: Racer, result: Result, limits: dict[str, float]) -> dict[str, Any]:
+def roof(case: Case, roofs: dict[str, Roofs]) -> tuple[float, str]:
+    """The least seconds that the machine allows, and what sets them."""
+    return least_seconds(roofs.get(case.dtype_name, roofs["float32"]), case.flops, case.bytes)
+
+
+def row(case: Case, racer: Racer, result: Result, roofs: dict[str, Roofs]) -> dict[str, Any]:
     """What a row says beside pytest-benchmark's figures."""
     rival = result.rivals[racer]
-    floor, bound = roof(case, limits)
+    floor, bound = roof(case, roofs)
     torches = [r for r in result.rivals.values() if r.name == result.baseline]
     return {
         "case": str(case),

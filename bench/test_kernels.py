@@ -25,7 +25,7 @@ def test_kernel(benchmark, session, case, racer):
     if rival.status != "ok":
         pytest.fail(f"{racer} is {rival.status}: {rival.reason}", pytrace=False)
     seconds = [call for turn in result.turns.get(racer, []) for call in turn]
-    if session.limits:
-        benchmark.extra_info.update(row(case, racer, result, session.limits))
+    if session.roofs:
+        benchmark.extra_info.update(row(case, racer, result, session.roofs))
     played = iter(seconds)
     benchmark.pedantic(lambda: clock.advance(next(played, 0.0)), rounds=max(1, len(seconds)))

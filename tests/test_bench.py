@@ -21,6 +21,7 @@ from fastconv.peers import Peer
 from fastconv.peers.entrant import Rival
 from fastconv.peers.onednn import parse
 from fastconv.peers.turns import run
+from fastconv.profiling.record import Roofs
 from tests.helpers import ROOT
 
 SMALL = Case(Shape("pointwise_conv2d", 64, 384, 14, 14, 1, 1), 1, torch.float32)
@@ -31,11 +32,12 @@ PLUGIN = """
 import bench.processes
 from bench.kernels import RACERS, Racer
 from fastconv.peers import Peer
+from fastconv.profiling.record import Roofs
 
 RACERS += [Racer(name, "nchw", Peer(name, name, __name__ + "_" + name)) for name in ("busy", "off")]
 
-LIMITS = dict.fromkeys(["FMA float32", "L2 read", "L3 read"], 1e4)
-bench.processes.in_own_process = lambda *arguments: LIMITS
+ROOFS = {"float32": Roofs(1e13, [1 << 20], [1e13], [1e13])}
+bench.processes.in_own_process = lambda *arguments: ROOFS
 
 def pytest_runtest_logreport(report):
     if report.failed:
@@ -98,7 +100,7 @@ def test_a_run_times_tells_wrong_rivals_and_keeps_what_ctrl_c_leaves(tmp_path):
     assert "pointwise_conv2d" in next(iter(ours["implementations"]))
     assert 0 < ours["share_of_roof"] < 1
     assert ours["speedup_interval"][0] <= ours["speedup"] <= ours["speedup_interval"][1]
-    assert found["roofline"]["FMA float32"] == 1e4
+    assert found["roofline"]["float32"]["flops"] == 1e13
     assert "x torch" in "".join(column.header for column in summary.table(found).columns)
 
 
@@ -246,14 +248,19 @@ def test_a_variant_is_the_kernel_that_it_names():
 
 
 def test_the_roof_is_the_nearer_limit():
-    limits = {"FMA float32": 100.0, "FMA bfloat16": 200.0}
-    limits |= {"L2 read": 50.0, "L3 read": 25.0, "memory read": 20.0, "non-temporal copy": 10.0}
-    thin = Case(Shape("residual_add", 8, 8, 64, 64, 1, 1), 1, torch.float32)
-    assert roof(thin, limits) == (thin.bytes / 50e9, "L2 read")
-    large = Case(thin.layer._replace(channels=4096), 1, torch.float32)
-    assert roof(large, limits) == (large.bytes / 10e9, "non-temporal copy")
+    sizes = [1 << 17, 1 << 27]
+    roofs = {
+        "float32": Roofs(100e9, sizes, [50e9, 10e9], [40e9, 20e9]),
+        "bfloat16": Roofs(200e9, sizes, [50e9, 10e9], [40e9, 20e9]),
+    }
+    thin = Case(Shape("residual_add", 8, 8, 32, 32, 1, 1), 1, torch.float32)
+    assert roof(thin, roofs) == (thin.bytes / 50e9, "memory")
+    large = Case(Shape("residual_add", 4096, 4096, 64, 64, 1, 1), 1, torch.float32)
+    assert roof(large, roofs) == (large.bytes / 20e9, "memory")
     deep = Case(Shape("pointwise_conv2d", 512, 512, 14, 14, 1, 1), 1, torch.bfloat16)
-    assert roof(deep, limits) == (2 * 512 * 512 * 14 * 14 / 200e9, "FMA bfloat16")
+    assert roof(deep, roofs) == (2 * 512 * 512 * 14 * 14 / 200e9, "arithmetic")
+    half = Case(deep.layer, 1, torch.float16)
+    assert roof(half, roofs) == (2 * 512 * 512 * 14 * 14 / 100e9, "arithmetic")
 
 
 def test_the_summary_leaves_reference_paths_out():

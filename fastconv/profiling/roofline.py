@@ -2,7 +2,8 @@
 
 A layer of F FLOP and B bytes takes at least max(F / peak, B / rate): peak is that of multiply-adds
 in registers, rate that of the faster of a read and a copy of as many bytes, so that a layer whose
-tensors stay in a cache is held against that cache.
+tensors stay in a cache is held against that cache. A copy is by ordinary stores or past the caches,
+whichever is faster at that size.
 """
 
 from math import log
@@ -37,13 +38,15 @@ def measure_roofs(dtype: torch.dtype) -> Roofs:
     narrow = dtype if dtype == torch.bfloat16 else torch.float32
     probes = [probe.multiply_add(dtype=narrow)]
     probes += [probe.read(size) for size in SIZES]
-    probes += [repeated(probe.copy(size)) for size in SIZES]
+    for copy in (probe.copy, probe.stream_copy):
+        probes += [repeated(copy(size)) for size in SIZES]
     times: list[list[float]] = [[] for _ in probes]
     for _ in range(ROUNDS):
         for own, limit in zip(times, probes, strict=True):
             own += run(limit.run, CALLS, 1)
     peak, *rates = [limit.work / median(own) for limit, own in zip(probes, times, strict=True)]
-    return Roofs(peak, SIZES, rates[: len(SIZES)], rates[len(SIZES) :])
+    read, *copies = (rates[i : i + len(SIZES)] for i in range(0, len(rates), len(SIZES)))
+    return Roofs(peak, SIZES, read, list(map(max, *copies)))
 
 
 def rate_at(roofs: Roofs, rates: list[float], size: float) -> float:
@@ -62,10 +65,14 @@ def bandwidth(roofs: Roofs, size: float) -> float:
     return max(rate_at(roofs, roofs.read, size), rate_at(roofs, roofs.copy, size))
 
 
+def least_seconds(roofs: Roofs, flop: float, size: float) -> tuple[float, str]:
+    """The least time for so many FLOP and bytes, and what sets it: 'arithmetic' or 'memory'."""
+    return max((flop / roofs.flops, "arithmetic"), (size / bandwidth(roofs, size), "memory"))
+
+
 def share_of_roof(roofs: Roofs, flop: float, size: float, seconds: float) -> float:
     """The least time for so many FLOP and bytes over the seconds taken."""
-    least = max(flop / roofs.flops, size / bandwidth(roofs, size))
-    return least / seconds
+    return least_seconds(roofs, flop, size)[0] / seconds
 
 
 def share_of_copy(roofs: Roofs, size: float, seconds: float) -> float:
