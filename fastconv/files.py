@@ -38,4 +38,4 @@ def whole(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     """Replaces the file in one step."""
     with whole(path) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")

@@ -1,7 +1,10 @@
 """fastconv profile on the command line: what it writes where, and what it says of bad input."""
 
+import errno
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,7 +109,7 @@ def test_a_script_that_fails_is_told_in_a_sentence(without_measuring, tmp_path, 
     [
         (["no_such_network"], 2, ["no_such_network", "efficientnet_lite0"]),
         (["no_such_script.py"], 1, ["there is no file no_such_script.py"]),
-        ([MODEL, "--out", "nowhere/a.html"], 1, ["cannot write nowhere/a.html: No such file"]),
+        ([MODEL, "--out", "/proc/nowhere/a.html"], 2, ["cannot write /proc/nowhere/a.html: No"]),
         ([MODEL, "--out", "a.pdf"], 2, ["a.pdf", ".trace.json"]),
         ([MODEL, "--dtype", "float8"], 2, ["float8", "bfloat16"]),
         ([MODEL, "--device", "cuda"], 1, ["torch sees no CUDA device here"]),
@@ -133,6 +136,22 @@ def test_a_model_that_refuses_its_inputs_is_told(tmp_path, monkeypatch):
     result = run("net.py")
     assert result.exit_code == 1
     assert "net.py does not run on its inputs: RuntimeError: mat1 and mat2" in result.stderr
+
+
+def test_a_disk_that_fills_up_takes_no_other_report_with_it(without_measuring, monkeypatch):
+    whole = command.write_whole
+
+    def full(path, text):
+        if path.suffix == ".md":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(path, text)
+
+    monkeypatch.setattr(command, "write_whole", full)
+    result = run(MODEL, "--out", "a.md", "--out", "a.json")
+    assert result.exit_code == 1
+    assert "cannot write a.md: No space left" in result.stderr
+    assert "written: a.json" in result.stderr
+    assert json.loads(Path("a.json").read_text())["model"] == "sample"
 
 
 def test_an_interrupted_run_keeps_what_it_has(without_measuring, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def test_a_gpu_that_shows_no_kernel_is_told():
 def test_a_model_that_optimize_fails_on_is_swapped_on_a_gpu(monkeypatch):
     from fastconv.profiling import networks
 
-    def broken(*_arguments):
+    def broken(*_arguments, **_settings):
         raise RuntimeError("not on this device\nand a stack")
 
     monkeypatch.setattr(networks.fastconv, "optimize", broken)

@@ -10,13 +10,13 @@ from itertools import pairwise
 import plotly.graph_objects as go
 import pytest
 
+from fastconv.files import require_writable
 from fastconv.profiling.record import NO_GPU, RESTLESS, Profile
 from fastconv.profiling.reports import (
     as_json,
     as_markdown,
     as_page,
     as_trace,
-    require_writable,
     writer_of,
 )
 from fastconv.profiling.reports.charts import MOST_BARS, charts
@@ -194,5 +194,5 @@ def test_asking_whether_a_file_can_be_written_leaves_it_alone(tmp_path):
     require_writable(new)
     assert old.read_text() == "kept"
     assert not new.exists()
-    with pytest.raises(OSError, match="No such file"):
-        require_writable(tmp_path / "nowhere" / "new.html")
+    with pytest.raises(ValueError, match="cannot write"):
+        require_writable(old / "new.html")

@@ -19,10 +19,11 @@ from fastconv.cli.common import (
     print_json,
     progress_bar,
 )
+from fastconv.files import require_writable, write_whole
 from fastconv.profiling.counters import CountersError, find_ncu
 from fastconv.profiling.measure import Session, profile
 from fastconv.profiling.on_gpu import GpuSession
-from fastconv.profiling.reports import require_writable, writer_of
+from fastconv.profiling.reports import writer_of
 from fastconv.profiling.subject import Subject, SubjectError, load
 from fastconv.tables.profile import as_text
 
@@ -84,7 +85,7 @@ def profile_command(
     with expected_errors("--out"):
         writers = [(path, writer_of(path)) for path in paths]
         for path in paths:
-            check_writable(path)
+            require_writable(path)
     try:
         with expected_errors("MODEL|SCRIPT.py / --batch"):
             subject = load(name, batch, dtype and dtype.value, device=device.value)
@@ -92,17 +93,19 @@ def profile_command(
             result = profile(subject, seconds=seconds, progress=progress, session=session)
     except SubjectError as error:
         fail(str(error))
-    for path, writer in writers:
-        path.write_text(writer(result), encoding="utf-8")
+    unwritten = [path for path, writer in writers if not written_to(path, writer(result))]
     if as_json:
         print_json(result.to_dict())
     else:
         typer.echo(as_text(result) + "\n")
-    written = ", ".join(map(str, paths))
+    written = ", ".join(str(path) for path in paths if path not in unwritten)
     if result.interrupted:
         messages.print(f"fastconv: interrupted; what was measured is in {written}", markup=False)
         raise typer.Exit(INTERRUPTED)
-    messages.print(f"written: {written}", markup=False, highlight=False, soft_wrap=True)
+    if written:
+        messages.print(f"written: {written}", markup=False, highlight=False, soft_wrap=True)
+    if unwritten:
+        raise typer.Exit(1)
 
 
 def session_on(device: Device, ncu: bool) -> Callable[[Subject, float], Session]:
@@ -121,9 +124,12 @@ def session_on(device: Device, ncu: bool) -> Callable[[Subject, float], Session]
         fail(str(error))
 
 
-def check_writable(path: Path) -> None:
-    """Before anything is measured, for it would be lost."""
+def written_to(path: Path, text: str) -> bool:
+    """Whether that went well; if not, the reason is told and what else there is goes on."""
     try:
-        require_writable(path)
+        write_whole(path, text)
     except OSError as error:
-        fail(f"cannot write {path}: {error.strerror}")
+        reason = error.strerror or error
+        messages.print(f"fastconv: cannot write {path}: {reason}", markup=False, soft_wrap=True)
+        return False
+    return True

@@ -60,12 +60,3 @@ def require_plotly() -> None:
     except ImportError as error:
         command = install_command(["plotly"])
         raise ModuleNotFoundError(f"the page needs plotly ({error}): {command}") from error
-
-
-def require_writable(path: Path) -> None:
-    """Raises OSError where the file cannot be written; leaves what is there as it is."""
-    new = not path.exists()
-    with path.open("ab"):
-        pass
-    if new:
-        path.unlink()
