@@ -60,6 +60,7 @@ def backend(
 
 
 _OUR_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    torch.conv1d: ops.conv1d,
     torch.conv2d: ops.conv2d,
     F.batch_norm: ops.batch_norm,
     F.local_response_norm: ops.local_response_norm,
@@ -67,10 +68,11 @@ _OUR_FUNCTIONS: dict[Any, Callable[..., Any]] = {
 
 
 def _use_our_functions(graph: fx.GraphModule) -> None:
-    """Ours in place of torch's for images, in place; they take the same arguments."""
+    """Ours in place of torch's for images and sequences, in place; they take the same arguments."""
     for node in graph.graph.nodes:
         value = node.meta.get("example_value")
-        if node.target in _OUR_FUNCTIONS and isinstance(value, Tensor) and value.dim() == 4:
+        rank = 3 if node.target is torch.conv1d else 4
+        if node.target in _OUR_FUNCTIONS and isinstance(value, Tensor) and value.dim() == rank:
             node.target = _OUR_FUNCTIONS[node.target]
     graph.recompile()
 
