@@ -36,8 +36,9 @@ def backend(
     Without gradients the graph is optimized at its first call, for any batch and for each size of
     images: batch norms are folded and weights packed, as by :func:`fastconv.optimize`. Weights that
     change in place, or are others, are folded again, three times; after that the graph runs as it
-    came. Writing to `weight.data` goes unseen. Where a gradient is wanted, under autocast and on
-    GPUs the graph runs as it came, on our functions where they have a kernel.
+    came. A tensor given to `weight.data` is seen; writing into it is not, for nothing counts that.
+    Where a gradient is wanted, under autocast and on GPUs the graph runs as it came, on our
+    functions where they have a kernel.
 
     Args:
         graph: of torch's functions, as dynamo captured it.
@@ -92,7 +93,7 @@ class _Inference:
         self.images = sorted({*read} - {*self.weights, *self.numbers, *self.sizes})
         self.changes = -1
         self.tries = 0
-        self.seen: list[tuple[weakref.ref, int]] = []
+        self.seen: list[tuple[weakref.ref, tuple[int, int]]] = []
         self.optimized: list[tuple[OptimizedModule, list[float], Callable[..., Any]]] = []
         self.serving: dict[Hashable, Callable[..., Any] | None] = {}
         self.as_it_came = _then(graph, then)
@@ -205,8 +206,9 @@ def _sizes(placeholders: Sequence[fx.Node]) -> dict[fx.Node, tuple[fx.Node, int]
     return {node: places[symbol] for node, symbol in symbols.items() if symbol in places}
 
 
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version
+def _version(weight: Tensor) -> tuple[int, int]:
+    """Where a weight lies and how often it was written to; 0.1 us a weight and call."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def _shape(value: Any) -> Any:
