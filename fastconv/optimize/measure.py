@@ -76,14 +76,14 @@ def _regions(module: fx.GraphModule, dtype: torch.dtype | None) -> Iterator[Regi
             nodes = _between(block.convs[0], node)
             taken.update(nodes)
             yield Region(nodes, block.convs, ("block", "parts", "torch"))
-        elif (is_conv(node) and node not in taken and _has_kernel(node)) or (
-            node not in taken and (is_pool(node) or is_linear(module, node))
-        ):
+        elif node not in taken and _has_kernel(module, node):
             yield Region([node], [node], ("ours", "torch"))
 
 
-def _has_kernel(conv: fx.Node) -> bool:
-    return is_depthwise_node(conv) or is_pointwise_node(conv) or is_stem_node(conv)
+def _has_kernel(module: fx.GraphModule, node: fx.Node) -> bool:
+    if is_conv(node):
+        return is_depthwise_node(node) or is_pointwise_node(node) or is_stem_node(node)
+    return is_pool(node) or is_linear(module, node)
 
 
 def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
