@@ -36,8 +36,9 @@ def backend(
     Without gradients the graph is optimized at its first call, for any batch and for each size of
     images: batch norms are folded and weights packed, as by :func:`fastconv.optimize`. Weights that
     change in place, or are others, are folded again, three times; after that the graph runs as it
-    came. Writing to `weight.data` goes unseen. Where a gradient is wanted, under autocast and on
-    GPUs the graph runs as it came, on our functions where they have a kernel.
+    came. A tensor given to `weight.data` is seen; writing into it is not, for nothing counts that.
+    Where a gradient is wanted, under autocast and on GPUs the graph runs as it came, on our
+    functions where they have a kernel.
 
     Args:
         graph: of torch's functions, as dynamo captured it.
@@ -60,6 +61,7 @@ def backend(
 
 
 _OUR_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    torch.conv1d: ops.conv1d,
     torch.conv2d: ops.conv2d,
     F.batch_norm: ops.batch_norm,
     F.local_response_norm: ops.local_response_norm,
@@ -67,10 +69,11 @@ _OUR_FUNCTIONS: dict[Any, Callable[..., Any]] = {
 
 
 def _use_our_functions(graph: fx.GraphModule) -> None:
-    """Ours in place of torch's for images, in place; they take the same arguments."""
+    """Ours in place of torch's for images and sequences, in place; they take the same arguments."""
     for node in graph.graph.nodes:
         value = node.meta.get("example_value")
-        if node.target in _OUR_FUNCTIONS and isinstance(value, Tensor) and value.dim() == 4:
+        rank = 3 if node.target is torch.conv1d else 4
+        if node.target in _OUR_FUNCTIONS and isinstance(value, Tensor) and value.dim() == rank:
             node.target = _OUR_FUNCTIONS[node.target]
     graph.recompile()
 
@@ -90,7 +93,7 @@ class _Inference:
         self.images = sorted({*read} - {*self.weights, *self.numbers, *self.sizes})
         self.changes = -1
         self.tries = 0
-        self.seen: list[tuple[weakref.ref, int]] = []
+        self.seen: list[tuple[weakref.ref, tuple[int, int]]] = []
         self.optimized: list[tuple[OptimizedModule, list[float], Callable[..., Any]]] = []
         self.serving: dict[Hashable, Callable[..., Any] | None] = {}
         self.as_it_came = _then(graph, then)
@@ -203,8 +206,9 @@ def _sizes(placeholders: Sequence[fx.Node]) -> dict[fx.Node, tuple[fx.Node, int]
     return {node: places[symbol] for node, symbol in symbols.items() if symbol in places}
 
 
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version
+def _version(weight: Tensor) -> tuple[int, int]:
+    """Where a weight lies and how often it was written to; 0.1 us a weight and call."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def _shape(value: Any) -> Any:

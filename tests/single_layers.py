@@ -33,6 +33,19 @@ def _lenet() -> nn.Module:
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(1024, 120), nn.Tanh())
 
 
+class Sequences(nn.Module):
+    """A causal depthwise convolution over time, a norm, a step-wise one (Conformer, Mamba)."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.pad, self.norm = (kernel - 1, 0), nn.BatchNorm1d(channels)
+        self.depthwise = nn.Conv1d(channels, channels, kernel, groups=channels, bias=False)
+        self.pointwise = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.pointwise(F.silu(self.norm(self.depthwise(F.pad(x, self.pad)))))
+
+
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, IMAGE),
     "residual, small": (Residual, SMALL),
@@ -67,5 +80,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "activation": (chain(nn.ReLU), IMAGE),
     "linear": (chain(lambda: nn.Linear(512, 256)), (512,)),
     "linear, two": (chain(lambda: nn.Linear(512, 64), nn.ReLU, lambda: nn.Linear(64, 9)), (512,)),
+    "sequence": (lambda: Sequences(128, 15), (128, 100)),
+    "sequence, small": (lambda: Sequences(16, 4), (16, 20)),
+    "sequence, depthwise": (chain(lambda: nn.Conv1d(128, 128, 4, groups=128)), (128, 100)),
+    "sequence, pointwise": (chain(lambda: nn.Conv1d(128, 64, 1)), (128, 100)),
+    "sequence, dense": (chain(lambda: nn.Conv1d(64, 64, 5), nn.ReLU), (64, 100)),
     "lenet": (_lenet, (1, 28, 28)),
 }

@@ -45,7 +45,7 @@ def model() -> nn.Module:
 
 
 def optimize_with(
-    monkeypatch, decide, seconds=1e9, whole_too=False, **settings
+    monkeypatch, decide, seconds=1e9, whole_too=False, network=None, **settings
 ) -> tuple[nn.Module, list[int]]:
     """The network where races end as decide says, and how many ways each race had.
 
@@ -62,7 +62,7 @@ def optimize_with(
     for name in ("measure", "whole"):
         module = importlib.import_module(f"fastconv.optimize.{name}")
         monkeypatch.setattr(module, "race", functools.partial(told, whole=name == "whole"))
-    return fastconv.optimize(model(), X, measure=seconds, **settings), races
+    return fastconv.optimize(network or model(), X, measure=seconds, **settings), races
 
 
 def kernels(fast: nn.Module) -> list[str]:
@@ -149,3 +149,33 @@ def test_real_races_give_a_network_that_computes_the_same():
 def test_a_race_tells_fast_from_slow():
     fast, slow = race([lambda: sum(range(3000)), lambda: sum(range(30000))], seconds=0.1)
     assert slow > 2 * fast > 0
+
+
+class Ends(nn.Module):
+    """A pool of each kind and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv(x), 3, 2)
+        return self.head(torch.cat([x.mean((2, 3)), F.adaptive_avg_pool2d(x, 1).flatten(1)], 1))
+
+
+@pytest.mark.parametrize("winner", ["ours", "torch"])
+def test_pools_and_linear_layers_are_raced(monkeypatch, winner):
+    times = [1e-3, 2e-3] if winner == "ours" else [2e-3, 1e-3]
+    network = Ends().eval()
+    fast, races = optimize_with(monkeypatch, lambda ways: times, network=network)
+    assert races == [2] * 6  # five layers and the whole
+    *rows, _ = fast.receipt
+    kernels = ["pointwise_conv2d", "max_pool2d", *["global_avg_pool2d"] * 2, "pointwise_conv2d"]
+    served = [row for row in rows if row.get("op") != "cat"]
+    assert [row["kernel"] for row in served] == (kernels if winner == "ours" else ["torch"] * 5)
+    for row in served:
+        assert set(row["measured"]) == {"ours", "torch"}
+        assert winner == "ours" or row["reason"] == "ours was slower here"
+    x = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), network(x), rtol=1e-4, atol=1e-5)

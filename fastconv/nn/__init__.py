@@ -1,6 +1,7 @@
 """The ops as layers: torch's constructors, state_dict keys and repr, our kernels."""
 
 from fastconv.nn.batch_norm import BatchNorm2d
+from fastconv.nn.conv1d import Conv1d
 from fastconv.nn.conv2d import Conv2d
 from fastconv.nn.depthwise_conv1d import DepthwiseConv1d
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
@@ -16,6 +17,7 @@ from fastconv.nn.stem_conv2d import StemConv2d
 
 __all__ = [
     "BatchNorm2d",
+    "Conv1d",
     "Conv2d",
     "DepthwiseConv1d",
     "DepthwiseConv2d",

@@ -3,6 +3,7 @@
 from torch import fx as _fx
 
 from fastconv.ops.batch_norm import batch_norm
+from fastconv.ops.conv1d import conv1d
 from fastconv.ops.conv2d import conv2d
 from fastconv.ops.depthwise_conv1d import depthwise_conv1d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
@@ -23,6 +24,7 @@ from fastconv.ops.stem_conv2d import pack_stem_weight, stem_conv2d
 __all__ = [
     "SqueezeExcitation",
     "batch_norm",
+    "conv1d",
     "conv2d",
     "depthwise_conv1d",
     "depthwise_conv2d",

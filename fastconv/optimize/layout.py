@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from fastconv.layout import memory_format_of
 from fastconv.optimize.dense import DenseConv2d
+from fastconv.optimize.passes.lift_sequences import makes_image
 
 aten, ours = torch.ops.aten, torch.ops.fastconv
 
@@ -76,13 +77,24 @@ def _enter(graph: fx.Graph, dtype: torch.dtype | None, channels_last: bool) -> N
         for user in users:
             any_layout = user.target in _ANY_LAYOUT
             user.replace_input_with(node, entered if any_layout else in_layout)
+    for node in graph.find_nodes(op="call_function", target=aten.unsqueeze.default):
+        if channels_last and makes_image(node):
+            _turn(graph, node)
+
+
+def _turn(graph: fx.Graph, node: fx.Node) -> None:
+    with graph.inserting_after(node):
+        turned = _contiguous(graph, node, torch.channels_last)
+    node.replace_all_uses_with(turned, delete_user_cb=lambda user: user is not turned)
 
 
 def _leave(graph: fx.Graph, outputs: Sequence[Any]) -> None:
     last = graph.output_node()
     results: list[Any] = list(last.args[0])  # type: ignore[arg-type]
     for i, (node, output) in enumerate(zip(results, outputs, strict=True)):
-        if isinstance(node, fx.Node) and isinstance(output, Tensor) and output.dim() == 4:
+        if not isinstance(node, fx.Node) or not isinstance(output, Tensor):
+            continue
+        if output.dim() == 4 or (output.dim() == 3 and output.is_contiguous()):
             with graph.inserting_before(last):
                 results[i] = _contiguous(graph, node, memory_format_of(output))
     last.args = (tuple(results),)

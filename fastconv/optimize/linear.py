@@ -38,18 +38,18 @@ class Linear(nn.Module):
 
 
 def lower_linear(module: fx.GraphModule) -> None:
-    """Every linear layer over a batch of rows becomes a Linear, its activation fused.
+    """Every linear layer over a batch of rows becomes a Linear, its activation fused, unless a race
+    chose torch's.
 
     What flattened one pixel an image before it is left out. A new node has its row of the receipt
     in meta["receipt"].
     """
     for node in list(module.graph.nodes):
-        if node.target is not aten.linear.default or len(shape_of(node.args[0])) != 2:
+        if not is_linear(module, node) or node.meta.get("way") == "torch":
             continue
         input, read, *bias = node.args
         weight = constant(module, read)
-        if weight is None or weight.dim() != 2:
-            continue
+        assert weight is not None
         user = only_user(node)
         activation = activation_of(user)
         last: fx.Node = node if user is None or activation is None else user
@@ -67,9 +67,18 @@ def lower_linear(module: fx.GraphModule) -> None:
             activation=activation,
             folded=node.meta.get("folded"),
             reason=f"up to {MOST_ROWS} rows, torch's for more",
+            measured=node.meta.get("measured"),
         )
         last.replace_all_uses_with(lowered)
     module.graph.eliminate_dead_code()
+
+
+def is_linear(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether node is a linear layer over a batch of rows, its weight known."""
+    if node.target is not aten.linear.default or len(shape_of(node.args[0])) != 2:
+        return False
+    weight = constant(module, node.args[1])
+    return weight is not None and weight.dim() == 2
 
 
 def _one_pixel(rows: Any) -> Any:

@@ -10,8 +10,9 @@ from torch import Tensor, fx
 from fastconv.optimize.arena import Arenas
 from fastconv.optimize.conv import is_conv, is_depthwise_node, is_pointwise_node, is_stem_node
 from fastconv.optimize.fuse_blocks import block_ending_in, fuse_blocks
+from fastconv.optimize.linear import is_linear, lower_linear
 from fastconv.optimize.lower import keep_used_buffers, lower_layers
-from fastconv.optimize.passes.pool import pool
+from fastconv.optimize.passes.pool import is_pool, pool
 from fastconv.optimize.race import race
 
 SECONDS = 10.0  # for all regions, if not said: MobileNet v2 has 28 different ones
@@ -24,7 +25,7 @@ class Region(NamedTuple):
     """Nodes that one op may serve, or its parts, or torch; only the last is read from outside."""
 
     nodes: list[fx.Node]
-    convs: list[fx.Node]
+    convs: list[fx.Node]  # or the one layer of another kind
     ways: tuple[str, ...]  # the first is the planned one
 
 
@@ -75,12 +76,14 @@ def _regions(module: fx.GraphModule, dtype: torch.dtype | None) -> Iterator[Regi
             nodes = _between(block.convs[0], node)
             taken.update(nodes)
             yield Region(nodes, block.convs, ("block", "parts", "torch"))
-        elif is_conv(node) and node not in taken and _has_kernel(node):
+        elif node not in taken and _has_kernel(module, node):
             yield Region([node], [node], ("ours", "torch"))
 
 
-def _has_kernel(conv: fx.Node) -> bool:
-    return is_depthwise_node(conv) or is_pointwise_node(conv) or is_stem_node(conv)
+def _has_kernel(module: fx.GraphModule, node: fx.Node) -> bool:
+    if is_conv(node):
+        return is_depthwise_node(node) or is_pointwise_node(node) or is_stem_node(node)
+    return is_pool(node) or is_linear(module, node)
 
 
 def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
@@ -127,7 +130,8 @@ def _signature(region: Region, sizes: dict[fx.Node, Any]) -> Any:
         tuple(sizes[source].shape) for node in region.nodes for source in node.all_input_nodes
     ]
     added = [node.kwargs.get("residual") is not None for node in region.convs]
-    return str((of_nodes, shapes, added))
+    given = [[arg for arg in node.args if not isinstance(arg, fx.Node)] for node in region.nodes]
+    return str((of_nodes, shapes, added, given))
 
 
 def _input(node: fx.Node, like: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -158,6 +162,7 @@ def _prepared(
     alone = fx.GraphModule(module, graph)
     fuse_blocks(alone, dtype)
     pool(alone)
+    lower_linear(alone)
     lower_layers(alone, dtype)
     keep_used_buffers(alone, dtype)
     alone.recompile()

@@ -76,8 +76,9 @@ def optimize(
             are on the CPU. That ends after a turn or two where it clearly wins; where it clearly
             loses, also in another order of memory, the model's own way is taken. True or seconds
             (10): before that the ways there are for each part are raced: a block in one op, in
-            parts or in torch's convolutions, each layer in ours or torch's. False: no race, and the
-            same plan on every machine. Another plan may differ in its last digits.
+            parts or in torch's convolutions, each convolution, pool and linear layer in ours or
+            torch's. False: no race, and the same plan on every machine. Another plan may differ in
+            its last digits.
 
     Returns:
         An :class:`OptimizedModule`. A model that torch.export cannot capture, or with forward hooks

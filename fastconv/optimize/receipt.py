@@ -77,6 +77,8 @@ def of_node(node: fx.Node) -> dict[str, Any] | None:
 
 
 def _why_torch(node: fx.Node, name: str) -> str:
+    if node.meta.get("way") == "torch":
+        return "ours was slower here"
     if activation_of(node) is not None:
         return "follows no layer of ours, or one whose result is read elsewhere too"
     if name == "linear":
@@ -89,4 +91,6 @@ def written(graph: fx.Graph) -> Iterator[dict[str, Any]]:
     for node in graph.nodes:
         found = node.meta.get("receipt") or of_node(node)
         if found is not None:
+            if "measured" in node.meta:
+                found.setdefault("measured", node.meta["measured"])
             yield found

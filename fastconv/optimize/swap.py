@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 import fastconv.nn as fast
 from fastconv import reference
+from fastconv.ops.conv1d import has_kernel
 from fastconv.ops.conv2d import is_depthwise, is_pointwise
 
 M = TypeVar("M", bound=nn.Module)
@@ -35,7 +36,14 @@ class Absorbed(nn.Module):
         return input
 
 
-_OURS = (fast.Conv2d, fast.BatchNorm2d, fast.LocalResponseNorm, fast.ResidualAdd, Absorbed)
+_OURS = (
+    fast.Conv1d,
+    fast.Conv2d,
+    fast.BatchNorm2d,
+    fast.LocalResponseNorm,
+    fast.ResidualAdd,
+    Absorbed,
+)
 
 
 def _own_class(module: nn.Module) -> type[nn.Module]:
@@ -68,6 +76,11 @@ def _replacement(module: nn.Module) -> type[nn.Module] | None:
             weight, module.groups, module.padding
         ):
             return fast.Conv2d
+    if kind is nn.Conv1d:
+        assert isinstance(module, nn.Conv1d)
+        weight = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+        served = has_kernel(weight, module.groups, module.padding)
+        return fast.Conv1d if served and module.padding_mode == "zeros" else None
     if kind is nn.BatchNorm2d and "activation" not in module.__dict__:
         return fast.BatchNorm2d
     if kind is nn.LocalResponseNorm:
@@ -86,8 +99,8 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
     neither is called from elsewhere or has hooks; the batch norm's own output is then not seen.
 
     Args:
-        model: any module; depthwise and 1x1 nn.Conv2d, nn.BatchNorm2d, nn.LocalResponseNorm and the
-            residual adds of fastconv.models are swapped.
+        model: any module; depthwise and 1x1 nn.Conv2d and nn.Conv1d, nn.BatchNorm2d,
+            nn.LocalResponseNorm and the residual adds of fastconv.models are swapped.
         filter_fn: called with each candidate's qualified name and module; False leaves it alone.
 
     Returns:

@@ -11,6 +11,7 @@ from fastconv.optimize.passes.fold_batch_norm import fold_batch_norm
 from fastconv.optimize.passes.fold_constants import fold_constants
 from fastconv.optimize.passes.fuse_residual_and_activation import fuse_residual_and_activation
 from fastconv.optimize.passes.lift_rows import lift_rows
+from fastconv.optimize.passes.lift_sequences import lift_sequences
 from fastconv.optimize.passes.merge_constants import merge_constants
 from fastconv.optimize.passes.name_activations import name_activations
 
@@ -18,6 +19,7 @@ CANONICAL = (
     drop_identities,
     fold_constants,
     name_activations,
+    lift_sequences,
     canonicalize,
     lift_rows,
     absorb_padding,

@@ -12,24 +12,40 @@ aten = torch.ops.aten
 
 
 def pool(module: fx.GraphModule) -> None:
-    """Max pooling, and the mean over all pixels in either way to write it, become ops of ours."""
+    """Max pooling, and the mean over all pixels in either way to write it, become ops of ours,
+    unless a race chose torch's."""
     for node in list(module.graph.nodes):
-        pools = node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]
-        if is_mean_of_pixels(node):
-            pools = True
-            if len(node.args) == 2 or not node.args[2]:
+        if node.meta.get("way") == "torch":
+            continue
+        if _is_mean(node):
+            if is_mean_of_pixels(node) and (len(node.args) == 2 or not node.args[2]):
                 _keep_pixel(module, node)
-        if pools and len(shape_of(node.args[0])) == 4:
             node.target = torch.ops.fastconv.global_avg_pool2d.default
             node.args = node.args[:1]
-        if node.target is aten.max_pool2d.default and len(shape_of(node.args[0])) == 4:
+        elif _is_max(node):
             given = arguments_of(node)
-            if pair("max_pool2d", "dilation", given["dilation"]) == (1, 1):
-                names = ("kernel_size", "stride", "padding")
-                given["stride"] = given["stride"] or given["kernel_size"]
-                window = [list(pair("max_pool2d", name, given[name])) for name in names]
-                node.target = torch.ops.fastconv.max_pool2d.default
-                node.args, node.kwargs = (given["self"], *window, given["ceil_mode"]), {}
+            names = ("kernel_size", "stride", "padding")
+            given["stride"] = given["stride"] or given["kernel_size"]
+            window = [list(pair("max_pool2d", name, given[name])) for name in names]
+            node.target = torch.ops.fastconv.max_pool2d.default
+            node.args, node.kwargs = (given["self"], *window, given["ceil_mode"]), {}
+
+
+def is_pool(node: fx.Node) -> bool:
+    """Whether an op of ours does what node does."""
+    return _is_mean(node) or _is_max(node)
+
+
+def _is_mean(node: fx.Node) -> bool:
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return list(node.args[1]) == [1, 1] and len(shape_of(node.args[0])) == 4  # type: ignore
+    return is_mean_of_pixels(node)
+
+
+def _is_max(node: fx.Node) -> bool:
+    if node.target is not aten.max_pool2d.default or len(shape_of(node.args[0])) != 4:
+        return False
+    return pair("max_pool2d", "dilation", arguments_of(node)["dilation"]) == (1, 1)
 
 
 def is_mean_of_pixels(node: fx.Node) -> bool:
