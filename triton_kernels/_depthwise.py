@@ -211,6 +211,17 @@ class Axis:
         return {f"{name.upper()}_{suffix}": value for name, value in vars(self).items()}
 
 
+def axes_of(transposed: bool, padded: Tensor, weight: Tensor, window: Window) -> tuple[Axis, Axis]:
+    """Of rows and of columns; padded is what the padding is around."""
+    stride, padding, dilation = window
+    reads = [n + padding[i] + padding[i + 2] for i, n in enumerate(padded.shape[2:])]
+    rows, columns = (
+        Axis.of(transposed, reads[i], weight.shape[2 + i], stride[i], dilation[i], i == 0)
+        for i in range(2)
+    )
+    return rows, columns
+
+
 def tile(
     settings: TileSettings, channels: int, columns: int, channels_last: bool, itemsize: int
 ) -> tuple[int, int, int]:

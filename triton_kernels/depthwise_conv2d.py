@@ -16,9 +16,9 @@ from torch import Tensor
 from fastconv.ops.depthwise_conv2d import fake, fake_backward_input
 from fastconv.triton_kernels._depthwise import (
     SPACES,
-    Axis,
     Window,
     add_taps,
+    axes_of,
     check_grad_output,
     first_tap,
     is_packed,
@@ -34,6 +34,7 @@ from fastconv.triton_kernels._depthwise_padding import (
 )
 from fastconv.triton_kernels._kernel import cdiv, dense, is_channels_last, kernel, wrap_triton
 from fastconv.triton_kernels._language import load
+from fastconv.triton_kernels.depthwise_conv2d_planes import correlate_planes
 
 # Settings, beside those of _depthwise.py, by what the compiler makes of them for sm_90.
 # Filters up to this width are unrolled: 5x5 in bfloat16 takes 62 instructions an output, and 83 in
@@ -217,16 +218,13 @@ def _correlate(
 ) -> None:
     if output.numel() == 0:
         return
-    stride, padding, dilation = window
-    batch, channels, height, width = output.shape
-    padded = output if transposed else source
-    reads = [n + padding[i] + padding[i + 2] for i, n in enumerate(padded.shape[2:])]
-    rows, columns = (
-        Axis.of(transposed, reads[i], weight.shape[2 + i], stride[i], dilation[i], i == 0)
-        for i in range(2)
-    )
     space = SPACES[channels_last]
     settings = settings_of(space, source, output.shape, weight, window, transposed=transposed)
+    given = (source, weight, bias, output, window, transposed, activation, settings)
+    if not channels_last and correlate_planes(*given):
+        return
+    batch, channels, height, width = output.shape
+    rows, columns = axes_of(transposed, output if transposed else source, weight, window)
     tile_columns, tile_channels, warps = tile(
         settings, channels, cdiv(width, columns.phases), channels_last, source.element_size()
     )
@@ -248,7 +246,7 @@ def _correlate(
         *source.shape[2:],
         height,
         width,
-        *padding[:2],
+        *window[1][:2],
         *blocks[:4],
         VECTOR=vector,
         MULTIPLIER=weight.shape[0] // min(channels, source.shape[1]),

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastconv.ops.depthwise_conv2d import fake_backward_weight
 from fastconv.triton_kernels._depthwise import (
     WEIGHT_SPACES,
-    Axis,
+    axes_of,
     check_grad_output,
     place_of,
     rows_of,
@@ -222,12 +222,8 @@ def depthwise_conv2d_backward_weight(
 
     channels_last = is_channels_last(input)
     kernel_h, kernel_w = weight.shape[2:]
-    reads = [n + padding[i] + padding[i + 2] for i, n in enumerate(input.shape[2:])]
-    rows, columns = (
-        Axis.of(False, reads[i], weight.shape[2 + i], stride[i], dilation[i], i == 0)
-        for i in range(2)
-    )
     space, window = WEIGHT_SPACES[channels_last], (stride, padding, dilation)
+    rows, columns = axes_of(False, input, weight, window)
     settings = settings_of(space, input, grad_output.shape, weight, window)
     tile_columns, tile_channels, warps = tile(
         settings, channels, width, channels_last, input.element_size()

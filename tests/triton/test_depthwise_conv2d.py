@@ -63,6 +63,14 @@ CASES = {
     "10x2, stride": Case((1, 1, 8, 2), (10, 2), (2, 2), (5, 0, 4, 0)),
     "1x1": Case((2, 3, 3, 3), (1, 1), (2, 1), (0, 0, 0, 0)),
     "one pixel": Case((1, 3, 1, 1)),
+    # Of contiguous tensors, rows of whole accesses: see depthwise_conv2d_planes.py.
+    "whole accesses, stride": Case((1, 2, 9, 16), stride=(2, 2), dtype=HALF, activation="silu"),
+    "whole accesses": Case((2, 3, 10, 8)),
+    "whole accesses, dilation": Case((1, 2, 5, 8), dilation=(2, 3), padding=(2, 3, 2, 3)),
+    "whole accesses, one-sided padding": Case((1, 2, 5, 12), (3, 2), padding=(1, 0, 0, 1)),
+    "whole accesses, 5x5, multiplier": Case(
+        (1, 2, 5, 16), (5, 5), padding=(2, 2, 2, 2), multiplier=2, dtype=BRAIN, activation="relu6"
+    ),
 }
 LAYOUTS = [contiguous, channels_last]
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
@@ -134,7 +142,9 @@ WEIGHED = {
     "stride": Case((1, 2, 6, 5), (4, 3), (2, 2), (1, 2, 2, 1)),
     "dilation": Case((1, 2, 6, 5), dilation=(2, 2), padding=(2, 2, 2, 2), dtype=HALF),
     "multiplier": Case((1, 2, 4, 5), multiplier=2, dtype=BRAIN),
-    "9x9": Case((1, 1, 4, 5), (9, 9), padding=(4, 4, 4, 4)),
+    "9x1": Case((1, 1, 4, 2), (9, 1), padding=(4, 0, 4, 0)),
+    "whole accesses": Case((1, 3, 10, 8)),
+    "whole accesses, stride": Case((1, 2, 5, 16), stride=(2, 2), dtype=HALF),
 }
 
 
