@@ -27,6 +27,8 @@ WINDOWS = [
     ((2, 25), 1, (1, 12), 1, 1),
     ((15, 1), 1, (7, 0), 1, 1),
     ((5, 33), 1, (2, 16), 1, 1),
+    (3, 1, 2, 2, 1),
+    ((3, 2), 1, (6, 5), (6, 11), 1),
 ]
 
 
@@ -65,17 +67,18 @@ def test_threads_take_turns_in_any_order(layout, order):
 
 @HALVES
 @BOTH
+@pytest.mark.parametrize(("kernel", "dilation"), [(7, 1), (3, 3)])
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_what_is_not_finite_reaches_its_window_alone(bad, layout, dtype):
+def test_what_is_not_finite_reaches_its_window_alone(bad, kernel, dilation, layout, dtype):
     """The band's zeros meet all sources near by, and an infinity times zero is NaN."""
-    x, w, b = tensors((8, 12, 20), WINDOWS[0], layout, dtype)
+    x, w, b = tensors((8, 12, 20), (kernel, 1, 3, dilation, 1), layout, dtype)
     x[0, 3, 2, 5] = x[1, :, -1, -1] = x[1, 0, 6, 0] = bad
     with emulated():
-        y = ops.depthwise_conv2d(x, w, b, padding=3)
-    z = expected(*double(x, w, b), padding=3).detach()
+        y = ops.depthwise_conv2d(x, w, b, padding=3, dilation=dilation)
+    z = expected(*double(x, w, b), padding=3, dilation=dilation).detach()
     assert torch.equal(y.isnan(), z.isnan())
     assert torch.equal(y.isinf(), z.isinf())
-    assert torch.equal(y > 0, z > 0) or not z.isfinite().all()
+    assert torch.equal(y[z.isinf()].double(), z[z.isinf()])
     finite = z.isfinite()
     assert 0 < finite.sum() < z.numel()
     assert_close(y[finite], z[finite], terms=49, scale=10)

@@ -11,21 +11,22 @@
 
 namespace fastconv::cuda {
 
-// One target without the taps in the padding. weights: of the channel, staged.
+// One target without the taps in the padding and those between the weights. weights: of the
+// channel, staged.
 template <class T, int blocks>
 FASTCONV_INLINE float sum_window(const DepthwiseParams& p, const BandOrigin& o,
                                  const uint32_t* plane, int pitch, const uint32_t* weights, int row,
                                  int column) {
+  const int dilation_h = int(p.shape.dilation_h), dilation_w = int(p.shape.dilation_w);
   float sum = 0;
 #pragma unroll 1
-  for (int r = 0; r < int(p.shape.kernel_h); ++r) {
+  for (int r = 0; r < p.band.reach_h; r += dilation_h) {
     const int from = row + r;
     if (unsigned(o.source_row + from) >= unsigned(p.source_height())) continue;
-    const T* source =
-        reinterpret_cast<const T*>(plane + (from & 1) * p.band.odd_rows + (from >> 1) * pitch);
+    const T* source = reinterpret_cast<const T*>(plane + band_row(p.band, from, pitch));
     const T* weight = reinterpret_cast<const T*>(weights + (r + 1) * band_weight_words(blocks));
 #pragma unroll 1
-    for (int c = 0; c < int(p.shape.kernel_w); ++c) {
+    for (int c = 0; c < p.band.reach_w; c += dilation_w) {
       if (unsigned(o.source_column + column + c) >= unsigned(p.source_width())) continue;
       sum += widen(source[column + c]) * widen(weight[kBandBefore + c]);
     }
@@ -63,7 +64,7 @@ FASTCONV_INLINE void convolve_plane(const DepthwiseParams& p, const BandOrigin& 
   uint32_t before[blocks], first[blocks], second[blocks];
   load_band(before);
 #pragma unroll 1
-  for (int left = band_steps(int(p.shape.kernel_h)); left > 0; --left) {
+  for (int left = band_steps(t.reach_h); left > 0; --left) {
     load_band(first);
     load_band(second);
 #pragma unroll
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks)
   uint32_t* const weights = planes + t.weights;
   stage_band_weights<T, blocks>(p, o, weights);
   __syncthreads();
-  const int weight_words = band_weight_rows(int(p.shape.kernel_h)) * band_weight_words(blocks);
+  const int weight_words = band_weight_rows(t.reach_h) * band_weight_words(blocks);
   for (int c = threadIdx.x / 32; c < o.channels; c += kBandThreads / 32) {
     convolve_plane<T, blocks, tiles>(p, o, c, planes + band_plane(t, c),
                                      weights + c * weight_words);

@@ -19,21 +19,22 @@ constexpr int kBandPairs = 16;
 constexpr int kBandPack = 8, kBandGap = 16;
 
 // Blocks of eight sources by eight targets that the band crosses.
-FASTCONV_INLINE constexpr int band_blocks(int64_t kernel_width) {
-  return int((kernel_width + 2 * (kBandColumns - 1)) / kBandColumns);
+FASTCONV_INLINE constexpr int band_blocks(int64_t reach) {
+  return int((reach + 2 * (kBandColumns - 1)) / kBandColumns);
 }
 constexpr int kBandMostBlocks = 5;
-static_assert(band_blocks(33) == kBandMostBlocks);
+constexpr int kBandMostReach = 33;
+static_assert(band_blocks(kBandMostReach) == kBandMostBlocks);
 
 // Steps of two rows of the kernel: the second row of a pair is one behind the first.
-FASTCONV_INLINE constexpr int band_steps(int kernel_height) {
-  return kernel_height / 2 + 1;
+FASTCONV_INLINE constexpr int band_steps(int reach) {
+  return reach / 2 + 1;
 }
 
 // Weights of a channel in shared memory, two a word, among zeros.
 constexpr int kBandBefore = kBandColumns;
-FASTCONV_INLINE constexpr int band_weight_rows(int kernel_height) {
-  return 2 * band_steps(kernel_height) + 1;
+FASTCONV_INLINE constexpr int band_weight_rows(int reach) {
+  return 2 * band_steps(reach) + 1;
 }
 FASTCONV_INLINE constexpr int band_weight_words(int blocks) {
   return (kBandBefore + blocks * kBandColumns) / 2;
@@ -48,11 +49,18 @@ FASTCONV_INLINE constexpr int band_pitch(int blocks, int tiles) {
   return ((tiles + blocks - 1) | 1) * kBandColumns / 2;
 }
 
+// Sources from the first that a target meets to the last, and one more: a dilated kernel is taken
+// for a larger one with zeros between its weights.
+FASTCONV_INLINE constexpr int64_t band_reach(int64_t kernel, int64_t dilation) {
+  return (kernel - 1) * dilation + 1;
+}
+
 // A block's patch: 16 pairs of rows of some images, tiles times eight columns, some channels.
 struct BandTiles {
   int blocks, tiles;     // template arguments
   int pairs_log2;        // of an image
   int channels_log2;     // of a block
+  int reach_h, reach_w;  // of the kernel
   int source_rows;       // of an image, staged
   int odd_rows;          // words of shared memory from an even row to the odd one after it,
   int image_words;       // from image to image

@@ -203,30 +203,37 @@ FASTCONV_INLINE void store_band_nchw(const DepthwiseParams& p, const BandOrigin&
   }
 }
 
+// The tap at a place within the kernel's reach, -1 where there is none.
+FASTCONV_INLINE int band_tap(int place, int reach, int64_t dilation) {
+  if (unsigned(place) >= unsigned(reach)) return -1;
+  if (dilation == 1) return place;
+  const int tap = place / int(dilation);
+  return tap * int(dilation) == place ? tap : -1;
+}
+
 // Puts the weights of the block's channels into shared memory, a word for two neighbours, with
-// zeros around them: kBandBefore before each row, one row before all.
+// zeros around and between them: kBandBefore before each row, one row before all.
 template <class T, int blocks>
 FASTCONV_INLINE void stage_band_weights(const DepthwiseParams& p, const BandOrigin& o,
                                         uint32_t* to) {
   constexpr int kWords = band_weight_words(blocks);
+  const BandTiles& t = p.band;
   const DepthwiseWeight& by = p.weight;
   const BandWalk walk = band_walk<kWords>(threadIdx.x % 32, 32);
-  const int kernel_h = int(p.shape.kernel_h), kernel_w = int(p.shape.kernel_w);
-  const int rows = band_weight_rows(kernel_h), tap = 2 * walk.word - kBandBefore;
-  const bool left = unsigned(tap) < unsigned(kernel_w);
-  const bool right = unsigned(tap + 1) < unsigned(kernel_w);
+  const int rows = band_weight_rows(t.reach_h), place = 2 * walk.word - kBandBefore;
+  const int left = band_tap(place, t.reach_w, p.shape.dilation_w);
+  const int right = band_tap(place + 1, t.reach_w, p.shape.dilation_w);
   for (int c = threadIdx.x / 32; c < o.channels; c += kBandThreads / 32) {
     uint32_t* into = to + c * rows * kWords + walk.word;
-    const T* from = static_cast<const T*>(by.data) + (o.channel + c) * by.stride_channel +
-                    (walk.row - 1) * by.stride_h + tap * by.stride_w;
+    const T* weight = static_cast<const T*>(by.data) + (o.channel + c) * by.stride_channel;
 #pragma unroll 4
     for (int row = walk.row; row < rows; row += walk.step) {
-      const bool inside = unsigned(row - 1) < unsigned(kernel_h);
+      const int tap = band_tap(row - 1, t.reach_h, p.shape.dilation_h);
+      const T* from = weight + tap * by.stride_h;
       uint32_t word = 0;
-      if (inside && left) word = from[0].bits;
-      if (inside && right) word |= uint32_t(from[by.stride_w].bits) << 16;
+      if (tap >= 0 && left >= 0) word = from[left * by.stride_w].bits;
+      if (tap >= 0 && right >= 0) word |= uint32_t(from[right * by.stride_w].bits) << 16;
       into[row * kWords] = word;
-      from += walk.step * by.stride_h;
     }
   }
 }
