@@ -23,17 +23,18 @@ constexpr bool kCanShare = kLanes<S> == 16;
 // behind the fma of the next tile the better the shorter it is. 16 -> 96, 784 pixels, fraction of
 // the fma peak: 14 rows of two vectors 0.85, 12: 0.83, 10: 0.93, 8: 0.95, 6: 0.95; 384 -> 64, 196
 // pixels: 0.98, 1.00, 1.00, 1.00, 1.00 (one core of a Zen 5).
-template <class S, int NV, Last kLast>
+template <class S, int NV, Last kLast, bool kDepthIsContiguous>
 constexpr int kRows = [] {
   if (kLanes<S> == 1) return NV <= 2 ? 4 : 2;
 #if defined(__AVX512F__)
   if (kLast == Last::kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
+  if (!kDepthIsContiguous && kLast == Last::kWhole && NV == 2) return 14;
   return NV == 1 ? 12 : NV == 2 ? 7 : NV == 3 ? 5 : 5;
 #else
   return NV == 1 ? 8 : NV == 2 ? 6 : NV == 3 ? 4 : 3;
 #endif
 }();
-static_assert(kRows<float, 2, Last::kWhole> == kTileRows);
+static_assert(kRows<float, 2, Last::kWhole, true> == kTileRows);
 
 // With 16 registers g++ spills accumulators for what it loads ahead of a second step.
 template <class S>
@@ -204,7 +205,7 @@ void choose_rows(const GemmTile<S>& t, std::integer_sequence<int, i...>) {
 template <class S, int NV, bool kDepthIsContiguous>
 void choose_last(const GemmTile<S>& t) {
   const auto with = [&](auto last) {
-    constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, last>>{};
+    constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, last, kDepthIsContiguous>>{};
     choose_rows<S, NV, last, kDepthIsContiguous>(t, kIndices);
   };
   const int64_t lanes = t.columns - (NV - 1) * kLanes<S>;
