@@ -18,22 +18,28 @@ enum class Last { kWhole, kPart, kShared };
 template <class S>
 constexpr bool kCanShare = kLanes<S> == 16;
 
-// Rows of a tile of NV vectors. Sixteen accumulators, not as many as there are registers: a store
-// of 64 bytes takes the place of up to two fma, and a tile's stores come in one burst, which hides
-// behind the fma of the next tile the better the shorter it is. 16 -> 96, 784 pixels, fraction of
-// the fma peak: 14 rows of two vectors 0.85, 12: 0.83, 10: 0.93, 8: 0.95, 6: 0.95; 384 -> 64, 196
-// pixels: 0.98, 1.00, 1.00, 1.00, 1.00 (one core of a Zen 5).
-template <class S, int NV, Last kLast>
+// Rows of a tile of NV vectors. Fewer accumulators than there are registers: a store of 64 bytes
+// takes the place of up to two fma, and a tile's stores come in one burst, which hides behind the
+// fma of the next tile the better the shorter it is. But eight rows of two vectors, four of three
+// and four of four fall into a bad rhythm of the two fma units. gemm_tile alone, two vectors, depth
+// 16 / 64 / 256 / 512, fraction of the fma peak: 6 rows 0.90 0.97 0.97 0.98, 7: 0.90 0.96 0.97
+// 0.98, 8: 0.82 0.90 0.85 0.84, 9: 0.85 0.94 0.95 0.94, 10: 0.81 0.95 0.97 0.97, 14: 0.77 0.93 0.97
+// 0.98 (one core of a Zen 5). Seven divides the pixels of all maps of 224x224 networks. Where the
+// rows of a lie beside each other, as in the weight gradient, more of them use more of a cache
+// line: 96 -> 576, 14x14, batch 16: 7 rows 0.87, 12: 0.93, 14: 0.93; contiguous input gradient 576
+// -> 96: 0.88, 0.88, 0.85.
+template <class S, int NV, Last kLast, bool kDepthIsContiguous>
 constexpr int kRows = [] {
   if (kLanes<S> == 1) return NV <= 2 ? 4 : 2;
 #if defined(__AVX512F__)
   if (kLast == Last::kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
-  return NV == 1 ? 12 : NV == 2 ? 7 : NV == 3 ? 5 : 5;
+  if (!kDepthIsContiguous && kLast == Last::kWhole && NV == 2) return 12;
+  return NV == 1 ? 12 : NV == 2 ? 7 : NV == 3 ? 5 : 4;
 #else
   return NV == 1 ? 8 : NV == 2 ? 6 : NV == 3 ? 4 : 3;
 #endif
 }();
-static_assert(kRows<float, 2, Last::kWhole> == kTileRows);
+static_assert(kRows<float, 2, Last::kWhole, true> == kTileRows);
 
 // With 16 registers g++ spills accumulators for what it loads ahead of a second step.
 template <class S>
@@ -204,7 +210,8 @@ void choose_rows(const GemmTile<S>& t, std::integer_sequence<int, i...>) {
 template <class S, int NV, bool kDepthIsContiguous>
 void choose_last(const GemmTile<S>& t) {
   const auto with = [&](auto last) {
-    constexpr auto kIndices = std::make_integer_sequence<int, kRows<S, NV, last>>{};
+    constexpr auto kIndices =
+        std::make_integer_sequence<int, kRows<S, NV, last, kDepthIsContiguous>>{};
     choose_rows<S, NV, last, kDepthIsContiguous>(t, kIndices);
   };
   const int64_t lanes = t.columns - (NV - 1) * kLanes<S>;

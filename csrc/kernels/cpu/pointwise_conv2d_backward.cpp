@@ -107,7 +107,7 @@ void multiply_block(const Params& p, int64_t image, Range pixels, Range panel, b
     t.b_row = p.in_channels;
   }
   S* widened = scratch + kBlockPixels * kTileColumns<S>;
-  const int64_t tiles = row_tile_count(p.out_channels);
+  const int64_t tiles = kWidens<T> ? row_tile_count(p.out_channels) : 1;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const Range rows = part_of(p.out_channels, tiles, tile);
     const T* a = nhwc ? grad + pixels.first * p.out_channels + rows.first
