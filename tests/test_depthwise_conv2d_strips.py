@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from fastconv.ops import depthwise_conv2d
-from tests.helpers import DTYPES, ISAS, assert_close, channels_last, contiguous, isa
+from tests.helpers import (
+    DTYPES,
+    ISAS,
+    assert_close,
+    assert_same_bits_on_any_threads,
+    channels_last,
+    contiguous,
+    isa,
+)
 from tests.test_depthwise_conv2d import WINDOWS, double, expected, tensors
 
 
@@ -34,6 +42,41 @@ def test_strips(window, name):
 @pytest.mark.parametrize("window", [WINDOWS[4], WINDOWS[10], WINDOWS[14], WINDOWS[17]])
 def test_strips_of_any_dtype(window, dtype, name):
     assert_values_and_gradients(*tensors((9, 33, 40), window, contiguous, dtype), window, name)
+
+
+# channels_last: several groups of rows, the last one odd; tiles inside the image and at each edge.
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("window", [w for w in WINDOWS if w[0] in (3, 5, 7) and w[4] == 1])
+def test_groups_of_rows(window, name):
+    assert_values_and_gradients(*tensors((37, 21, 45), window, channels_last), window, name)
+
+
+@pytest.mark.parametrize("window", [WINDOWS[2], WINDOWS[4], WINDOWS[16]])
+def test_threads_share_a_group_of_rows(window):
+    x, w, b = tensors((272, 22, 29), window, channels_last)
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+
+    def result_and_gradients():
+        y = depthwise_conv2d(x, w, b, *window[1:4])
+        return y.detach(), *torch.autograd.grad(y, leaves, y.detach())
+
+    assert_same_bits_on_any_threads(result_and_gradients)
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_images_past_the_caches(stride, name):
+    """From 8 and 32 MiB on results and inputs are stored and fetched in other ways."""
+    x, w = channels_last(torch.randn(5, 64, 129, 131)), torch.randn(64, 1, 3, 3)
+    assert x.nbytes > 20 << 20
+    x.requires_grad_()
+    with isa(name):
+        y = depthwise_conv2d(x, w, None, stride, 1)
+        (gradient,) = torch.autograd.grad(y, x, y.detach())
+        parts = [depthwise_conv2d(image, w, None, stride, 1) for image in x.split(1)]
+        gradients = [torch.autograd.grad(part, x, part.detach())[0] for part in parts]
+    assert torch.equal(y, torch.cat(parts))
+    assert torch.equal(gradient, sum(gradients))
 
 
 # Below, at and above the channels of a unit (128), in blocks of whole vectors.

@@ -71,6 +71,20 @@ def test_any_strides(input_layout, residual_layout):
     assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_past_the_caches(dtype, name):
+    """Results of 12 MiB and more are stored another way; here from an odd address on."""
+    count = (12 << 20) // dtype.itemsize + 21
+    x, r = torch.randn(2, count).to(dtype)
+    out = torch.empty(count + 3, dtype=dtype)[3:]
+    with isa(name):
+        residual_add(x, r, "relu6", out=out)
+        pairs = zip(x.split(99991), r.split(99991), strict=True)
+        parts = [residual_add(*pair, "relu6") for pair in pairs]
+    assert torch.equal(out, torch.cat(parts))
+
+
 def test_nan_and_infinity_pass_as_in_torch():
     values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e38, -7.0])
     x, r = values.repeat_interleave(7), values.repeat(7)

@@ -63,11 +63,12 @@ struct DepthwiseConv2dPackParams {
   void* packed;
 };
 
-// NHWC: output rows of a unit and its channels, at most: rows are read again from L1. On one core
-// of a Zen 5, us of the forward pass with 2 x 256 / 14 x 128 / 14 x 64: 1x384x14x14 3x3 9.4 / 7.7
-// / 7.5; 16x384x14x14 160 / 144 / 151; 1x144x56x56 3x3 56 / 57 / 62. 8 rows leave work for more
-// threads.
-constexpr int64_t kDepthwiseUnitRows = 8;
+// NHWC: output rows and channels worked on together, at most: rows are read again from L1. On one
+// core of a Zen 5, us of the forward pass with 2 x 256 / 14 x 128 / 14 x 64: 1x384x14x14 3x3 9.4 /
+// 7.7 / 7.5; 16x384x14x14 160 / 144 / 151; 1x144x56x56 3x3 56 / 57 / 62. A unit has two of the
+// rows, so that two threads share 14 of them evenly.
+constexpr int64_t kDepthwiseGroupRows = 8;
+constexpr int64_t kDepthwiseUnitRows = 2;
 constexpr int64_t kDepthwiseUnitChannels = 128;
 constexpr int64_t kDepthwisePlaneRows = 28;    // NCHW: output rows a unit
 constexpr int64_t kDepthwiseStripRows = 4;     // weight gradient, any kernel: rows at a time

@@ -53,8 +53,9 @@ void run_nhwc(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   constexpr int64_t L = kLanes<T>;
   const DepthwiseConv2dShape& s = p.shape;
   const int64_t reach = (kColumns - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const RowsUnit u = rows_unit(unit, s.out_channels(), s.out_height);
+  for (int64_t unit = begin; unit < end;) {
+    const RowsUnit u = rows_unit(unit, end, s.out_channels(), s.out_height);
+    unit += u.units;
     const int64_t last = u.channel + u.channels;
     for (int64_t oh = u.row; oh < u.row + u.rows; ++oh) {
       for (int64_t ow = 0; ow < s.out_width; ow += kColumns) {

@@ -116,8 +116,9 @@ FASTCONV_INLINE void pixel(const Gather<T>& g, int64_t c, int64_t last, T* grad_
 template <class T>
 void run_nhwc(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const RowsUnit u = rows_unit(unit, s.channels, s.height);
+  for (int64_t unit = begin; unit < end;) {
+    const RowsUnit u = rows_unit(unit, end, s.channels, s.height);
+    unit += u.units;
     const int64_t C = s.out_channels(), m = s.multiplier;
     const T* grad_output =
         static_cast<const T*>(p.grad_output) + u.image * s.out_height * s.out_width * C;

@@ -19,87 +19,108 @@ struct Row {
   bool streams;
 };
 
-// Columns 2 m, 2 m + 1 for the pairs m from `pair` on. PadOdd: pad_left is. Edge: columns outside
-// the output are skipped, columns outside the input are not stored.
-template <int K, bool PadOdd, bool Edge, bool Full, class T>
+// Columns 2 m, 2 m + 1 for the pairs m from `pair` on. PadOdd: pad_left is.
+template <int K, bool PadOdd, Columns kColumnsThere, bool Full, class T>
 FASTCONV_INLINE void tile(const Row<T>& row, int64_t pair, int64_t c, int64_t n) {
   using V = vec_t<T>;
+  constexpr bool kAny = kColumnsThere == Columns::kAny;
   constexpr int kBefore =
       (K - 1) / 2 - PadOdd;  // columns of grad_output read before the pair's own
-  const int64_t C = row.s.channels, first = pair + row.s.pad_left / 2;
+  constexpr int kGrads = kBefore + kPairs + PadOdd;
+  const int64_t C = row.s.channels, first = pair + row.s.pad_left / 2 - kBefore;
   V acc[kPairs][2];
 #pragma GCC unroll 16
   for (int m = 0; m < kPairs; ++m) acc[m][0] = acc[m][1] = V::set1(0);
 
   for (int64_t tap = 0; tap < row.taps; ++tap) {
-    const T* grad = row.grad_output - (tap * row.s.out_width - first) * C + c;
-    const T* weight = row.weight + tap * 2 * K * C + c;
+    const Pixels<kGrads, const T> grad(row.grad_output - (tap * row.s.out_width - first) * C + c,
+                                       C);
+    const Pixels<K, const T> weight(row.weight + tap * 2 * K * C + c, C);
     V w[K];
 #pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) w[k] = load_lanes<Full>(weight + k * C, n);
+    for (int k = 0; k < K; ++k) w[k] = load_lanes<Full>(weight[k], n);
 #pragma GCC unroll 16
-    for (int j = -kBefore; j < kPairs + PadOdd; ++j) {
-      if (Edge && !inside(first + j, row.s.out_width)) continue;
-      const V g = load_lanes<Full>(grad + j * C, n);
+    for (int j = 0; j < kGrads; ++j) {
+      const bool padded =
+          kColumnsThere == Columns::kPadded && (j < kBefore || j >= kBefore + kPairs);
+      if ((kAny || padded) && !inside(first + j, row.s.out_width)) continue;
+      const V g = load_lanes<Full>(grad[j], n);
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) {
         const int odd = (k + PadOdd) % 2;  // whether tap k is read by the odd column of a pair
-        const int m = j + (k - PadOdd - odd) / 2;
+        const int m = j - kBefore + (k - PadOdd - odd) / 2;
         if (m < 0 || m >= kPairs) continue;
         acc[m][odd] = fma(g, w[k], acc[m][odd]);
       }
     }
   }
 
-  T* out = row.grad_input + 2 * pair * C + c;
+  const Pixels<2 * kPairs, T> out(row.grad_input + 2 * pair * C + c, C);
+  const int64_t columns = row.s.width - 2 * pair;
+  if (Full && row.streams) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * kPairs; ++i) {
+      if (kAny && i >= columns) break;
+      stream(out[i], acc[i / 2][i % 2]);
+    }
+    return;
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < 2 * kPairs; ++i) {
-    if (Edge && 2 * pair + i >= row.s.width) continue;
-    if (Full && row.streams) {
-      stream(out + i * C, acc[i / 2][i % 2]);
-    } else {
-      store_lanes<Full>(out + i * C, acc[i / 2][i % 2], n);
-    }
+    if (kAny && i >= columns) break;
+    store_lanes<Full>(out[i], acc[i / 2][i % 2], n);
   }
 }
 
-template <int K, bool PadOdd, bool Edge, class T>
-void channel_vectors(const Row<T>& row, int64_t pair, int64_t c, int64_t last) {
+template <int K, bool PadOdd, Columns kColumnsThere, class T>
+void channel_vectors(const Row<T> row, int64_t pair, int64_t c, int64_t last) {
   constexpr int L = kLanes<T>;
-  for (; c + L <= last; c += L) tile<K, PadOdd, Edge, true>(row, pair, c, L);
-  if (c < last) tile<K, PadOdd, Edge, false>(row, pair, c, last - c);
+  for (; c + L <= last; c += L) tile<K, PadOdd, kColumnsThere, true>(row, pair, c, L);
+  if (c < last) tile<K, PadOdd, kColumnsThere, false>(row, pair, c, last - c);
+}
+
+template <int K, class T>
+FASTCONV_INLINE Row<T> row_of(const DepthwiseConv2dBackwardInputParams& p, int64_t image,
+                              int64_t ih, bool streams) {
+  const DepthwiseConv2dShape& s = p.shape;
+  // Output rows oh = (ih + pad_top - kh) / 2, falling from that of the first kernel row.
+  const int64_t odd = (ih + s.pad_top) & 1, top = (ih + s.pad_top - odd) / 2;
+  const int64_t skip = max_of<int64_t>(0, top - s.out_height + 1);
+  const int64_t taps = min_of((K + 1 - odd) / 2, top + 1);
+  const T* grad_output = static_cast<const T*>(p.grad_output);
+  T* grad_input = static_cast<T*>(p.grad_input);
+  return {
+      s,
+      grad_output + (image * s.out_height + top - skip) * s.out_width * s.channels,
+      static_cast<const T*>(p.weight) + (odd + 2 * skip) * K * s.channels,
+      taps - skip,
+      grad_input + (image * s.height + ih) * s.width * s.channels,
+      streams,
+  };
 }
 
 template <int K, bool PadOdd, class T>
 void run(const DepthwiseConv2dBackwardInputParams& p, int64_t begin, int64_t end) {
+  constexpr int kBefore = (K - 1) / 2 - PadOdd;
   const DepthwiseConv2dShape& s = p.shape;
   const bool streams = wants_stream<T>(p.grad_input, s.batch * s.height * s.width, s.channels);
-  const int64_t row_of_output = s.out_width * s.channels;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const RowsUnit u = rows_unit(unit, s.channels, s.height);
-    for (int64_t ih = u.row; ih < u.row + u.rows; ++ih) {
-      // Output rows oh = (ih + pad_top - kh) / 2, falling from that of the first kernel row.
-      const int64_t odd = (ih + s.pad_top) & 1, top = (ih + s.pad_top - odd) / 2;
-      const int64_t skip = max_of<int64_t>(0, top - s.out_height + 1);
-      const int64_t taps = min_of((K + 1 - odd) / 2, top + 1);
-      const Row<T> row = {
-          s,
-          static_cast<const T*>(p.grad_output) +
-              (u.image * s.out_height + top - skip) * row_of_output,
-          static_cast<const T*>(p.weight) + (odd + 2 * skip) * K * s.channels,
-          taps - skip,
-          static_cast<T*>(p.grad_input) + (u.image * s.height + ih) * s.width * s.channels,
-          streams,
-      };
-      for (int64_t pair = 0; 2 * pair < s.width; pair += kPairs) {
-        const int64_t first = pair + s.pad_left / 2;
-        const bool interior = first >= (K - 1) / 2 - PadOdd &&
-                              first + kPairs + PadOdd <= s.out_width &&
-                              2 * (pair + kPairs) <= s.width;
-        interior ? channel_vectors<K, PadOdd, false>(row, pair, u.channel, u.channel + u.channels)
-                 : channel_vectors<K, PadOdd, true>(row, pair, u.channel, u.channel + u.channels);
+  for (int64_t unit = begin; unit < end;) {
+    const RowsUnit u = rows_unit(unit, end, s.channels, s.height);
+    const int64_t last = u.channel + u.channels;
+    for (int64_t pair = 0; 2 * pair < s.width; pair += kPairs) {
+      const int64_t first = pair + s.pad_left / 2, after = s.out_width - first - kPairs;
+      for (int64_t ih = u.row; ih < u.row + u.rows; ++ih) {
+        const Row<T> row = row_of<K, T>(p, u.image, ih, streams);
+        if (2 * (pair + kPairs) > s.width || after < 0 || first < 0) {
+          channel_vectors<K, PadOdd, Columns::kAny>(row, pair, u.channel, last);
+        } else if (first < kBefore || after < PadOdd) {
+          channel_vectors<K, PadOdd, Columns::kPadded>(row, pair, u.channel, last);
+        } else {
+          channel_vectors<K, PadOdd, Columns::kInside>(row, pair, u.channel, last);
+        }
       }
     }
+    unit += u.units;
   }
   if (streams) stream_fence();
 }

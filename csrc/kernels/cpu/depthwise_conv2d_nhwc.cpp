@@ -1,52 +1,86 @@
 // Forward, channels_last: a register tile of one channel vector x 7 columns x 1 or 2 rows.
 // An input vector is loaded once and feeds up to k taps of each output row; the weights of the
-// current kernel rows stay in registers. 3x3 takes 45 loads for 126 FMAs, so it is not load bound.
+// current kernel rows stay in registers. 3x3 takes 54 loads for 126 FMAs, so it is not load bound.
+// Figures: one core of a Zen 5, the kernel alone.
 #include "depthwise_conv2d_paths.h"
+#include "simd/vectors.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
 constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
 
-// Two rows of accumulators and weights fit 32 vector registers, not 16.
-template <int S>
-constexpr int kRows = kLanes<float> == 16 && S == 1 ? 2 : 1;
+// Two rows of accumulators and weights fit 32 vector registers, not 16. At stride 2 they hide the
+// latency that 7 accumulators do not: 1x240x28x28 5x5 20.5 us with one row, 11.9 with two.
+constexpr int kRows = kLanes<float> == 16 ? 2 : 1;
 
-// Edge: columns outside the image are skipped, columns outside the output are not stored.
-template <int K, int S, bool Edge, bool Full, class T>
-FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, int64_t image, int64_t oh, int64_t rows,
-                          int64_t ow, int64_t c, int64_t n, bool streams) {
+// Input and output of this size come from memory, and rows below are asked for ahead of their use:
+// 16x144x56x56 3x3 1150 us without, 950 with; 16x240x28x28 5x5, 24 MB, 620 and 655.
+constexpr int64_t kPrefetchBytes = 32 << 20;
+
+// What all tiles of a call share; steps in elements.
+template <class T>
+struct Window {
+  const T *weight, *bias;
+  int64_t pixel, input_row, output_row;
+  Activation activation;
+  bool streams, prefetches;
+};
+
+// One tile at channel 0.
+template <class T>
+struct Place {
+  const T* input;  // row and column 0 of what its window covers
+  int64_t first_row, last_row, first_column, last_column;  // those inside the image
+  T* output;
+  int64_t rows, columns;  // of the output from here on
+};
+
+// Asks for the rows that the tile below reads first.
+template <int K, int S, class T>
+FASTCONV_INLINE void prefetch_below(const Window<T>& window, const Place<T>& at, int64_t c) {
+  constexpr int kFirst = K + (kRows - 1) * S;
+#pragma GCC unroll 4
+  for (int i = kFirst; i < kFirst + kRows * S; ++i) {
+    if (i >= at.last_row) break;
+    const T* row = at.input + i * window.input_row + K / 2 * window.pixel + c;
+    const Pixels<kColumns * S, const T> pixels(row, window.pixel);
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns * S; ++j) prefetch(pixels[j]);
+  }
+}
+
+template <int K, int S, Columns kColumnsThere, bool Full, class T>
+FASTCONV_INLINE void tile(const Window<T>& window, const Place<T>& at, int64_t c, int64_t n) {
   using V = vec_t<T>;
-  constexpr int R = kRows<S>;
-  const DepthwiseConv2dShape& s = p.shape;
-  const int64_t C = s.channels;
-  const int64_t top = oh * S - s.pad_top, left = ow * S - s.pad_left;
-  const T* input = static_cast<const T*>(p.input) + image * s.height * s.width * C + c;
-  const T* weight = static_cast<const T*>(p.weight) + c;
+  constexpr int kInputs = (kColumns - 1) * S + K;
+  constexpr bool kAny = kColumnsThere == Columns::kAny;
 
-  V acc[R * kColumns];
-  const V bias = p.bias ? load_lanes<Full>(static_cast<const T*>(p.bias) + c, n) : V::set1(0);
+  V acc[kRows * kColumns];
+  const V bias = window.bias ? load_lanes<Full>(window.bias + c, n) : V::set1(0);
 #pragma GCC unroll 16
-  for (int i = 0; i < R * kColumns; ++i) acc[i] = bias;
+  for (int i = 0; i < kRows * kColumns; ++i) acc[i] = bias;
 
 #pragma GCC unroll 16
-  for (int i = 0; i < K + (R - 1) * S; ++i) {
-    if (!inside(top + i, s.height)) continue;
-    const T* row = input + ((top + i) * s.width + left) * C;
-    V w[R][K];
+  for (int i = 0; i < K + (kRows - 1) * S; ++i) {
+    if (i < at.first_row || i >= at.last_row) continue;
+    const Pixels<kInputs, const T> row(at.input + i * window.input_row + c, window.pixel);
+    V w[kRows][K];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const int kh = i - r * S;
       if (kh < 0 || kh >= K) continue;
+      const Pixels<K, const T> taps(window.weight + kh * K * window.pixel + c, window.pixel);
 #pragma GCC unroll 16
-      for (int kw = 0; kw < K; ++kw) w[r][kw] = load_lanes<Full>(weight + (kh * K + kw) * C, n);
+      for (int kw = 0; kw < K; ++kw) w[r][kw] = load_lanes<Full>(taps[kw], n);
     }
 #pragma GCC unroll 32
-    for (int j = 0; j < (kColumns - 1) * S + K; ++j) {
-      if (Edge && !inside(left + j, s.width)) continue;
-      const V x = load_lanes<Full>(row + j * C, n);
+    for (int j = 0; j < kInputs; ++j) {
+      const bool padded = kColumnsThere == Columns::kPadded && (j < K / 2 || j >= kInputs - K / 2);
+      if ((kAny || padded) && (j < at.first_column || j >= at.last_column)) continue;
+      const V x = load_lanes<Full>(row[j], n);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < kRows; ++r) {
         const int kh = i - r * S;
         if (kh < 0 || kh >= K) continue;
 #pragma GCC unroll 16
@@ -59,55 +93,79 @@ FASTCONV_INLINE void tile(const DepthwiseConv2dParams& p, int64_t image, int64_t
     }
   }
 
-  activate(p.activation, acc);
+  if (Full && window.prefetches) prefetch_below<K, S>(window, at, c);
+  activate(window.activation, acc);
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= at.rows) break;
+    const Pixels<kColumns, T> row(at.output + r * window.output_row + c, window.pixel);
+    if (Full && window.streams) {
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    if (r >= rows) continue;
-    T* output =
-        static_cast<T*>(p.output) + ((image * s.out_height + oh + r) * s.out_width + ow) * C + c;
+      for (int o = 0; o < kColumns; ++o) {
+        if (kAny && o >= at.columns) break;
+        stream(row[o], acc[r * kColumns + o]);
+      }
+      continue;
+    }
 #pragma GCC unroll 16
     for (int o = 0; o < kColumns; ++o) {
-      if (Edge && ow + o >= s.out_width) continue;
-      if (Full && streams) {
-        stream(output + o * C, acc[r * kColumns + o]);
-      } else {
-        store_lanes<Full>(output + o * C, acc[r * kColumns + o], n);
-      }
+      if (kAny && o >= at.columns) break;
+      store_lanes<Full>(row[o], acc[r * kColumns + o], n);
     }
   }
 }
 
-template <int K, int S, bool Edge, class T>
-void channel_vectors(const DepthwiseConv2dParams& p, const RowsUnit& u, int64_t oh, int64_t rows,
-                     int64_t ow, bool streams) {
+template <int K, int S, Columns kColumnsThere, class T>
+void channel_vectors(const Window<T> window, const Place<T> at, int64_t c, int64_t last) {
   constexpr int L = kLanes<T>;
-  const int64_t end = u.channel + u.channels;
-  int64_t c = u.channel;
-  for (; c + L <= end; c += L) tile<K, S, Edge, true, T>(p, u.image, oh, rows, ow, c, L, streams);
-  if (c < end) tile<K, S, Edge, false, T>(p, u.image, oh, rows, ow, c, end - c, false);
+  for (; c + L <= last; c += L) tile<K, S, kColumnsThere, true, T>(window, at, c, L);
+  if (c < last) tile<K, S, kColumnsThere, false, T>(window, at, c, last - c);
 }
 
-// Column tiles outside, channel vectors inside: addresses run along contiguous memory.
+// Column tiles outside, then rows, channel vectors inside: what two rows share is still in L1.
 template <int K, int S, class T>
 void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
+  constexpr int kInputs = (kColumns - 1) * S + K;
   const DepthwiseConv2dShape& s = p.shape;
-  const bool streams = wants_stream<T>(p.output, s.batch * s.out_height * s.out_width, s.channels);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const RowsUnit u = rows_unit(unit, s.channels, s.out_height);
-    for (int64_t r = 0; r < u.rows; r += kRows<S>) {
-      for (int64_t ow = 0; ow < s.out_width; ow += kColumns) {
-        const int64_t left = ow * S - s.pad_left;
-        const bool interior =
-            left >= 0 && left + (kColumns - 1) * S + K <= s.width && ow + kColumns <= s.out_width;
-        if (interior) {
-          channel_vectors<K, S, false, T>(p, u, u.row + r, u.rows - r, ow, streams);
-        } else {
-          channel_vectors<K, S, true, T>(p, u, u.row + r, u.rows - r, ow, streams);
-        }
-      }
+  const int64_t C = s.channels, outputs = s.batch * s.out_height * s.out_width;
+  const int64_t bytes = (s.batch * s.height * s.width + outputs) * C * int64_t(sizeof(T));
+  const Window<T> window = {static_cast<const T*>(p.weight),
+                            static_cast<const T*>(p.bias),
+                            C,
+                            s.width * C,
+                            s.out_width * C,
+                            p.activation,
+                            wants_stream<T>(p.output, outputs, C),
+                            bytes >= kPrefetchBytes};
+  const auto tiles = [&](const RowsUnit& u, int64_t oh, int64_t ow) {
+    const int64_t top = oh * S - s.pad_top, left = ow * S - s.pad_left;
+    const T* input = static_cast<const T*>(p.input);
+    const Place<T> at = {
+        input + ((u.image * s.height + top) * s.width + left) * C,
+        -top,
+        s.height - top,
+        -left,
+        s.width - left,
+        static_cast<T*>(p.output) + ((u.image * s.out_height + oh) * s.out_width + ow) * C,
+        u.row + u.rows - oh,
+        s.out_width - ow};
+    const int64_t last = u.channel + u.channels;
+    if (at.columns < kColumns || at.first_column > K / 2 || at.last_column < kInputs - K / 2) {
+      return channel_vectors<K, S, Columns::kAny>(window, at, u.channel, last);
     }
+    if (at.first_column > 0 || at.last_column < kInputs) {
+      return channel_vectors<K, S, Columns::kPadded>(window, at, u.channel, last);
+    }
+    channel_vectors<K, S, Columns::kInside>(window, at, u.channel, last);
+  };
+  for (int64_t unit = begin; unit < end;) {
+    const RowsUnit u = rows_unit(unit, end, C, s.out_height);
+    for (int64_t ow = 0; ow < s.out_width; ow += kColumns) {
+      for (int64_t r = 0; r < u.rows; r += kRows) tiles(u, u.row + r, ow);
+    }
+    unit += u.units;
   }
-  if (streams) stream_fence();
+  if (window.streams) stream_fence();
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 #include "../residual_add.h"
 
 #include "registry.h"
-#include "simd/simd.h"
+#include "simd/vectors.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -20,6 +20,23 @@ void add_run(const T* input, const T* residual, T* output, int64_t count) {
   }
 }
 
+constexpr int64_t kBytesAhead = 4096;
+
+// A run too long for the caches.
+template <class T, class Act>
+struct StreamedAdd {
+  const T *input, *residual;
+  T* output;
+
+  template <class Lanes>
+  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+    constexpr int64_t kAhead = kBytesAhead / sizeof(T);
+    prefetch(input + i + kAhead);
+    prefetch(residual + i + kAhead);
+    store(output + i, Act::forward(load(input + i, lanes) + load(residual + i, lanes)), lanes);
+  }
+};
+
 template <class T, class Act>
 void activate_run(const T* input, T* output, int64_t count) {
   constexpr int L = kLanes<T>;
@@ -33,8 +50,12 @@ template <class T, class Act>
 void add_same_size(const ResidualAddParams& p, int64_t begin, int64_t end) {
   const int64_t first = begin * kResidualAddBlock;
   const int64_t last = min_of(end * kResidualAddBlock, p.batch * p.channels * p.height * p.width);
-  add_run<T, Act>(static_cast<const T*>(p.input) + first, static_cast<const T*>(p.residual) + first,
-                  static_cast<T*>(p.output) + first, last - first);
+  const T* input = static_cast<const T*>(p.input) + first;
+  const T* residual = static_cast<const T*>(p.residual) + first;
+  T* output = static_cast<T*>(p.output) + first;
+  if (!residual_add_streams(p)) return add_run<T, Act>(input, residual, output, last - first);
+  for_each_vector_streamed<T>(output, last - first, StreamedAdd<T, Act>{input, residual, output});
+  stream_fence();
 }
 
 // One unit is one output row of one image.
