@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tarfile
 import time
 
 import pytest
@@ -61,6 +62,9 @@ def test_a_build_without_nvcc_follows_one_that_fails(tmp_path, monkeypatch):
     names = [name for name, _ in taken]
     assert names[:4] == ["build", "build without nvcc", "doctor", "tests (cuda)"]
     assert taken[names.index("bench") + 1] == ("bench", "--resume")
+    assert {path.name for path in tmp_path.iterdir()} == {"logs.tar.gz", "steps.json"}
+    with tarfile.open(tmp_path / "logs.tar.gz") as archive:
+        assert archive.extractfile("build.txt").read() == b"nvcc: no"
 
 
 def test_a_cut_leaves_some_of_every_op_direction_and_dtype():

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def steps_without(out: Path) -> Iterator[Step]:
     yield Step("tests (emulated)", pytest(out, "none", "tests/cuda", jobs=2), 1200,
                {"FASTCONV_GPU": "none"})  # fmt: skip
     interpreted = {"TRITON_INTERPRET": "1"}
-    yield Step("tests (triton)", pytest(out, "triton", "tests/triton", jobs=2), 900, interpreted)
+    yield Step("tests (triton)", pytest(out, "triton", "tests/triton"), 900, interpreted)
     yield Step("bench", [PYTHON, "-m", "bench.gpu", "--out", str(out), "--dry"], 600)
     yield profile(out, "profile", "lenet5", "--seconds", "0.2")
 
@@ -156,6 +157,17 @@ class Session:
         return all(row["result"] == 0 for row in self.rows)
 
 
+def pack(out: Path) -> None:
+    """Logs and profiles into one archive beside the results: machines give back few files."""
+    results = {"steps.json", "kernels.json", "logs.tar.gz"}
+    others = [file for file in sorted(out.iterdir()) if file.is_file() and file.name not in results]
+    with tarfile.open(out / "logs.tar.gz", "w:gz") as archive:
+        for file in others:
+            archive.add(file, file.name)
+    for file in others:
+        file.unlink()
+
+
 def architecture() -> str:
     """This GPU's, as nvcc numbers it."""
     import torch
@@ -183,6 +195,7 @@ def main() -> int:
         if options.only in step.name:
             while session.take(step) == LOST and step.name == "bench":
                 step.command = [*step.command, "--resume"]
+    pack(options.out)
     return 0 if session.report() else 1
 
 
