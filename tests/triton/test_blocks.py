@@ -9,7 +9,7 @@ from fastconv.triton_kernels.inverted_residual import inverted_residual_kernel
 from fastconv.triton_kernels.pointwise_conv2d import panel_kernel
 from fastconv.triton_kernels.separable_conv2d import separable_kernel
 from tests.helpers import channels_last, contiguous
-from tests.triton.helpers import DTYPES, LAYOUTS, assert_agrees
+from tests.triton.helpers import DTYPES, LAYOUTS, assert_agrees, expect
 
 NO_SQUEEZE = (None,) * 4
 
@@ -122,6 +122,16 @@ def test_no_bias_at_all():
     arguments = separable((1, 16, 6, 5), 8, 3)
     arguments[2] = arguments[4] = None
     agree("separable_conv2d", *arguments)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_infinite_expansion_meets_no_padding(layout):
+    arguments = inverted((1, 16, 6, 5), 32, 8, 3, layout=layout, activation=None)
+    arguments[1][0, 0] = float("inf")
+    arguments[0][0, 0] = 1.0
+    arguments[3][0] = 1.0  # so that its hidden channel is infinite, and never NaN
+    assert expect("inverted_residual", *arguments).isinf().all()
+    agree("inverted_residual", *arguments)
 
 
 def test_nothing_in():
