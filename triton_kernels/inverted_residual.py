@@ -132,7 +132,7 @@ def inverted_residual_kernel(
                 x = tl.load(input + at, mask=mask, other=0.0)
                 z = activate(multiply_add(x, w, start, PRECISION, WIDEN), ACTIVATION)
                 tap = depthwise_weight + (i * TAPS_W + j) * hidden + expanded
-                # The padding is of the expanded channels: no bias, and no infinite weight, is in it.
+                # The padding is of the expanded channels: no bias, no infinite weight is in it.
                 mask = inside[:, None] & has[None, :]
                 z = tl.where(mask, z, 0.0)
                 window = tl.fma(z, load(tl.broadcast_to(tap[None, :], z.shape), mask), window)
