@@ -17,14 +17,21 @@ def why_torch(op: str, arguments: dict[str, Any]) -> str:
     # oneDNN's fused convolution calls the weight W; the others follow aten's names.
     weight: Tensor = arguments["weight"] if "weight" in arguments else arguments["W"]
     shape = tuple(weight.shape)
+    sequences = len(shape) == 3
+    if sequences:  # images of one row
+        shape = (*shape[:2], 1, *shape[2:])
     groups, padding = arguments.get("groups", 1), arguments.get("padding", 0)
     window = "x".join(str(size) for size in shape[2:])
+    by_name = (
+        f"called by torch's name: fastconv.swap_ or ops.conv{1 if sequences else 2}d calls ours"
+    )
     if arguments.get("transposed") or "transpose" in op:
         return f"transposed {window}: no kernel of ours"
-    if len(shape) == 4 and is_depthwise(shape, groups):
-        return f"depthwise {window} called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
-    if len(shape) == 4 and is_pointwise(shape, groups, padding):
-        return f"{window} called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
-    if len(shape) == 4 and groups == 1 and window != "1x1" and shape[1] <= MOST_STEM_CHANNELS:
-        return f"dense {window}: of an image, fastconv.optimize or ops.stem_conv2d calls ours"
+    if len(shape) == 4:
+        if is_depthwise(shape, groups):
+            return f"depthwise {window} {by_name}"
+        if is_pointwise(shape, groups, padding):
+            return f"{window} {by_name}"
+        if groups == 1 and window != "1x1" and shape[1] <= MOST_STEM_CHANNELS and not sequences:
+            return f"dense {window}: of an image, fastconv.optimize or ops.stem_conv2d calls ours"
     return no_kernel(shape, groups)

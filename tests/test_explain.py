@@ -78,7 +78,7 @@ def test_a_plan_for_a_gpu_keeps_channels_last_behind_torchs_convolutions():
         assert [row["layout"] for row in rows] == [layout, layout]
 
 
-CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
+CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv{}d calls ours"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv2d calls ours"
             "2 groups, 1x1: neither depthwise nor 1x1 over all channels",
         ),
         (nn.ConvTranspose2d(8, 8, 3), (9, 9), "transposed 3x3: no kernel of ours"),
-        (nn.Conv1d(8, 8, 3), (9,), "1d: our kernels are 2d"),
+        (nn.Conv1d(8, 8, 3), (9,), "dense 1x3: our kernels are depthwise or 1x1"),
         (nn.Conv3d(8, 8, 3), (9, 9, 9), "3d: our kernels are 2d"),
     ],
     ids=repr,
@@ -115,14 +115,17 @@ def test_torch_runs_what_has_no_kernel_and_the_shape_says_why(layer, size, reaso
 
 
 @pytest.mark.parametrize(
-    ("layer", "reason"),
+    ("layer", "size", "reason"),
     [
-        (nn.Conv2d(4, 8, 1), f"1x1 {CALL_OURS}"),
-        (nn.Conv2d(4, 8, (5, 3), groups=4), f"depthwise 5x3 {CALL_OURS}"),
+        (nn.Conv2d(4, 8, 1), (9, 9), f"1x1 {CALL_OURS.format(2)}"),
+        (nn.Conv2d(4, 8, (5, 3), groups=4), (9, 9), f"depthwise 5x3 {CALL_OURS.format(2)}"),
+        (nn.Conv1d(4, 8, 1), (9,), f"1x1 {CALL_OURS.format(1)}"),
+        (nn.Conv1d(4, 8, 3, groups=4), (9,), f"depthwise 1x3 {CALL_OURS.format(1)}"),
     ],
+    ids=repr,
 )
-def test_a_layer_that_could_be_swapped_is_told_so(layer, reason):
-    x = torch.randn(1, 4, 9, 9)
+def test_a_layer_that_could_be_swapped_is_told_so(layer, size, reason):
+    x = torch.randn(1, 4, *size)
     (row,) = fastconv.explain(layer, x)
     assert (row["backend"], row["reason"]) == ("torch", reason)
     (row,) = fastconv.explain(fastconv.swap_(nn.Sequential(layer)), x)
