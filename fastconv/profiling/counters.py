@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from fastconv.peers import install_command
-from fastconv.peers.process import environment_of
+from fastconv.profiling.child import run_child
 from fastconv.profiling.counted import SIDES
 
 # Ours, and NVIDIA's name. Only these are asked for: a set of sections replays a kernel more often.
@@ -78,15 +78,7 @@ def run_ncu(ncu: Path, job: dict[str, Any]) -> Stretches:
         command += ["--metrics", ",".join(METRICS.values()), "--export", str(report)]
         command += [sys.executable, "-m", "fastconv.profiling.counted", str(question), str(answer)]
         try:
-            ended = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT,
-                env=environment_of(job["threads"]),
-                stdin=subprocess.DEVNULL,
-            )
+            ended = run_child(command, job["threads"], TIMEOUT)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CountersError(f"{ncu} does not run: {error}") from error
         said = f"{ended.stdout}\n{ended.stderr}"

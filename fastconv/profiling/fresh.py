@@ -20,7 +20,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from fastconv.peers.onednn import Execution
-from fastconv.peers.process import environment_of
+from fastconv.profiling.child import run_child
 from fastconv.profiling.device import synchronized
 from fastconv.profiling.networks import side_of
 from fastconv.profiling.onednn import BEGIN, mark_line, read_log
@@ -47,15 +47,7 @@ def run_fresh(job: dict[str, Any]) -> tuple[Start, Steps]:
         question.write_text(json.dumps(job))
         command = [sys.executable, "-m", "fastconv.profiling.fresh", str(question), str(answer)]
         try:
-            ended = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT,
-                env=environment_of(job["threads"]),
-                stdin=subprocess.DEVNULL,
-            )
+            ended = run_child(command, job["threads"], TIMEOUT)
         except subprocess.TimeoutExpired:
             raise FreshError(f"gave no answer for {TIMEOUT:.0f} s and was stopped") from None
         if ended.returncode != 0 or not answer.exists():
