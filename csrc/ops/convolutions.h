@@ -15,7 +15,7 @@ Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
                         const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
                         const std::optional<Text>& activation);
 
-Tensor pointwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
+Tensor pointwise_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
                         const std::vector<int64_t>& stride, const std::optional<Text>& activation);
 

@@ -2,7 +2,7 @@
 #include "../kernels/global_avg_pool2d.h"
 
 #include "../kernels/cpu/registry.h"
-#include "out.h"
+#include "queued.h"
 
 namespace fastconv::ops {
 
@@ -23,24 +23,40 @@ GlobalAvgPool2dParams params_of(const Tensor& input) {
   return p;
 }
 
-template <class F>
-void run(const GlobalAvgPool2dParams& p, const F& kernel) {
-  const int64_t units = global_avg_pool2d_units(p);
-  const double bytes = double(p.batch) * p.channels * p.pixels * size_of(p.dtype);
-  parallel(units, bytes * kNanosecondsAByte / std::max<int64_t>(units, 1),
-           [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
-}
+using Kernel = void (*)(const GlobalAvgPool2dParams&, int64_t begin, int64_t end);
 
-Tensor global_avg_pool2d(Out out, const Tensor& input) {
+class PoolWork final : public Work {
+ public:
+  PoolWork(const GlobalAvgPool2dParams& p, Kernel kernel, std::vector<Tensor> held)
+      : p_(p), kernel_(kernel), held_(std::move(held)) {
+    const double bytes = double(p.batch) * p.channels * p.pixels * size_of(p.dtype);
+    units[0] = global_avg_pool2d_units(p);
+    cost[0] = bytes * kNanosecondsAByte;
+  }
+
+  void run(int, char*, int64_t begin, int64_t end) override { kernel_(p_, begin, end); }
+
+ private:
+  GlobalAvgPool2dParams p_;
+  Kernel kernel_;
+  std::vector<Tensor> held_;
+};
+
+}  // namespace
+
+Tensor global_avg_pool2d(Queue& queue, Out out, const Tensor& input) {
   GlobalAvgPool2dParams p = params_of(input);
-  const Tensor x = dense(input, p.layout);
+  const Tensor x = queue.dense(input, p.layout);
   Tensor output = output_of(kOp, out, x, {p.batch, p.channels, 1, 1}, Layout::kNCHW);
   p.input = x.const_data_ptr();
   p.output = output.mutable_data_ptr();
   count(global_avg_pool2d_variant(p));
-  run(p, global_avg_pool2d_kernels().forward);
+  const Kernel kernel = global_avg_pool2d_kernels().forward;
+  queue.add(std::make_unique<PoolWork>(p, kernel, std::vector{x, output}));
   return output;
 }
+
+namespace {
 
 Tensor global_avg_pool2d_backward(const Tensor& grad_output, const Tensor& input) {
   GlobalAvgPool2dParams p = params_of(input);
@@ -55,7 +71,10 @@ Tensor global_avg_pool2d_backward(const Tensor& grad_output, const Tensor& input
   p.input = grad.const_data_ptr();
   p.output = result.mutable_data_ptr();
   count(global_avg_pool2d_backward_variant(p));
-  run(p, global_avg_pool2d_kernels().backward);
+  Queue queue;
+  queue.add(std::make_unique<PoolWork>(p, global_avg_pool2d_kernels().backward,
+                                       std::vector{grad, result}));
+  queue.run();
   return result;
 }
 

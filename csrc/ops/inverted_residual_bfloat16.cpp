@@ -1,13 +1,15 @@
-#include "inverted_residual_bfloat16.h"
+// The fused kernel of inverted_residual and separable_conv2d in bfloat16.
+#include "../kernels/inverted_residual_bfloat16.h"
 
 #include "../kernels/cpu/registry.h"
-#include "../kernels/inverted_residual_bfloat16.h"
-#include "convolutions.h"
+#include "inverted_residual_block.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
 
 namespace {
+
+using Optional = std::optional<Tensor>;
 
 constexpr double kFlopsANanosecond = 200;
 
@@ -45,7 +47,7 @@ const bfloat16* pairs(Arena& arena, const Tensor& weight, const Tensor& input, i
   return reinterpret_cast<const bfloat16*>(packed);
 }
 
-const float* vector(Arena& arena, const std::optional<Tensor>& t) {
+const float* vector(Arena& arena, const Optional& t) {
   if (!t) return nullptr;
   float* wide = arena.take<float>(t->numel());
   if (wide) kernels().widen(data(*t), 1, t->numel(), 0, t->stride(0), wide);
@@ -63,54 +65,75 @@ const float* filters(Arena& arena, const Tensor& weight) {
   return wide;
 }
 
-void place(Arena& arena, const InvertedResidualTensors& t, InvertedResidualBfloat16Params& p) {
-  if (p.expands) p.expand_weight = pairs(arena, *t.expand_weight, t.input, p.expand_row);
-  p.project_weight = pairs(arena, t.project_weight, t.input, p.project_row);
-  p.expand_bias = vector(arena, t.expand_bias);
-  p.depthwise_bias = vector(arena, t.depthwise_bias);
-  p.project_bias = vector(arena, t.project_bias);
-  p.depthwise_weight = filters(arena, t.depthwise_weight);
-}
+// A stage of copies, of what the kernels read in another order or dtype, then the kernels' two.
+class Bfloat16Work final : public Work {
+ public:
+  Bfloat16Work(const Block& b, const InvertedResidualParams& params, const Tensor& input,
+               const Optional& residual, const Tensor& output)
+      : input_(input),
+        residual_(residual),
+        output_(output),
+        depthwise_weight_(b.depthwise_weight),
+        project_weight_(b.project_weight),
+        expand_weight_(b.expand_weight ? Optional(*b.expand_weight) : std::nullopt),
+        expand_bias_(b.expand_bias),
+        depthwise_bias_(b.depthwise_bias),
+        project_bias_(b.project_bias) {
+    static_cast<InvertedResidualShape&>(p_) = params;
+    p_.activation = params.activation, p_.project_activation = params.project_activation;
+    p_.input = data(input_);
+    p_.residual = residual_ ? data(*residual_) : nullptr;
+    p_.output = static_cast<bfloat16*>(output_.mutable_data_ptr());
+    plan_ = kernels().plan(p_);
+    Arena arena;
+    place(arena);
+    shared_bytes = arena.bytes;
+    units[0] = 1, units[1] = plan_.hide_units, units[2] = plan_.units;
+    const double taps = double(p_.kernel_h) * p_.kernel_w, images = double(p_.batch) * p_.hidden;
+    const double hide =
+        images * (double(p_.expands) * p_.height * p_.width * p_.in_channels + p_.pixels() * taps);
+    const double project = images * p_.pixels() * p_.out_channels;
+    cost[plan_.hide_units > 0 ? 1 : 2] = 2 * hide / kFlopsANanosecond;
+    cost[2] += 2 * project / kFlopsANanosecond;
+  }
+
+  void run(int stage, char* shared, int64_t begin, int64_t end) override {
+    Arena arena{shared};
+    if (stage == 0) return place(arena);
+    auto* hidden = reinterpret_cast<bfloat16*>(shared);
+    auto* own = static_cast<bfloat16*>(scratch(Purpose::kOwn, plan_.scratch_bytes));
+    if (stage == 1) return kernels().hide(p_, hidden, own, begin, end);
+    kernels().run(p_, hidden, own, begin, end);
+  }
+
+ private:
+  void place(Arena& arena) {
+    arena.take<char>(plan_.hidden_bytes);
+    if (p_.expands) p_.expand_weight = pairs(arena, *expand_weight_, input_, p_.expand_row);
+    p_.project_weight = pairs(arena, project_weight_, input_, p_.project_row);
+    p_.expand_bias = vector(arena, expand_bias_);
+    p_.depthwise_bias = vector(arena, depthwise_bias_);
+    p_.project_bias = vector(arena, project_bias_);
+    p_.depthwise_weight = filters(arena, depthwise_weight_);
+  }
+
+  Tensor input_;
+  Optional residual_;
+  Tensor output_, depthwise_weight_, project_weight_;
+  Optional expand_weight_, expand_bias_, depthwise_bias_, project_bias_;
+  InvertedResidualBfloat16Params p_{};
+  InvertedResidualBfloat16Plan plan_;
+};
 
 }  // namespace
 
-Tensor inverted_residual_bfloat16(Out out, const char* op, const InvertedResidualShape& shape,
-                                  const InvertedResidualTensors& t, Activation activation,
-                                  Activation project_activation) {
-  InvertedResidualBfloat16Params p{};
-  static_cast<InvertedResidualShape&>(p) = shape;
-  p.activation = activation, p.project_activation = project_activation;
-  const Tensor x = dense(t.input, p.layout);
-  const auto residual = t.residual ? std::optional(dense(*t.residual, p.layout)) : std::nullopt;
+Tensor queue_bfloat16(Queue& queue, Out out, const Block& b, const InvertedResidualParams& p) {
+  const Tensor x = queue.dense(b.input, p.layout);
+  const Optional residual =
+      b.residual ? Optional(queue.dense(*b.residual, p.layout)) : std::nullopt;
   const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
-  Tensor output = output_of(op, out, x, sizes, p.layout);
-  p.input = data(x);
-  p.residual = residual ? data(*residual) : nullptr;
-  p.output = static_cast<bfloat16*>(output.mutable_data_ptr());
-
-  const InvertedResidualBfloat16Plan plan = kernels().plan(p);
-  const int64_t pixels = plan.hidden_bytes / int64_t(sizeof(bfloat16));
-  Arena arena;
-  arena.take<bfloat16>(pixels);
-  place(arena, t, p);
-  arena = {static_cast<char*>(scratch(Purpose::kShared, arena.bytes)), 0};
-  auto* hidden = arena.take<bfloat16>(pixels);
-  place(arena, t, p);
-
-  const double taps = double(p.kernel_h) * p.kernel_w, images = double(p.batch) * p.hidden;
-  const double hide =
-      2 * images * (double(p.expands) * p.height * p.width * p.in_channels + p.pixels() * taps);
-  const double projection = 2 * images * p.pixels() * p.out_channels;
-  const auto own = [&] {
-    return static_cast<bfloat16*>(scratch(Purpose::kOwn, plan.scratch_bytes));
-  };
-  if (plan.hide_units > 0) {
-    parallel(plan.hide_units, hide / kFlopsANanosecond / plan.hide_units,
-             [&](int64_t begin, int64_t end) { kernels().hide(p, hidden, own(), begin, end); });
-  }
-  const double flops = plan.hide_units > 0 ? projection : hide + projection;
-  parallel(plan.units, flops / kFlopsANanosecond / plan.units,
-           [&](int64_t begin, int64_t end) { kernels().run(p, hidden, own(), begin, end); });
+  Tensor output = output_of(b.op, out, x, sizes, p.layout);
+  queue.add(std::make_unique<Bfloat16Work>(b, p, x, residual, output));
   return output;
 }
 

@@ -18,13 +18,10 @@ const void* data_of(const std::optional<Tensor>& t) {
 
 }  // namespace
 
-std::optional<Tensor> inverted_residual_on_gpu(Out out, const char* op,
-                                               const InvertedResidualShape& shape,
-                                               const InvertedResidualTensors& t,
-                                               Activation activation,
-                                               Activation project_activation) {
+std::optional<Tensor> inverted_residual_on_gpu(Out out, const Block& t,
+                                               const InvertedResidualParams& params) {
   cuda::InvertedResidualBlockParams p{};
-  static_cast<InvertedResidualShape&>(p) = shape;
+  static_cast<InvertedResidualShape&>(p) = params;
   const auto vector_of = [](const std::optional<Tensor>& bias) {
     return bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
   };
@@ -41,11 +38,11 @@ std::optional<Tensor> inverted_residual_on_gpu(Out out, const char* op,
   p.depthwise_weight = t.depthwise_weight.const_data_ptr();
   p.stride_channel = t.depthwise_weight.stride(0);
   p.stride_row = t.depthwise_weight.stride(2), p.stride_column = t.depthwise_weight.stride(3);
-  p.activation = activation, p.project_activation = project_activation;
+  p.activation = params.activation, p.project_activation = params.project_activation;
   p.output = out ? out->mutable_data_ptr() : nullptr;
   if (!cuda::complete(p, gpu_of(x))) return std::nullopt;
   const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
-  Tensor output = output_of(op, out, t.input, sizes, p.layout);
+  Tensor output = output_of(t.op, out, t.input, sizes, p.layout);
   p.output = output.mutable_data_ptr();
   run_on_gpu(p, x);
   return output;

@@ -65,6 +65,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
                "SymInt[4] padding, SymInt[2] dilation, str? activation=None, "
                "str? pointwise_activation=None, str? squeeze_activation=None, "
                "str squeeze_gate='sigmoid') -> Tensor");
+  // The calls that a text tells, each result in its tensor of out: sequence.cpp.
+  m.def("sequence(Tensor[] inputs, str calls, *, Tensor(a!)[] out) -> ()");
   m.def("activation_backward(Tensor grad_output, Tensor z, str? activation=None) -> Tensor");
   m.def(
       "activation_backward_from_mask(Tensor grad_output, Tensor mask, bool channels_last) -> "

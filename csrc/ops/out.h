@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "tensor.h"
+#include "queue.h"
 
 namespace fastconv::ops {
 
@@ -32,6 +32,23 @@ struct Forms<op> {
   static Tensor into(Arguments... arguments, const Tensor& out) {
     (check_apart(out, arguments), ...);
     op(&out, arguments...);
+    return out;
+  }
+};
+
+template <class... Arguments, Tensor (*op)(Queue&, Out, Arguments...)>
+struct Forms<op> {
+  static Tensor fresh(Arguments... arguments) {
+    Queue queue;
+    Tensor output = op(queue, nullptr, arguments...);
+    queue.run();
+    return output;
+  }
+  static Tensor into(Arguments... arguments, const Tensor& out) {
+    (check_apart(out, arguments), ...);
+    Queue queue;
+    op(queue, &out, arguments...);
+    queue.run();
     return out;
   }
 };

@@ -69,23 +69,38 @@ Layout kernel_layout(const PointwiseConv2dShape& s) {
   return s.in_height * s.in_width == 1 ? Layout::kNHWC : s.layout;
 }
 
-void run(PointwiseConv2dParams p, const Tensor& input) {
-  p.layout = kernel_layout(p);
-  if (on_gpu(input)) return run_on_gpu(p, input);
-  const PointwiseConv2dKernels& kernels = kernels_of(p);
-  const PointwiseConv2dPlan plan = kernels.plan(p);
-  const double weights = double(p.in_channels) * p.out_channels;
-  const double flops = 2.0 * p.batch * p.height * p.width * weights;
-  count(pointwise_conv2d_variant(p));
-  void* prepared = nullptr;
-  if (plan.prepare_units > 0) {
-    prepared = scratch(Purpose::kShared, plan.prepared_bytes);
-    parallel(plan.prepare_units, weights * 8 * kNanosecondsAByte / plan.prepare_units,
-             [&](int64_t begin, int64_t end) { kernels.prepare(p, prepared, begin, end); });
+class PointwiseWork final : public Work {
+ public:
+  PointwiseWork(const PointwiseConv2dParams& p, std::vector<Tensor> held)
+      : kernels_(kernels_of(p)), p_(p), plan_(kernels_.plan(p)), held_(std::move(held)) {
+    const double weights = double(p.in_channels) * p.out_channels;
+    units[0] = plan_.prepare_units, units[1] = plan_.units;
+    cost[0] = plan_.prepare_units > 0 ? weights * 8 * kNanosecondsAByte : 0;
+    cost[1] = 2.0 * p.batch * p.height * p.width * weights / kFlopsANanosecond;
+    shared_bytes = plan_.prepared_bytes;
   }
-  parallel(plan.units, flops / kFlopsANanosecond / plan.units, [&](int64_t begin, int64_t end) {
-    kernels.run(p, prepared, scratch(Purpose::kOwn, plan.scratch_bytes), begin, end);
-  });
+
+  void run(int stage, char* shared, int64_t begin, int64_t end) override {
+    if (stage == 0) return kernels_.prepare(p_, shared, begin, end);
+    kernels_.run(p_, shared, scratch(Purpose::kOwn, plan_.scratch_bytes), begin, end);
+  }
+
+ private:
+  const PointwiseConv2dKernels& kernels_;
+  PointwiseConv2dParams p_;
+  PointwiseConv2dPlan plan_;
+  std::vector<Tensor> held_;
+};
+
+// held are the tensors that p points to but for the weight.
+void add(Queue& queue, PointwiseConv2dParams p, const Tensor& input, std::vector<Tensor> held) {
+  p.layout = kernel_layout(p);
+  if (on_gpu(input)) {
+    queue.run();
+    return run_on_gpu(p, input);
+  }
+  count(pointwise_conv2d_variant(p));
+  queue.add(std::make_unique<PointwiseWork>(p, std::move(held)));
 }
 
 }  // namespace
@@ -100,7 +115,7 @@ bool is_pairs(const Tensor& weight, const Tensor& input) {
   return true;
 }
 
-Tensor pointwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
+Tensor pointwise_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
                         const std::vector<int64_t>& stride, const std::optional<Text>& activation) {
   PointwiseConv2dParams p{};
@@ -113,19 +128,19 @@ Tensor pointwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
 
   const bool turned = p.weight_is_pairs && p.layout == Layout::kNCHW;
   if (turned) p.layout = Layout::kNHWC;  // the only order that has a kernel for pairs
-  const Tensor x = dense(input, p.layout);
-  const std::optional<Tensor> b = bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
-  const std::optional<Tensor> r =
-      residual ? std::optional(dense(*residual, p.layout)) : std::nullopt;
-  Tensor output = output_of(kOp, turned ? nullptr : out, x, sizes, p.layout);
-  p.input = x.const_data_ptr();
+  std::vector<Tensor> held;
+  const auto hold = [&](const Tensor& t) { return held.emplace_back(t).const_data_ptr(); };
+  const Tensor x = queue.dense(input, p.layout);
+  p.input = hold(x);
   p.weight = weight.const_data_ptr();
   p.weight_out_stride = weight.stride(0), p.weight_in_stride = weight.stride(1);
-  p.bias = b ? b->const_data_ptr() : nullptr;
-  p.residual = r ? r->const_data_ptr() : nullptr;
-  p.output = output.mutable_data_ptr();
-  if (p.batch > 0) run(p, x);
+  p.bias = bias ? hold(dense(*bias, Layout::kNCHW)) : nullptr;
+  p.residual = residual ? hold(queue.dense(*residual, p.layout)) : nullptr;
+  Tensor output = output_of(kOp, turned ? nullptr : out, x, sizes, p.layout);
+  p.output = held.emplace_back(output).mutable_data_ptr();
+  if (p.batch > 0) add(queue, p, x, std::move(held));
   if (!turned) return output;
+  queue.run();
   Tensor result = output_of(kOp, out, input, sizes, Layout::kNCHW);
   return torch::stable::copy_(result, output);
 }
@@ -146,7 +161,9 @@ Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
   p.weight = weight.const_data_ptr();
   p.weight_out_stride = weight.stride(1), p.weight_in_stride = weight.stride(0);
   p.output = compact.mutable_data_ptr();
-  if (s.batch > 0) run(p, grad);
+  Queue queue;
+  if (s.batch > 0) add(queue, p, grad, {});
+  queue.run();
   if (!spreads) return compact;
 
   Tensor result = empty_like(grad, Sizes(input.sizes().begin(), input.sizes().end()), s.layout);

@@ -29,10 +29,12 @@ Tensor squeeze_excitation(const Tensor& input, const SqueezeExcitation& s) {
   const std::array<int64_t, 2> pixels{2, 3};
   const std::optional<torch::headeronly::IntHeaderOnlyArrayRef> over{pixels};
   const Tensor mean = call("aten::mean", "dim", input, over, true, std::optional(dtype));
-  const Tensor squeezed = pointwise_conv2d(nullptr, mean, s.reduce_weight, s.reduce_bias,
+  Queue queue;
+  const Tensor squeezed = pointwise_conv2d(queue, nullptr, mean, s.reduce_weight, s.reduce_bias,
                                            std::nullopt, {1, 1}, s.activation);
-  const Tensor excited = pointwise_conv2d(nullptr, squeezed, s.expand_weight, s.expand_bias,
+  const Tensor excited = pointwise_conv2d(queue, nullptr, squeezed, s.expand_weight, s.expand_bias,
                                           std::nullopt, {1, 1}, std::nullopt);
+  queue.run();
   const bool soft = parse_gate(s.gate) == Gate::kSigmoid;
   const Tensor gates = call(soft ? "aten::sigmoid" : "aten::hardsigmoid", "", excited);
   return dense(call("aten::mul", "Tensor", input, gates), layout_of(input));

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "../kernels/cpu/registry.h"
-#include "out.h"
+#include "queued.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -54,7 +54,32 @@ StemConv2dParams params_of(const Tensor& input, const Tensor& weight,
   return p;
 }
 
-Tensor stem_conv2d(Out out, const Tensor& input, const Tensor& weight,
+class StemWork final : public Work {
+ public:
+  StemWork(const StemConv2dParams& p, std::vector<Tensor> held)
+      : p_(p), plan_(kernels_.plan(p)), held_(std::move(held)) {
+    const double taps = double(p.channels) * p.kernel_h * p.kernel_w;
+    const double outputs = double(p.batch) * p.out_channels * p.out_height * p.out_width;
+    units[0] = plan_.prepared_bytes > 0 ? 1 : 0, units[1] = plan_.units;
+    cost[1] = 2 * outputs * taps / kFlopsANanosecond;
+    shared_bytes = plan_.prepared_bytes;
+  }
+
+  void run(int stage, char* shared, int64_t begin, int64_t end) override {
+    if (stage == 0) return kernels_.prepare(p_, shared);
+    kernels_.run(p_, shared, scratch(Purpose::kOwn, plan_.scratch_bytes), begin, end);
+  }
+
+ private:
+  const StemConv2dKernels& kernels_ = stem_conv2d_kernels();
+  StemConv2dParams p_;
+  StemConv2dPlan plan_;
+  std::vector<Tensor> held_;
+};
+
+}  // namespace
+
+Tensor stem_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& weight,
                    const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,
                    const std::vector<int64_t>& padding, const std::optional<Text>& activation) {
   StemConv2dParams p = params_of(input, weight, stride, padding);
@@ -64,32 +89,20 @@ Tensor stem_conv2d(Out out, const Tensor& input, const Tensor& weight,
     FASTCONV_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, kOp,
                    ": expected bias of shape (", p.out_channels, "), got ", to_string(*bias));
   }
-  const Tensor x = dense(input, p.layout);
-  const std::optional<Tensor> b = bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
+  std::vector<Tensor> held;
+  const auto hold = [&](const Tensor& t) { return held.emplace_back(t).const_data_ptr(); };
+  const Tensor x = queue.dense(input, p.layout);
+  p.input = hold(x);
+  p.weight = weight.const_data_ptr();
+  p.bias = bias ? hold(dense(*bias, Layout::kNCHW)) : nullptr;
   Tensor output =
       output_of(kOp, out, x, {p.batch, p.out_channels, p.out_height, p.out_width}, Layout::kNHWC);
   if (p.batch == 0) return output;
-  p.input = x.const_data_ptr();
-  p.weight = weight.const_data_ptr();
-  p.bias = b ? b->const_data_ptr() : nullptr;
-  p.output = output.mutable_data_ptr();
-
-  const StemConv2dKernels& kernels = stem_conv2d_kernels();
-  const StemConv2dPlan plan = kernels.plan(p);
+  p.output = held.emplace_back(output).mutable_data_ptr();
   count(stem_conv2d_variant(p));
-  void* prepared = nullptr;
-  if (plan.prepared_bytes > 0) {
-    prepared = scratch(Purpose::kShared, plan.prepared_bytes);
-    kernels.prepare(p, prepared);
-  }
-  const double row = 2.0 * p.out_width * weight.numel();
-  parallel(plan.units, row / kFlopsANanosecond, [&](int64_t begin, int64_t end) {
-    kernels.run(p, prepared, scratch(Purpose::kOwn, plan.scratch_bytes), begin, end);
-  });
+  queue.add(std::make_unique<StemWork>(p, std::move(held)));
   return output;
 }
-
-}  // namespace
 
 }  // namespace fastconv::ops
 

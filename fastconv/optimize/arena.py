@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fastconv import _C
+from fastconv.optimize.join import joined, runs
 from fastconv.optimize.plan_memory import Life, lives, place
 
 aten = torch.ops.aten
@@ -120,7 +121,8 @@ def with_slots(
     """The graph as a function of (module, *inputs, buffers, slots); the node and life of each slot.
 
     It reads weights from the dictionary of buffers, 0.3 us less than from an attribute each, and
-    calls `after` with "" when it begins and with the name of each node that it has computed.
+    joins calls of ours that follow one another; but with `after` it makes each of them alone, and
+    calls that with "" when it begins and with the name of each node that it has computed.
     """
     writers = {node: writer for node in module.graph.nodes if (writer := _writer(node))}
     owners = lives(module.graph, writers)
@@ -133,9 +135,19 @@ def with_slots(
     buffers, slots = graph.placeholder("buffers"), graph.placeholder("slots")
     if after is not None:
         graph.call_function(after, ("",))
+    run_of = {} if after else {node: run for run in runs(module.graph, owners) for node in run}
     for node in module.graph.nodes:
+        run = run_of.get(node, [])
         if node.op == "get_attr" and node.target in module._buffers:
-            copies[node] = graph.call_function(operator.getitem, (buffers, node.target))
+            if not all(user in run_of for user in node.users):
+                copies[node] = graph.call_function(operator.getitem, (buffers, node.target))
+        elif run:
+            copies[node] = graph.call_function(operator.getitem, (slots, slot_of[node]))
+            if node is run[-1]:
+                call, given = joined(run, module._buffers)
+                results = [copies[member] for member in run]
+                values = [copies[source] for source in given]
+                graph.call_function(call, (buffers, results, *values))
         elif node in owners:
             slot = graph.call_function(operator.getitem, (slots, slot_of[node]))
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)

@@ -1,0 +1,131 @@
+// The fused kernels of inverted_residual and separable_conv2d in float32.
+#include "../kernels/cpu/registry.h"
+#include "inverted_residual_block.h"
+#include "scratch.h"
+
+namespace fastconv::ops {
+
+namespace {
+
+using Optional = std::optional<Tensor>;
+
+constexpr double kFlopsANanosecond = 100;
+
+int64_t align(int64_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+// The stages of the kernel, and before them one that copies the weights in another order.
+class Float32Work final : public Work {
+ public:
+  Float32Work(const Block& b, const InvertedResidualParams& params, const Tensor& input,
+              const Optional& residual, Tensor output)
+      : p_(params) {
+    p_.input = floats(input, p_.layout);
+    p_.residual = residual ? floats(*residual, p_.layout) : nullptr;
+    p_.output = static_cast<float*>(output.mutable_data_ptr());
+    held_.push_back(std::move(output));
+    p_.expand_bias = vector(b.expand_bias), p_.depthwise_bias = vector(b.depthwise_bias);
+    p_.project_bias = vector(b.project_bias);
+    const InvertedResidualPlan plan = kernels_.plan(p_);
+    std::copy_n(plan.units, int(kInvertedResidualStages), units + 1);
+    own_bytes_ = plan.scratch_bytes;
+    shared_bytes = align(plan.shared_bytes);
+
+    // A depthwise weight is one matrix (taps, hidden) where a row of the kernel follows the other.
+    const Tensor& taps = b.depthwise_weight;
+    const bool rows_follow = taps.stride(2) == taps.stride(3) * p_.kernel_w;
+    const Tensor filters = rows_follow ? taps : dense(taps, Layout::kNCHW);
+    if (p_.expands) read(*b.expand_weight, 1, p_.expand_weight, &p_.expand_row);
+    read(filters, 3, p_.depthwise_weight);
+    read(b.project_weight, 1, p_.project_weight, &p_.project_row);
+    if (b.squeeze) {
+      p_.squeeze_reduce_bias = vector(b.squeeze->reduce_bias);
+      p_.squeeze_expand_bias = vector(b.squeeze->expand_bias);
+      read(b.squeeze->reduce_weight, 1, p_.squeeze_reduce_weight);
+      read(b.squeeze->expand_weight, 1, p_.squeeze_expand_weight);
+    }
+    units[0] = copies_.empty() ? 0 : 1;
+    set_costs();
+  }
+
+  void run(int stage, char* shared, int64_t begin, int64_t end) override {
+    if (stage == 0) return make_copies(shared);
+    void* own = scratch(Purpose::kOwn, own_bytes_);
+    kernels_.run(p_, static_cast<InvertedResidualStage>(stage - 1),
+                 reinterpret_cast<float*>(shared), static_cast<float*>(own), begin, end);
+  }
+
+ private:
+  struct Copy {
+    InvertedResidualPackParams pack;
+    int64_t at;  // bytes from the beginning of the shared memory
+    const float** weight;
+  };
+
+  const float* floats(const Tensor& t, Layout layout) {
+    held_.push_back(dense(t, layout));
+    return static_cast<const float*>(held_.back().const_data_ptr());
+  }
+
+  const float* vector(const Optional& t) { return t ? floats(*t, Layout::kNCHW) : nullptr; }
+
+  // A weight as rows of output channels, in its own memory or in a copy. The inner dimension is
+  // that of the input channels or of the taps; only where `row` is told may there be gaps.
+  void read(const Tensor& weight, int64_t inner, const float*& rows, int64_t* row = nullptr) {
+    const int64_t out = weight.size(0), in = weight.numel() / out;
+    const int64_t out_stride = weight.stride(0), in_stride = weight.stride(inner);
+    const bool ready =
+        (out == 1 || out_stride == 1) && in_stride >= out && (row || in_stride == out || in == 1);
+    if (row) *row = ready ? in_stride : out;
+    rows = static_cast<const float*>(weight.const_data_ptr());
+    if (ready) return;
+    held_.push_back(weight);
+    copies_.push_back({{rows, out, in, out_stride, in_stride, nullptr}, shared_bytes, &rows});
+    shared_bytes += align(weight.numel() * int64_t(sizeof(float)));
+  }
+
+  void make_copies(char* shared) {
+    for (Copy& copy : copies_) {
+      copy.pack.packed = reinterpret_cast<float*>(shared + copy.at);
+      kernels_.pack(copy.pack);
+      *copy.weight = copy.pack.packed;
+    }
+  }
+
+  void set_costs() {
+    const double images = double(p_.batch) * p_.hidden, inputs = double(p_.height) * p_.width;
+    const double taps = double(p_.kernel_h) * p_.kernel_w;
+    const double hide = images * ((p_.expands ? inputs * p_.in_channels : 0) + p_.pixels() * taps);
+    const double project = images * p_.pixels() * p_.out_channels;
+    const double squeeze = images * p_.squeezed;
+    const double multiplied[] = {0, hide, squeeze, squeeze + images * p_.pixels(), project};
+    double waiting = 0;  // of stages that have no units: a later one does their part
+    for (int stage = 1; stage < kMostStages; ++stage) {
+      waiting += multiplied[stage];
+      if (units[stage] == 0) continue;
+      cost[stage] = 2 * waiting / kFlopsANanosecond;
+      waiting = 0;
+    }
+  }
+
+  const InvertedResidualKernels& kernels_ = inverted_residual_kernels();
+  InvertedResidualParams p_;
+  std::vector<Tensor> held_;
+  std::vector<Copy> copies_;
+  int64_t own_bytes_;
+};
+
+}  // namespace
+
+Tensor queue_float32(Queue& queue, Out out, const Block& b, const InvertedResidualParams& p) {
+  const Tensor x = queue.dense(b.input, p.layout);
+  const Optional residual =
+      b.residual ? Optional(queue.dense(*b.residual, p.layout)) : std::nullopt;
+  const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
+  Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
+  queue.add(std::make_unique<Float32Work>(b, p, x, residual, output));
+  return output;
+}
+
+}  // namespace fastconv::ops

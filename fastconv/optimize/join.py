@@ -1,0 +1,89 @@
+"""Consecutive calls of our ops in one: they pass torch's dispatcher and wake its threads once.
+
+MobileNetV2 has 20 such calls in a row. This is for running alone: the graph that a user sees,
+exports or measures keeps each call.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_ops = torch.ops.fastconv
+
+QUEUED = (  # what csrc/ops/sequence.cpp calls
+    _ops.inverted_residual.default,
+    _ops.separable_conv2d.default,
+    _ops.pointwise_conv2d.default,
+    _ops.stem_conv2d.default,
+    _ops.global_avg_pool2d.default,
+)
+
+
+def runs(graph: fx.Graph, owners: Collection[fx.Node]) -> Iterator[list[fx.Node]]:
+    """The longest lists, of two and more, of nodes that follow one another and can be one call.
+
+    Each is among the owners of a slot, which its result will be written to.
+    """
+    run: list[fx.Node] = []
+    for node in graph.nodes:
+        if node in owners and _can_be_queued(node):
+            run.append(node)
+        elif node.op != "get_attr":
+            if len(run) > 1:
+                yield run
+            run = []
+
+
+def joined(
+    run: list[fx.Node], buffers: Collection[str]
+) -> tuple[Callable[..., None], list[fx.Node]]:
+    """One call for a run, and the nodes whose values it is given.
+
+    The call takes the dictionary of buffers, the slots of the run in their order, and these values.
+    """
+    weights: dict[str, None] = {}
+    given: dict[fx.Node, None] = {}
+    for source in (source for node in run for source in node.all_input_nodes):
+        if source.op == "get_attr" and source.target in buffers:
+            weights[str(source.target)] = None
+        elif source not in run:
+            given[source] = None
+    places: dict[Any, str] = {key: f"i{i}" for i, key in enumerate((*weights, *given))}
+    places |= {node: f"o{i}" for i, node in enumerate(run)}
+
+    def written(value: Any) -> str:
+        if isinstance(value, fx.Node):
+            return places[value] if value in places else places[value.target]
+        if isinstance(value, (list, tuple)):
+            return ",".join(map(str, value))
+        return "-" if value is None else str(value).lower()
+
+    calls = "\n".join(
+        " ".join([node.target._opname, *map(written, arguments)])  # type: ignore[union-attr]
+        for node in run
+        if (arguments := _arguments(node))
+    )
+    names = list(weights)
+    sequence = _ops.sequence.default._op
+
+    def fastconv_sequence(buffers: dict[str, Tensor], slots: list[Tensor], *given: Tensor) -> None:
+        sequence([*map(buffers.__getitem__, names), *given], calls, out=slots)
+
+    return fastconv_sequence, list(given)
+
+
+def _arguments(node: fx.Node) -> list[Any]:
+    """Those of the schema, as the node gives them or by default."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    named = [node.kwargs.get(a.name, a.default_value) for a in schema.arguments[len(node.args) :]]
+    return [*node.args, *named]
+
+
+def _can_be_queued(node: fx.Node) -> bool:
+    """Whether all but its tensors is known: sizes that a call computes cannot be written down."""
+    if node.target not in QUEUED:
+        return False
+    lists = [value for value in _arguments(node) if isinstance(value, (list, tuple))]
+    return all(type(value) is int for values in lists for value in values)
