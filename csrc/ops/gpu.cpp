@@ -47,14 +47,19 @@ void register_for_gpu() {
   static_cast<void>(done);
 }
 
-// torch's stream on the device. The library that has the function is there where CUDA tensors are.
+// torch's stream on the device, from the library that is loaded where CUDA tensors are. By its
+// name: linkers that drop what nothing refers to (Ubuntu's do) leave it out of what this library
+// searches.
 void* current_stream(int device) {
   using Get = AOTITorchError (*)(int32_t, void**);
-  static const auto get =
-      reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  static const auto get = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return reinterpret_cast<Get>(library ? dlsym(library, "aoti_torch_get_current_cuda_stream")
+                                         : nullptr);
+  }();
   FASTCONV_CHECK(get, "this torch has no CUDA streams");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get(device, &stream));
+  TORCH_ERROR_CODE_CHECK(get(device, &stream));
   return stream;
 }
 

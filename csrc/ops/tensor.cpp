@@ -15,7 +15,7 @@ torch::headeronly::MemoryFormat memory_format(Layout layout) {
 Tensor empty(const Tensor& like, int32_t dtype, const Sizes& sizes, const Sizes& strides) {
   int32_t device_type;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   const auto failed =
       aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
                                device_type, like.get_device_index(), &handle);
@@ -119,7 +119,7 @@ Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
     stride *= std::max<int64_t>(sizes[d], 1);
   }
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   Tensor result = empty(like, dtype, sizes, strides);
   if (result.is_cpu()) {
     advise_huge_pages(result.data_ptr(), result.numel() * result.element_size());

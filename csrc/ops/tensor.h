@@ -109,9 +109,9 @@ struct torch::stable::detail::ToImpl<fastconv::ops::Text> {
   static fastconv::ops::Text call(StableIValue value, uint64_t, bool) {
     const auto handle = to<StringHandle>(value);
     const char* text;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &text));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &text));
     fastconv::ops::Text copy{text};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
     return copy;
   }
 };
