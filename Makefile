@@ -86,13 +86,14 @@ sanitize-cuda: build .venv/toolchains  ## the CUDA kernels in the emulator under
 		--ignore=tests/cuda/test_compile.py --ignore=tests/cuda/test_nvrtc.py
 
 # On a machine with a GPU nothing is installed: the system's Python, torch, nvcc and pytest serve.
-# DRY=1 does in .venv, with no GPU, all that can be done there. ONLY=bench takes the steps of that name.
+# DRY=1 does in .venv, with no GPU, all that can be done there. ONLY=bench takes the steps of that name,
+# RESUME=results/kernels.json goes on with the comparison of an earlier run.
 OUT ?= build/gpu
 ifdef DRY
 gpu: .venv/toolchains emulator
 endif
 gpu:  ## on a GPU, with the system's torch: build, tests, sanitizer, comparison, results in OUT
-	$(if $(DRY),$(BIN)/python,$(PYTHON)) -m bench.gpu.session --out $(OUT) $(if $(DRY),--dry) $(if $(ONLY),--only $(ONLY))
+	$(if $(DRY),$(BIN)/python,$(PYTHON)) -m bench.gpu.session --out $(OUT) $(if $(DRY),--dry) $(if $(ONLY),--only "$(ONLY)") $(if $(RESUME),--resume $(RESUME))
 
 clean:  ## all that was built, .venv too
 	rm -rf .venv build *.egg-info fastconv/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -78,8 +78,8 @@ def tensors(shapes, dtype=torch.float32, layout=contiguous):
 def assert_near(actual, expected):
     """actual on the GPU, whatever sums it in whatever order, against float64 on the CPU."""
     eps = torch.finfo(actual.dtype).eps
-    bound = 8 * eps if actual.element_size() == 2 else 64 * eps  # 16-bit types sum in float32
-    torch.testing.assert_close(actual.cpu().double(), expected, rtol=bound, atol=bound)
+    bound = 8 * eps if actual.element_size() == 2 else 256 * eps  # 16-bit types sum in float32
+    torch.testing.assert_close(actual.cpu().double(), expected.double(), rtol=bound, atol=bound)
 
 
 def test_every_op_has_a_row():
@@ -124,7 +124,7 @@ def test_autocast_does_as_on_the_cpu(function, shapes):
     with torch.autocast(DEVICE, torch.bfloat16):
         actual = function(*on_gpu)
     assert actual.dtype == expected.dtype
-    torch.testing.assert_close(actual.cpu(), expected)
+    assert_near(actual, expected)
 
 
 @on_gpu
@@ -141,7 +141,7 @@ def test_runs_on_the_current_stream(function, shapes):
             x.copy_(values)
         actual = function(*late)
     stream.synchronize()
-    torch.testing.assert_close(actual.cpu(), expected)
+    assert_near(actual, expected)
 
 
 # What has CUDA kernels of its own; the others run their reference.
@@ -246,8 +246,9 @@ def test_more_than_2_to_the_31_elements(name, layout):
 
 
 @on_gpu
-@each_call
-def test_other_device_is_refused(function, shapes):
+@pytest.mark.parametrize("name", [name for name, (_, *shapes) in CALLS.items() if len(shapes) > 1])
+def test_other_device_is_refused(name):
+    function, *shapes = CALLS[name]
     on_cpu, on_gpu = tensors(shapes)
-    with pytest.raises(RuntimeError, match="device"):
+    with pytest.raises(RuntimeError, match=r"device|Input type"):  # ours, torch's convolution
         function(on_gpu[0], *on_cpu[1:])

@@ -5,9 +5,11 @@ import os
 import pytest
 import torch
 
-from bench.gpu import measure as file
-from bench.gpu.__main__ import empty_caches, line, pairs
-from bench.gpu.measure import Rival, measure
+from bench.gpu import __main__ as file
+from bench.gpu.__main__ import Run, empty_caches, line, pairs
+from bench.gpu.calls import compiled_anew
+from bench.gpu.measure import measure
+from bench.gpu.rivals import Rival
 from fastconv import kept
 
 
@@ -17,16 +19,19 @@ def only_one_image(x, residual):
     return torch.relu(x + residual)
 
 
-@pytest.fixture
-def row(monkeypatch):
+def smallest(direction):
     found = pairs([1], [], ["float32"])
-    additions = [p for p in found if (p[0].op, p[0].direction) == ("residual_add", "forward")]
-    case, larger = min(additions, key=lambda pair: pair[0].bytes)
+    additions = [p for p in found if (p[0].op, p[0].direction) == ("residual_add", direction)]
+    return min(additions, key=lambda pair: pair[0].bytes)
+
+
+@pytest.fixture
+def row():
+    case, larger = smallest("forward")
     assert [size[0] for size in larger.sizes] == [size[0] + 1 for size in case.sizes]
     variants = {name: Rival(case.ours, name[-4:]) for name in ("cpu nchw", "cpu nhwc")}
     variants["torch nchw"] = Rival(only_one_image, "nchw")
-    monkeypatch.setattr(file, "variants_of", lambda case: variants)
-    return measure(case, larger, torch.device("cpu"), 1e9, 2)
+    return measure(case, larger, variants, torch.device("cpu"), 1e9, 2)
 
 
 def test_the_first_call_and_that_of_a_new_shape_have_a_column(row):
@@ -55,3 +60,47 @@ def test_first_calls_find_nothing_compiled_but_what_was_tuned(tmp_path, monkeypa
         assert kept.read(kept.folder("tuned") / "gpu.json") == b"tuned"
         assert not kept.folder("nvrtc").exists()
         assert not os.path.exists(os.environ["TRITON_CACHE_DIR"])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    def compiled_of(case):
+        return {} if case.direction != "forward" else {"compile nhwc": Rival(case.theirs, "nhwc")}
+
+    monkeypatch.setattr(file, "compiled_of", compiled_of)
+    return lambda minutes=1.0, resumes=False: Run(
+        tmp_path / "kernels.json", torch.device("cpu"), minutes, resumes
+    )
+
+
+def test_what_torch_compile_makes_is_timed_when_all_others_are(run):
+    cases = [smallest("forward"), smallest("forward and grad_input")]
+    first = run()
+    first.time(cases)
+    assert not any("compile nhwc" in row["variants"] for row in first.rows)
+    assert first.result["left_out"] == 0
+    first.time_compiled(cases)
+    forward, both = first.rows
+    assert forward["variants"]["compile nhwc"]["seconds"] > 0
+    assert "first_call_seconds" in forward["variants"][forward["ours"]]
+    assert "compile nhwc" not in both["variants"]
+
+
+def test_another_run_goes_on_where_one_had_no_time(run, capsys):
+    cases = [smallest("forward"), smallest("forward and grad_input")]
+    run().time(cases[:1])
+    out_of_time = run(minutes=0, resumes=True)
+    out_of_time.time(cases)
+    assert out_of_time.result["left_out"] == 1
+    assert "1 cases are left" in capsys.readouterr().out
+    resumed = run(resumes=True)
+    resumed.time(cases)
+    assert [row["case"] for row in resumed.rows] == [str(case) for case, _ in cases]
+
+
+def test_nvrtc_is_timed_apart_where_it_compiles_other_code():
+    found = {str(case): case for case, _ in pairs([1], ["mobilenet_v2"], ["bfloat16"])}
+    block = found["inverted_residual forward 1x64x14x14-64k3s1h384 bfloat16"]
+    assert compiled_anew(block, "nhwc", 90)
+    assert not compiled_anew(block, "nchw", 90)
+    assert not compiled_anew(smallest("forward")[0], "nhwc", 90)

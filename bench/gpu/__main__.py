@@ -19,8 +19,9 @@ import torch
 
 import fastconv
 from bench.cases import Case
-from bench.gpu.measure import measure, told
-from bench.gpu.rivals import NETWORKS, all_cases
+from bench.gpu.calls import compiled_anew
+from bench.gpu.measure import FORMATS, measure, ours_of, told
+from bench.gpu.rivals import NETWORKS, Rival, all_cases, compiled_of, rivals_of
 from bench.gpu.session import LOST
 from bench.gpu.timing import ROUNDS
 from fastconv import gpu, kept
@@ -51,6 +52,10 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
+# Of the minutes, kept for torch.compile's searches: ten to twenty seconds a case.
+COMPILED_SHARE = 0.35
+
+
 def small(case: Case) -> bool:
     """What the CPU can rehearse in a second."""
     return case.bytes < 1 << 19
@@ -67,13 +72,38 @@ def pairs(
     )
 
 
+def kind_of(case: Case) -> tuple[str, str, str]:
+    return case.op, case.direction, case.dtype_name
+
+
 def in_turns(cases: list[tuple[Case, Case]]) -> list[tuple[Case, Case]]:
-    """One of each op, direction and dtype, then a second of each: a cut leaves some of all."""
-    groups: dict[tuple[str, ...], list[tuple[Case, Case]]] = {}
-    for pair in cases:
-        groups.setdefault((pair[0].op, pair[0].direction, pair[0].dtype_name), []).append(pair)
-    rounds = itertools.zip_longest(*groups.values())
-    return [pair for each in rounds for pair in each if pair is not None]
+    """One of each kind, then a second of each with another kernel or stride: a cut leaves some of
+    all.
+    """
+
+    def kernel_of(case: Case) -> tuple[Any, ...]:
+        return *kind_of(case), case.layer.kernel, case.layer.stride
+
+    for key in (kernel_of, kind_of):
+        groups: dict[tuple[Any, ...], list[tuple[Case, Case]]] = {}
+        for pair in cases:
+            groups.setdefault(key(pair[0]), []).append(pair)
+        rounds = itertools.zip_longest(*groups.values())
+        cases = [pair for each in rounds for pair in each if pair is not None]
+    return cases
+
+
+def variants_of(case: Case, first: bool, device: torch.device) -> dict[str, Rival]:
+    """Ours, and the rivals that start at once. What NVRTC compiles just as nvcc did is timed in
+    the first case of a kind only, for what its first calls cost.
+    """
+    ours = ours_of(case)
+    if not first and all(f"{way} {layout}" in ours for way in gpu.WAYS for layout in FORMATS):
+        major, minor = torch.cuda.get_device_capability(device)
+        for layout in FORMATS:
+            if not compiled_anew(case, layout, 10 * major + minor):
+                del ours[f"nvrtc {layout}"]  # choices.py lets cuda's time speak for it
+    return ours | rivals_of(case)
 
 
 def is_lost() -> bool:
@@ -123,6 +153,88 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+class Run:
+    """The rows of a run, in a file that has each as soon as it is there."""
+
+    def __init__(self, file: Path, device: torch.device, minutes: float, resumes: bool) -> None:
+        self.file, self.device, self.seconds = file, device, 60 * minutes
+        self.rounds = ROUNDS if device.type == "cuda" else 2
+        self.began = time.monotonic()
+        self.result: dict[str, Any] = json.loads(file.read_text()) if resumes else {}
+        if not self.result:
+            big = device.type == "cuda"
+            self.result = {
+                "machine": machine(device),
+                "copy_bytes_a_second": copy_rate(device, (2048 if big else 16) << 20),
+                "matrix_flops_a_second": product_rate(device, 8192 if big else 128),
+                "rows": [],
+            }
+        self.rows: list[dict[str, Any]] = self.result["rows"]
+
+    def has(self, share: float) -> bool:
+        """Whether less than this share of the time is gone."""
+        return time.monotonic() - self.began < share * self.seconds
+
+    def keep(self, row: dict[str, Any]) -> None:
+        print(line(row), flush=True)
+        self.file.write_text(json.dumps(self.result, indent=1) + "\n")
+        if self.device.type == "cuda" and is_lost():
+            print("a kernel broke this process's hold of the GPU; another goes on")
+            raise SystemExit(LOST)
+
+    def time(self, cases: list[tuple[Case, Case]]) -> None:
+        """Each case with all but torch.compile."""
+        had = {row["case"] for row in self.rows}
+        kinds = {kind_of(case) for case, _ in cases if str(case) in had}
+        cases = [pair for pair in cases if str(pair[0]) not in had]
+        rate = self.result["copy_bytes_a_second"]
+        for i, (case, larger) in enumerate(cases):
+            self.result["left_out"] = len(cases) - i
+            if not self.has(1 - COMPILED_SHARE):
+                print(f"{len(cases) - i} cases are left for another run, with --resume")
+                return
+            first = kind_of(case) not in kinds
+            kinds.add(kind_of(case))
+            try:
+                variants = variants_of(case, first, self.device)
+                wider = larger if first else None
+                row = measure(case, wider, variants, self.device, rate, self.rounds)
+            except Exception as reason:  # no memory for its oracle, say
+                row = {"case": str(case), "ours": None, "variants": {}, "failed": told(reason)}
+            self.rows.append(row)
+            self.keep(row)
+        self.result["left_out"] = 0
+
+    def time_compiled(self, cases: list[tuple[Case, Case]]) -> None:
+        """torch.compile in the rows that have none yet, as far as the time goes."""
+        by_name = {str(case): case for case, _ in cases}
+        for row in self.rows:
+            case = by_name.get(row["case"])
+            had = any(name.startswith("compile") for name in row["variants"])
+            if not case or not row["ours"] or had or not compiled_of(case):
+                continue
+            if not self.has(1):
+                return
+            try:
+                self.add_compiled(row, case)
+            except Exception as reason:
+                row["variants"]["compile"] = {"failed": told(reason)}
+            self.keep(row)
+
+    def add_compiled(self, row: dict[str, Any], case: Case) -> None:
+        """In turn with the best of ours and of the rivals that the row has."""
+        variants = variants_of(case, True, self.device)
+        chosen = {name: variants[name] for name in (row["ours"], row["rival"]) if name}
+        rate = self.result["copy_bytes_a_second"]
+        every = chosen | compiled_of(case)
+        again = measure(case, None, every, self.device, rate, self.rounds)
+        for name, variant in again.pop("variants").items():
+            if name in chosen:  # it was compiled before
+                variant.pop("first_call_seconds", None)
+            row["variants"].setdefault(name, {}).update(variant)
+        row |= again
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="where results go")
@@ -145,38 +257,12 @@ def main() -> int:
     elif not options.only:
         cases.extend(pairs([128], NETWORKS[:1], ["float32"]))
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "kernels.json"
-    result: dict[str, Any] = json.loads(file.read_text()) if options.resume else {}
-    if not result:
-        result = {
-            "machine": machine(device),
-            "copy_bytes_a_second": copy_rate(device, (16 if options.dry else 2048) << 20),
-            "matrix_flops_a_second": product_rate(device, 128 if options.dry else 8192),
-            "rows": [],
-        }
-    rows: list[dict[str, Any]] = result["rows"]
-    had = {row["case"] for row in rows}
-    cases = [pair for pair in in_turns(cases) if str(pair[0]) not in had]
-    began = time.monotonic()
-    for i, (case, larger) in enumerate(cases):
-        if time.monotonic() - began > 60 * options.minutes:
-            result["left_out"] = len(cases) - i
-            print(f"{result['left_out']} cases left out after {options.minutes} minutes")
-            break
-        rounds = 2 if options.dry else ROUNDS
-        try:
-            row = measure(case, larger, device, result["copy_bytes_a_second"], rounds)
-        except Exception as reason:  # no memory for its oracle, say
-            row = {"case": str(case), "ours": None, "variants": {}, "failed": told(reason)}
-        rows.append(row)
-        print(line(row), flush=True)
-        file.write_text(json.dumps(result, indent=1) + "\n")  # what is there survives a cut
-        if device.type == "cuda" and is_lost():
-            print("a kernel broke this process's hold of the GPU; another goes on")
-            return LOST
-    print("\n".join(summary(rows)))
-    failed = [row["case"] for row in rows if row["ours"] is None]
-    return 1 if failed or not rows else 0
+    run = Run(options.out / "kernels.json", device, options.minutes, options.resume)
+    run.time(in_turns(cases))
+    run.time_compiled(cases)
+    print("\n".join(summary(run.rows)))
+    failed = [row["case"] for row in run.rows if row["ours"] is None]
+    return 1 if failed or not run.rows else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 import fastconv
 from bench.cases import Case, Tensors
-from bench.gpu.rivals import Rival, oracle_of, rivals_of
+from bench.gpu.rivals import Rival, oracle_of
 from bench.gpu.timing import alone, in_turn, kernels, ratio
 from fastconv import gpu
 from fastconv.gpu_probe import Calls, Graph
@@ -68,13 +68,12 @@ def check(name: str, error: float, dtype: torch.dtype) -> None:
         raise AssertionError(f"{name} differs from float64 by {error:.2g} of the largest value")
 
 
-def variants_of(case: Case) -> dict[str, Rival]:
-    ours = {
+def ours_of(case: Case) -> dict[str, Rival]:
+    return {
         f"{backend} {layout}": Rival(case.ours, layout, backend)
         for backend in backends()
         for layout in FORMATS
     }
-    return ours | rivals_of(case)
 
 
 def told(reason: Exception) -> str:
@@ -83,20 +82,26 @@ def told(reason: Exception) -> str:
 
 
 def measure(
-    case: Case, larger: Case, device: torch.device, copy_rate: float, rounds: int
+    case: Case,
+    larger: Case | None,
+    variants: dict[str, Rival],
+    device: torch.device,
+    copy_rate: float,
+    rounds: int,
 ) -> dict[str, Any]:
     """The row of a case: seconds, error and kernels of each variant, or why it has none.
 
-    The seconds of the first call in this process too, and of the first one of a new shape, that of
-    the larger case: what is compiled, searched or planned for them.
+    The seconds of the first call in this process too, and with a larger case those of the first
+    call of its new shape: what is compiled, searched or planned for them.
     """
     torch._dynamo.reset()  # or the tenth case would run into its limit of recompilations
     sets = sets_of(case, device)
     base = inputs_of(case, device, sets)
-    variants = variants_of(case)
     doubles = [t.double() for t in base[0]]
     oracle = oracle_of(case)
-    expected = {right: right(*doubles) for right in {v.oracle or oracle for v in variants.values()}}
+    with torch.backends.cudnn.flags(benchmark=False):  # a search would last longer than the call
+        rights = {variant.oracle or oracle for variant in variants.values()}
+        expected = {right: right(*doubles) for right in rights}
     layouts = {layout: [in_layout(tensors, layout) for tensors in base] for layout in FORMATS}
     runners: dict[str, Graph | Calls] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -122,8 +127,8 @@ def measure(
         rows[name]["seconds"] = median(taken)
         rows[name]["spread"] = (max(taken) - min(taken)) / median(taken)
     # Last, or torch.compile might serve both shapes by what it compiles for any.
-    others = inputs_of(larger, device, 1)[0]
-    for name in times:
+    others = inputs_of(larger, device, 1)[0] if larger else []
+    for name in times if larger else ():
         variant = variants[name]
         call_larger = partial(variant.function, *in_layout(others, variant.layout))
         try:

@@ -44,16 +44,23 @@ def oracle_of(case: Case) -> Function:
 
 
 def rivals_of(case: Case) -> dict[str, Rival]:
+    """All but torch.compile."""
     if case.op == "local_response_norm":
         return rivals_of_norm(case)
     rivals = in_both_layouts("torch", case.theirs)
-    # Inductor too calls cuDNN for a depthwise one in half precision, after minutes of search.
-    halved = case.op == "depthwise_conv2d" and case.dtype != torch.float32
-    if case.direction.startswith("forward") and not halved:
-        rivals["compile nhwc"] = Rival(torch.compile(case.theirs, mode=COMPILE), "nhwc")
     if case.op == "pointwise_conv2d" and case.direction == "forward" and case.layer.stride == 1:
         rivals["cuBLASLt relu nhwc"] = matrix_product(case.layer)
     return rivals
+
+
+def compiled_of(case: Case) -> dict[str, Rival]:
+    """torch.compile, which searches for ten seconds and more where the others start at once."""
+    # Inductor too calls cuDNN for a depthwise one in half precision, after minutes of search.
+    halved = case.op == "depthwise_conv2d" and case.dtype != torch.float32
+    if not case.direction.startswith("forward") or halved:
+        return {}
+    layout = "nchw" if case.op == "local_response_norm" else "nhwc"
+    return {f"compile {layout}": Rival(torch.compile(case.theirs, mode=COMPILE), layout)}
 
 
 def matrix_product(layer: Shape) -> Rival:
@@ -73,7 +80,6 @@ def rivals_of_norm(case: Case) -> dict[str, Rival]:
         backward: Function = lambda g, x, y: cudnn.local_response_norm_backward(g, x, y, size)  # noqa: E731
         return in_both_layouts("cuDNN", backward) if has_cudnn else {}
     rivals = in_both_layouts("torch", case.theirs)
-    rivals["compile nchw"] = Rival(torch.compile(case.theirs, mode=COMPILE), "nchw")
     if has_cudnn:
         rivals |= in_both_layouts("cuDNN", lambda x: cudnn.local_response_norm(x, size))
     return rivals

@@ -1,4 +1,5 @@
 """All that one visit to a GPU gives: python -m bench.gpu.session --out FOLDER [--dry] [--minutes M]
+[--only STEP] [--resume FILE]
 
 Build, tests, sanitizer and comparison, each in a process of its own and within a time of its own:
 what fails or takes too long leaves the others their turn. steps.json is written after each step.
@@ -55,13 +56,20 @@ def build(out: Path, architecture: str, cuda: str = "1") -> Step:
                 out / "build.txt")  # fmt: skip
 
 
-def steps_on_gpu(out: Path) -> Iterator[Step]:
+def bench(out: Path, alone: bool, resumes: bool) -> Step:
+    """The comparison; where it is wanted alone, all the time that the build leaves."""
+    minutes = 7.5 if alone else 4
+    command = [PYTHON, "-m", "bench.gpu", "--out", str(out), "--minutes", str(minutes)]
+    return Step("bench", command + ["--resume"] * resumes, 60 * minutes + 60)
+
+
+def steps_on_gpu(out: Path, only: str = "", resumes: bool = False) -> Iterator[Step]:
     """In the order of what is wanted most."""
     yield doctor(out)
     yield Step(
         "tests (cuda)", pytest(out, "cuda", "tests/test_cuda.py"), 100, {"FASTCONV_GPU": "cuda"}
     )
-    yield Step("bench", [PYTHON, "-m", "bench.gpu", "--out", str(out), "--minutes", "4"], 300)
+    yield bench(out, only == "bench", resumes)
     # Each kernel is compiled once: in several processes.
     compiled = pytest(out, "nvrtc", "tests/test_cuda.py", jobs=min(8, os.cpu_count() or 1))
     yield Step("tests (nvrtc)", compiled, 120, {"FASTCONV_GPU": "nvrtc"})
@@ -70,14 +78,16 @@ def steps_on_gpu(out: Path) -> Iterator[Step]:
         few = "test_values and (float32 or bfloat16) and not channels"
         checked = [PYTHON, "-m", "pytest", "tests/test_cuda.py", "-x", "-k", few]
         command = ["compute-sanitizer", "--error-exitcode", "1", *checked]
-        yield Step("compute-sanitizer", command, 100, log=out / "sanitizer.txt")
+        # Allocations of their own, or it would not see what reads beyond one.
+        uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        yield Step("compute-sanitizer", command, 100, uncached, out / "sanitizer.txt")
     network = ["mobilenet_v2", "--device", "cuda", "--batch", "32", "--dtype", "bfloat16"]
     yield profile(out, "profile", *network)
     if has_counters():
         yield profile(out, "profile-ncu", *network, "--ncu")
 
 
-def steps_without(out: Path) -> Iterator[Step]:
+def steps_without(out: Path, *_: object) -> Iterator[Step]:
     """What can be rehearsed: kernels emulated, interpreted, compiled and read."""
     yield doctor(out)
     yield Step("tests (emulated)", pytest(out, "none", "tests/cuda", jobs=2), 1200,
@@ -184,14 +194,20 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="rehearse without a GPU")
     parser.add_argument("--minutes", type=float, help="of all; 9, or 60 with --dry")
     parser.add_argument("--only", default="", help="the steps whose name has this")
+    parser.add_argument("--resume", type=Path, help="kernels.json of a run, for bench to go on")
     options = parser.parse_args()
+    if options.resume and not options.resume.is_file():
+        parser.error(f"--resume: there is no file {options.resume}")
     number = "90" if options.dry else architecture()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.resume:
+        (options.out / "kernels.json").write_bytes(options.resume.read_bytes())
     session = Session(options.out, options.minutes or (60 if options.dry else 9))
     # Without nvcc's kernels NVRTC's and Triton's are there still.
     if session.take(build(options.out, number)) != 0 and not options.dry:
         session.take(build(options.out, number, cuda="0"))
-    for step in (steps_without if options.dry else steps_on_gpu)(options.out):
+    steps = steps_without if options.dry else steps_on_gpu
+    for step in steps(options.out, options.only, options.resume is not None):
         if options.only in step.name:
             while session.take(step) == LOST and step.name == "bench":
                 step.command = [*step.command, "--resume"]
