@@ -46,6 +46,13 @@ def test_kernels_compile_alone(path, isa, flags):
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
 
 
+def test_adapters_take_of_torch_what_the_oldest_has():
+    """Torch 2.11 lacks these of the stable headers, which the torch installed here has."""
+    newer = re.compile(r"\bSTABLE_TORCH_ERROR_CODE_CHECK\b|torch/csrc/stable/generator")
+    for path in sources(ROOT / "csrc", ".h", ".cpp"):
+        assert not newer.search(path.read_text()), path
+
+
 # What a kernel may call beside kernels of its own instruction set: memory moves and arithmetic, so
 # nothing that allocates, prints, throws or ends the process. The compiler emits the moves itself.
 MAY_CALL = re.compile(

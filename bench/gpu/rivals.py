@@ -48,8 +48,10 @@ def rivals_of(case: Case) -> dict[str, Rival]:
     if case.op == "local_response_norm":
         return rivals_of_norm(case)
     rivals = in_both_layouts("torch", case.theirs)
-    if case.op == "pointwise_conv2d" and case.direction == "forward" and case.layer.stride == 1:
-        rivals["cuBLASLt relu nhwc"] = matrix_product(case.layer)
+    if case.op in ("pointwise_conv2d", "depthwise_conv2d") and case.direction == "forward":
+        rivals["cuDNN relu nhwc"] = fused_convolution(case)
+        if case.op == "pointwise_conv2d" and case.layer.stride == 1:
+            rivals["cuBLASLt relu nhwc"] = matrix_product(case.layer)
     return rivals
 
 
@@ -61,6 +63,18 @@ def compiled_of(case: Case) -> dict[str, Rival]:
         return {}
     layout = "nchw" if case.op == "local_response_norm" else "nhwc"
     return {f"compile {layout}": Rival(torch.compile(case.theirs, mode=COMPILE), layout)}
+
+
+def fused_convolution(case: Case) -> Rival:
+    """cuDNN's convolution with bias and ReLU in one call; it has no relu6."""
+    layer = case.layer
+    groups = layer.channels if case.op == "depthwise_conv2d" else 1
+    window = ([layer.stride] * 2, [layer.kernel // 2] * 2, [1, 1], groups)
+    return Rival(
+        lambda x, w, b: torch.cudnn_convolution_relu(x, w, b, *window),
+        "nhwc",
+        oracle=lambda x, w, b: F.relu(F.conv2d(x, w, b, *window)),
+    )
 
 
 def matrix_product(layer: Shape) -> Rival:

@@ -71,9 +71,10 @@ def steps_on_gpu(out: Path, only: str = "", resumes: bool = False) -> Iterator[S
     )
     yield bench(out, only == "bench", resumes)
     # Each kernel is compiled once: in several processes.
-    compiled = pytest(out, "nvrtc", "tests/test_cuda.py", jobs=min(8, os.cpu_count() or 1))
+    jobs = min(8, os.cpu_count() or 1)
+    compiled = pytest(out, "nvrtc", "tests/test_cuda.py", jobs=jobs)
     yield Step("tests (nvrtc)", compiled, 120, {"FASTCONV_GPU": "nvrtc"})
-    yield Step("tests (triton)", pytest(out, "triton", "tests/triton"), 120)
+    yield Step("tests (triton)", pytest(out, "triton", "tests/triton", jobs=jobs), 120)
     if shutil.which("compute-sanitizer"):
         few = "test_values and (float32 or bfloat16) and not channels"
         checked = [PYTHON, "-m", "pytest", "tests/test_cuda.py", "-x", "-k", few]
@@ -93,7 +94,7 @@ def steps_without(out: Path, *_: object) -> Iterator[Step]:
     yield Step("tests (emulated)", pytest(out, "none", "tests/cuda", jobs=2), 1200,
                {"FASTCONV_GPU": "none"})  # fmt: skip
     interpreted = {"TRITON_INTERPRET": "1"}
-    yield Step("tests (triton)", pytest(out, "triton", "tests/triton"), 900, interpreted)
+    yield Step("tests (triton)", pytest(out, "triton", "tests/triton", jobs=2), 900, interpreted)
     yield Step("bench", [PYTHON, "-m", "bench.gpu", "--out", str(out), "--dry"], 600)
     yield profile(out, "profile", "lenet5", "--seconds", "0.2")
 

@@ -64,7 +64,7 @@ GEOMETRIES = [
 ]
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=" ".join)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_separable_windows(geometry, layout):
     agree("separable_conv2d", *separable((2, 24, 9, 8), 16, layout=layout, **geometry))
