@@ -246,3 +246,37 @@ def test_another_instruction_set_than_at_the_first_call(name):
         with isa(name):
             (expected,) = fast.graph(x)
             assert torch.equal(fast(x), expected)
+
+
+def test_tensors_that_come_back_changed():
+    """Work is kept from call to call; what it was planned for is looked at each time."""
+    x, weight = channels_last(torch.randn(1, 8, 6, 6)), torch.randn(4, 8, 1, 1)
+    flat = torch.empty(8 * 6 * 6)
+    calls = "pointwise_conv2d i0 i1 - - 1,1 -"
+
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        expected = ops.pointwise_conv2d(x, weight, None, None, [1, 1])
+        out = flat[: expected.numel()].as_strided(expected.shape, expected.stride()).fill_(0)
+        out = out.view(x.dtype) if x.dtype.itemsize == 4 else out.clone().to(x.dtype)
+        ops.sequence([x, weight], calls, out=[out])
+        assert torch.equal(out, expected)
+        return out
+
+    first = call(x, weight).clone()
+    weight.mul_(2)
+    assert torch.equal(call(x, weight), 2 * first)
+    call(x, weight.transpose(0, 1).reshape(4, 8, 1, 1))
+    call(x, torch.as_strided(weight, (4, 8, 1, 1), (1, 4, 1, 1)))
+    call(x[..., :3], weight)
+    call(x[:, :, :3], weight)
+    call(torch.as_strided(x, (1, 8, 3, 3), x.stride()), weight)
+    call(x.double(), weight.double())
+    call(x.bfloat16(), weight.bfloat16())
+    call(torch.empty(0, 8, 6, 6), weight)
+    with pytest.raises(RuntimeError, match="expected weight of shape"):
+        call(x, torch.as_strided(weight, (4, 4, 1, 1), weight.stride()))
+    with threads(1):
+        call(x, weight)
+    with isa("scalar"):
+        call(x, weight)
+    call(x, weight)

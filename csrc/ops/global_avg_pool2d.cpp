@@ -27,8 +27,8 @@ using Kernel = void (*)(const GlobalAvgPool2dParams&, int64_t begin, int64_t end
 
 class PoolWork final : public Work {
  public:
-  PoolWork(const GlobalAvgPool2dParams& p, Kernel kernel, std::vector<Tensor> held)
-      : p_(p), kernel_(kernel), held_(std::move(held)) {
+  PoolWork(const GlobalAvgPool2dParams& p, Variant variant, Kernel kernel)
+      : Work(variant), p_(p), kernel_(kernel) {
     const double bytes = double(p.batch) * p.channels * p.pixels * size_of(p.dtype);
     units[0] = global_avg_pool2d_units(p);
     cost[0] = bytes * kNanosecondsAByte;
@@ -39,20 +39,27 @@ class PoolWork final : public Work {
  private:
   GlobalAvgPool2dParams p_;
   Kernel kernel_;
-  std::vector<Tensor> held_;
 };
+
+// From input, read in that layout, to output, which is dense.
+void add(Queue& queue, GlobalAvgPool2dParams p, const Tensor& input, Layout layout, Tensor& output,
+         Variant variant, Kernel kernel) {
+  queue.fill(input, layout);
+  Copies copies;
+  p.input = copies.read(input, layout);
+  p.output = output.mutable_data_ptr();
+  auto work = std::make_shared<PoolWork>(p, variant, kernel);
+  work->copies = std::move(copies);
+  queue.add(std::move(work));
+}
 
 }  // namespace
 
 Tensor global_avg_pool2d(Queue& queue, Out out, const Tensor& input) {
-  GlobalAvgPool2dParams p = params_of(input);
-  const Tensor x = queue.dense(input, p.layout);
-  Tensor output = output_of(kOp, out, x, {p.batch, p.channels, 1, 1}, Layout::kNCHW);
-  p.input = x.const_data_ptr();
-  p.output = output.mutable_data_ptr();
-  count(global_avg_pool2d_variant(p));
-  const Kernel kernel = global_avg_pool2d_kernels().forward;
-  queue.add(std::make_unique<PoolWork>(p, kernel, std::vector{x, output}));
+  const GlobalAvgPool2dParams p = params_of(input);
+  Tensor output = output_of(kOp, out, input, {p.batch, p.channels, 1, 1}, Layout::kNCHW);
+  add(queue, p, input, p.layout, output, global_avg_pool2d_variant(p),
+      global_avg_pool2d_kernels().forward);
   return output;
 }
 
@@ -66,14 +73,10 @@ Tensor global_avg_pool2d_backward(const Tensor& grad_output, const Tensor& input
                      std::equal(wanted.begin(), wanted.end(), grad_output.sizes().begin()),
                  kOp, ": expected grad_output of shape ", to_string(wanted), ", got ",
                  to_string(grad_output));
-  const Tensor grad = dense(grad_output, Layout::kNCHW);
-  Tensor result = empty_like(grad, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
-  p.input = grad.const_data_ptr();
-  p.output = result.mutable_data_ptr();
-  count(global_avg_pool2d_backward_variant(p));
+  Tensor result = empty_like(input, Sizes(input.sizes().begin(), input.sizes().end()), p.layout);
   Queue queue;
-  queue.add(std::make_unique<PoolWork>(p, global_avg_pool2d_kernels().backward,
-                                       std::vector{grad, result}));
+  add(queue, p, grad_output, Layout::kNCHW, result, global_avg_pool2d_backward_variant(p),
+      global_avg_pool2d_kernels().backward);
   queue.run();
   return result;
 }

@@ -24,8 +24,10 @@ Tensor by_parts(Queue& queue, Out out, const Block& b) {
                                      b.stride, b.padding, b.dilation, b.activation);
   if (b.squeeze) filtered = squeeze_excitation(filtered, *b.squeeze);
   const Optional residual = b.residual ? Optional(*b.residual) : std::nullopt;
-  return pointwise_conv2d(queue, out, filtered, b.project_weight, b.project_bias, residual, {1, 1},
-                          b.project_activation);
+  Tensor output = pointwise_conv2d(queue, out, filtered, b.project_weight, b.project_bias, residual,
+                                   {1, 1}, b.project_activation);
+  queue.run();
+  return output;
 }
 
 Tensor run(Queue& queue, Out out, const Block& b) {
@@ -36,13 +38,11 @@ Tensor run(Queue& queue, Out out, const Block& b) {
     if (p.has_vectors) output = inverted_residual_on_gpu(out, b, p);
     return output ? *output : by_parts(queue, out, b);
   }
-  const Variant variant = inverted_residual_variant(p);
   if (!inverted_residual_is_fused(p)) {
     Tensor output = by_parts(queue, out, b);  // which may raise
-    count(variant);
+    count(inverted_residual_variant(p));
     return output;
   }
-  count(variant);
   const bool halves = p.dtype == DType::kBFloat16;
   return halves ? queue_bfloat16(queue, out, b, p) : queue_float32(queue, out, b, p);
 }

@@ -1,6 +1,8 @@
 // The fused kernel of inverted_residual and separable_conv2d in bfloat16.
 #include "../kernels/inverted_residual_bfloat16.h"
 
+#include <functional>
+
 #include "../kernels/cpu/registry.h"
 #include "inverted_residual_block.h"
 #include "scratch.h"
@@ -13,19 +15,6 @@ using Optional = std::optional<Tensor>;
 
 constexpr double kFlopsANanosecond = 200;
 
-// Memory for copies, 64 bytes aligned, handed out in two rounds: measured, then placed.
-struct Arena {
-  char* memory = nullptr;
-  int64_t bytes = 0;
-
-  template <class T>
-  T* take(int64_t elements) {
-    T* here = memory ? reinterpret_cast<T*>(memory + bytes) : nullptr;
-    bytes += (elements * int64_t(sizeof(T)) + 63) / 64 * 64;
-    return here;
-  }
-};
-
 const bfloat16* data(const Tensor& t) {
   return static_cast<const bfloat16*>(t.const_data_ptr());
 }
@@ -34,60 +23,24 @@ const InvertedResidualBfloat16Kernels& kernels() {
   return inverted_residual_bfloat16_kernels();
 }
 
-// A 1x1 weight in pairs: as it came, or packed for this call.
-const bfloat16* pairs(Arena& arena, const Tensor& weight, const Tensor& input, int64_t& row) {
-  const int64_t out = weight.size(0), in = weight.size(1);
-  if (is_pairs(weight, input)) {
-    row = weight.stride(1);
-    return data(weight);
-  }
-  row = out;
-  auto* packed = arena.take<uint32_t>((in + 1) / 2 * out);
-  if (packed) kernels().pack(data(weight), out, in, weight.stride(0), weight.stride(1), packed);
-  return reinterpret_cast<const bfloat16*>(packed);
-}
-
-const float* vector(Arena& arena, const Optional& t) {
-  if (!t) return nullptr;
-  float* wide = arena.take<float>(t->numel());
-  if (wide) kernels().widen(data(*t), 1, t->numel(), 0, t->stride(0), wide);
-  return wide;
-}
-
-// (taps, channels)
-const float* filters(Arena& arena, const Tensor& weight) {
-  const int64_t channels = weight.size(0), height = weight.size(2), width = weight.size(3);
-  float* wide = arena.take<float>(weight.numel());
-  for (int64_t h = 0; wide && h < height; ++h) {
-    kernels().widen(data(weight) + h * weight.stride(2), width, channels, weight.stride(3),
-                    weight.stride(0), wide + h * width * channels);
-  }
-  return wide;
-}
-
 // A stage of copies, of what the kernels read in another order or dtype, then the kernels' two.
 class Bfloat16Work final : public Work {
  public:
-  Bfloat16Work(const Block& b, const InvertedResidualParams& params, const Tensor& input,
-               const Optional& residual, const Tensor& output)
-      : input_(input),
-        residual_(residual),
-        output_(output),
-        depthwise_weight_(b.depthwise_weight),
-        project_weight_(b.project_weight),
-        expand_weight_(b.expand_weight ? Optional(*b.expand_weight) : std::nullopt),
-        expand_bias_(b.expand_bias),
-        depthwise_bias_(b.depthwise_bias),
-        project_bias_(b.project_bias) {
+  Bfloat16Work(const Block& b, const InvertedResidualParams& params, const Tensor& output)
+      : Work(inverted_residual_variant(params)) {
     static_cast<InvertedResidualShape&>(p_) = params;
     p_.activation = params.activation, p_.project_activation = params.project_activation;
-    p_.input = data(input_);
-    p_.residual = residual_ ? data(*residual_) : nullptr;
-    p_.output = static_cast<bfloat16*>(output_.mutable_data_ptr());
+    p_.input = static_cast<const bfloat16*>(copies.read(b.input, p_.layout));
+    if (b.residual) p_.residual = static_cast<const bfloat16*>(copies.read(*b.residual, p_.layout));
+    p_.output = static_cast<bfloat16*>(output.mutable_data_ptr());
     plan_ = kernels().plan(p_);
-    Arena arena;
-    place(arena);
-    shared_bytes = arena.bytes;
+    shared_bytes = align(plan_.hidden_bytes);
+    if (b.expand_weight) pairs(*b.expand_weight, b.input, p_.expand_weight, p_.expand_row);
+    pairs(b.project_weight, b.input, p_.project_weight, p_.project_row);
+    vector(b.expand_bias, p_.expand_bias);
+    vector(b.depthwise_bias, p_.depthwise_bias);
+    vector(b.project_bias, p_.project_bias);
+    filters(b.depthwise_weight);
     units[0] = 1, units[1] = plan_.hide_units, units[2] = plan_.units;
     const double taps = double(p_.kernel_h) * p_.kernel_w, images = double(p_.batch) * p_.hidden;
     const double hide =
@@ -98,8 +51,10 @@ class Bfloat16Work final : public Work {
   }
 
   void run(int stage, char* shared, int64_t begin, int64_t end) override {
-    Arena arena{shared};
-    if (stage == 0) return place(arena);
+    if (stage == 0) {
+      for (const auto& copy : copying_) copy(shared);
+      return;
+    }
     auto* hidden = reinterpret_cast<bfloat16*>(shared);
     auto* own = static_cast<bfloat16*>(scratch(Purpose::kOwn, plan_.scratch_bytes));
     if (stage == 1) return kernels().hide(p_, hidden, own, begin, end);
@@ -107,33 +62,70 @@ class Bfloat16Work final : public Work {
   }
 
  private:
-  void place(Arena& arena) {
-    arena.take<char>(plan_.hidden_bytes);
-    if (p_.expands) p_.expand_weight = pairs(arena, *expand_weight_, input_, p_.expand_row);
-    p_.project_weight = pairs(arena, project_weight_, input_, p_.project_row);
-    p_.expand_bias = vector(arena, expand_bias_);
-    p_.depthwise_bias = vector(arena, depthwise_bias_);
-    p_.project_bias = vector(arena, project_bias_);
-    p_.depthwise_weight = filters(arena, depthwise_weight_);
+  static int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  // To be done in the first stage: memory of so many bytes, filled, and told to where it is read.
+  template <class T, class Fill>
+  void copy(int64_t bytes, const T*& place, const Fill& fill) {
+    const int64_t at = shared_bytes;
+    shared_bytes += align(bytes);
+    copying_.push_back([&place, at, fill](char* shared) {
+      fill(shared + at);
+      place = reinterpret_cast<const T*>(shared + at);
+    });
   }
 
-  Tensor input_;
-  Optional residual_;
-  Tensor output_, depthwise_weight_, project_weight_;
-  Optional expand_weight_, expand_bias_, depthwise_bias_, project_bias_;
+  // A 1x1 weight in pairs: as it came, or packed for this call.
+  void pairs(const Tensor& weight, const Tensor& input, const bfloat16*& place, int64_t& row) {
+    const int64_t out = weight.size(0), in = weight.size(1);
+    const int64_t out_stride = weight.stride(0), in_stride = weight.stride(1);
+    const bfloat16* from = data(weight);
+    if (is_pairs(weight, input)) {
+      place = from, row = in_stride;
+      return;
+    }
+    row = out;
+    copy((in + 1) / 2 * out * int64_t(sizeof(uint32_t)), place, [=](char* to) {
+      kernels().pack(from, out, in, out_stride, in_stride, reinterpret_cast<uint32_t*>(to));
+    });
+  }
+
+  void vector(const Optional& t, const float*& place) {
+    if (!t) return;
+    const int64_t count = t->numel(), stride = t->stride(0);
+    const bfloat16* from = data(*t);
+    copy(count * int64_t(sizeof(float)), place, [=](char* to) {
+      kernels().widen(from, 1, count, 0, stride, reinterpret_cast<float*>(to));
+    });
+  }
+
+  // (taps, channels)
+  void filters(const Tensor& weight) {
+    const int64_t channels = weight.size(0), height = weight.size(2), width = weight.size(3);
+    const int64_t of_channel = weight.stride(0), of_row = weight.stride(2);
+    const int64_t of_column = weight.stride(3);
+    const bfloat16* from = data(weight);
+    copy(weight.numel() * int64_t(sizeof(float)), p_.depthwise_weight, [=](char* to) {
+      for (int64_t h = 0; h < height; ++h) {
+        kernels().widen(from + h * of_row, width, channels, of_column, of_channel,
+                        reinterpret_cast<float*>(to) + h * width * channels);
+      }
+    });
+  }
+
   InvertedResidualBfloat16Params p_{};
   InvertedResidualBfloat16Plan plan_;
+  std::vector<std::function<void(char* shared)>> copying_;
 };
 
 }  // namespace
 
 Tensor queue_bfloat16(Queue& queue, Out out, const Block& b, const InvertedResidualParams& p) {
-  const Tensor x = queue.dense(b.input, p.layout);
-  const Optional residual =
-      b.residual ? Optional(queue.dense(*b.residual, p.layout)) : std::nullopt;
+  queue.fill(b.input, p.layout);
+  if (b.residual) queue.fill(*b.residual, p.layout);
   const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
-  Tensor output = output_of(b.op, out, x, sizes, p.layout);
-  queue.add(std::make_unique<Bfloat16Work>(b, p, x, residual, output));
+  Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
+  queue.add(std::make_shared<Bfloat16Work>(b, p, output));
   return output;
 }
 

@@ -18,13 +18,11 @@ int64_t align(int64_t bytes) {
 // The stages of the kernel, and before them one that copies the weights in another order.
 class Float32Work final : public Work {
  public:
-  Float32Work(const Block& b, const InvertedResidualParams& params, const Tensor& input,
-              const Optional& residual, Tensor output)
-      : p_(params) {
-    p_.input = floats(input, p_.layout);
-    p_.residual = residual ? floats(*residual, p_.layout) : nullptr;
+  Float32Work(const Block& b, const InvertedResidualParams& params, const Tensor& output)
+      : Work(inverted_residual_variant(params)), p_(params) {
+    p_.input = static_cast<const float*>(copies.read(b.input, p_.layout));
+    if (b.residual) p_.residual = static_cast<const float*>(copies.read(*b.residual, p_.layout));
     p_.output = static_cast<float*>(output.mutable_data_ptr());
-    held_.push_back(std::move(output));
     p_.expand_bias = vector(b.expand_bias), p_.depthwise_bias = vector(b.depthwise_bias);
     p_.project_bias = vector(b.project_bias);
     const InvertedResidualPlan plan = kernels_.plan(p_);
@@ -35,44 +33,39 @@ class Float32Work final : public Work {
     // A depthwise weight is one matrix (taps, hidden) where a row of the kernel follows the other.
     const Tensor& taps = b.depthwise_weight;
     const bool rows_follow = taps.stride(2) == taps.stride(3) * p_.kernel_w;
-    const Tensor filters = rows_follow ? taps : dense(taps, Layout::kNCHW);
-    if (p_.expands) read(*b.expand_weight, 1, p_.expand_weight, &p_.expand_row);
-    read(filters, 3, p_.depthwise_weight);
-    read(b.project_weight, 1, p_.project_weight, &p_.project_row);
+    if (!rows_follow) copies.held.push_back(dense(taps, Layout::kNCHW));
+    if (p_.expands) matrix(*b.expand_weight, 1, p_.expand_weight, &p_.expand_row);
+    matrix(rows_follow ? taps : copies.held.back(), 3, p_.depthwise_weight);
+    matrix(b.project_weight, 1, p_.project_weight, &p_.project_row);
     if (b.squeeze) {
       p_.squeeze_reduce_bias = vector(b.squeeze->reduce_bias);
       p_.squeeze_expand_bias = vector(b.squeeze->expand_bias);
-      read(b.squeeze->reduce_weight, 1, p_.squeeze_reduce_weight);
-      read(b.squeeze->expand_weight, 1, p_.squeeze_expand_weight);
+      matrix(b.squeeze->reduce_weight, 1, p_.squeeze_reduce_weight);
+      matrix(b.squeeze->expand_weight, 1, p_.squeeze_expand_weight);
     }
-    units[0] = copies_.empty() ? 0 : 1;
+    units[0] = packs_.empty() ? 0 : 1;
     set_costs();
   }
 
   void run(int stage, char* shared, int64_t begin, int64_t end) override {
-    if (stage == 0) return make_copies(shared);
+    if (stage == 0) return pack(shared);
     void* own = scratch(Purpose::kOwn, own_bytes_);
     kernels_.run(p_, static_cast<InvertedResidualStage>(stage - 1),
                  reinterpret_cast<float*>(shared), static_cast<float*>(own), begin, end);
   }
 
  private:
-  struct Copy {
-    InvertedResidualPackParams pack;
+  struct Pack {
+    InvertedResidualPackParams params;
     int64_t at;  // bytes from the beginning of the shared memory
     const float** weight;
   };
 
-  const float* floats(const Tensor& t, Layout layout) {
-    held_.push_back(dense(t, layout));
-    return static_cast<const float*>(held_.back().const_data_ptr());
-  }
-
-  const float* vector(const Optional& t) { return t ? floats(*t, Layout::kNCHW) : nullptr; }
+  const float* vector(const Optional& t) { return static_cast<const float*>(copies.read(t)); }
 
   // A weight as rows of output channels, in its own memory or in a copy. The inner dimension is
   // that of the input channels or of the taps; only where `row` is told may there be gaps.
-  void read(const Tensor& weight, int64_t inner, const float*& rows, int64_t* row = nullptr) {
+  void matrix(const Tensor& weight, int64_t inner, const float*& rows, int64_t* row = nullptr) {
     const int64_t out = weight.size(0), in = weight.numel() / out;
     const int64_t out_stride = weight.stride(0), in_stride = weight.stride(inner);
     const bool ready =
@@ -80,16 +73,15 @@ class Float32Work final : public Work {
     if (row) *row = ready ? in_stride : out;
     rows = static_cast<const float*>(weight.const_data_ptr());
     if (ready) return;
-    held_.push_back(weight);
-    copies_.push_back({{rows, out, in, out_stride, in_stride, nullptr}, shared_bytes, &rows});
+    packs_.push_back({{rows, out, in, out_stride, in_stride, nullptr}, shared_bytes, &rows});
     shared_bytes += align(weight.numel() * int64_t(sizeof(float)));
   }
 
-  void make_copies(char* shared) {
-    for (Copy& copy : copies_) {
-      copy.pack.packed = reinterpret_cast<float*>(shared + copy.at);
-      kernels_.pack(copy.pack);
-      *copy.weight = copy.pack.packed;
+  void pack(char* shared) {
+    for (Pack& pack : packs_) {
+      pack.params.packed = reinterpret_cast<float*>(shared + pack.at);
+      kernels_.pack(pack.params);
+      *pack.weight = pack.params.packed;
     }
   }
 
@@ -111,20 +103,18 @@ class Float32Work final : public Work {
 
   const InvertedResidualKernels& kernels_ = inverted_residual_kernels();
   InvertedResidualParams p_;
-  std::vector<Tensor> held_;
-  std::vector<Copy> copies_;
+  std::vector<Pack> packs_;
   int64_t own_bytes_;
 };
 
 }  // namespace
 
 Tensor queue_float32(Queue& queue, Out out, const Block& b, const InvertedResidualParams& p) {
-  const Tensor x = queue.dense(b.input, p.layout);
-  const Optional residual =
-      b.residual ? Optional(queue.dense(*b.residual, p.layout)) : std::nullopt;
+  queue.fill(b.input, p.layout);
+  if (b.residual) queue.fill(*b.residual, p.layout);
   const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
   Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
-  queue.add(std::make_unique<Float32Work>(b, p, x, residual, output));
+  queue.add(std::make_shared<Float32Work>(b, p, output));
   return output;
 }
 

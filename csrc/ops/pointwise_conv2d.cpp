@@ -71,8 +71,8 @@ Layout kernel_layout(const PointwiseConv2dShape& s) {
 
 class PointwiseWork final : public Work {
  public:
-  PointwiseWork(const PointwiseConv2dParams& p, std::vector<Tensor> held)
-      : kernels_(kernels_of(p)), p_(p), plan_(kernels_.plan(p)), held_(std::move(held)) {
+  explicit PointwiseWork(const PointwiseConv2dParams& p)
+      : Work(pointwise_conv2d_variant(p)), kernels_(kernels_of(p)), p_(p), plan_(kernels_.plan(p)) {
     const double weights = double(p.in_channels) * p.out_channels;
     units[0] = plan_.prepare_units, units[1] = plan_.units;
     cost[0] = plan_.prepare_units > 0 ? weights * 8 * kNanosecondsAByte : 0;
@@ -89,18 +89,18 @@ class PointwiseWork final : public Work {
   const PointwiseConv2dKernels& kernels_;
   PointwiseConv2dParams p_;
   PointwiseConv2dPlan plan_;
-  std::vector<Tensor> held_;
 };
 
-// held are the tensors that p points to but for the weight.
-void add(Queue& queue, PointwiseConv2dParams p, const Tensor& input, std::vector<Tensor> held) {
+// p may point to the copies.
+void add(Queue& queue, PointwiseConv2dParams p, const Tensor& input, Copies copies) {
   p.layout = kernel_layout(p);
   if (on_gpu(input)) {
     queue.run();
     return run_on_gpu(p, input);
   }
-  count(pointwise_conv2d_variant(p));
-  queue.add(std::make_unique<PointwiseWork>(p, std::move(held)));
+  auto work = std::make_shared<PointwiseWork>(p);
+  work->copies = std::move(copies);
+  queue.add(std::move(work));
 }
 
 }  // namespace
@@ -128,17 +128,17 @@ Tensor pointwise_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor
 
   const bool turned = p.weight_is_pairs && p.layout == Layout::kNCHW;
   if (turned) p.layout = Layout::kNHWC;  // the only order that has a kernel for pairs
-  std::vector<Tensor> held;
-  const auto hold = [&](const Tensor& t) { return held.emplace_back(t).const_data_ptr(); };
-  const Tensor x = queue.dense(input, p.layout);
-  p.input = hold(x);
+  queue.fill(input, p.layout);
+  if (residual) queue.fill(*residual, p.layout);
+  Copies copies;
+  p.input = copies.read(input, p.layout);
   p.weight = weight.const_data_ptr();
   p.weight_out_stride = weight.stride(0), p.weight_in_stride = weight.stride(1);
-  p.bias = bias ? hold(dense(*bias, Layout::kNCHW)) : nullptr;
-  p.residual = residual ? hold(queue.dense(*residual, p.layout)) : nullptr;
-  Tensor output = output_of(kOp, turned ? nullptr : out, x, sizes, p.layout);
-  p.output = held.emplace_back(output).mutable_data_ptr();
-  if (p.batch > 0) add(queue, p, x, std::move(held));
+  p.bias = copies.read(bias);
+  p.residual = copies.read(residual, p.layout);
+  Tensor output = output_of(kOp, turned ? nullptr : out, input, sizes, p.layout);
+  p.output = output.mutable_data_ptr();
+  if (p.batch > 0) add(queue, p, input, std::move(copies));
   if (!turned) return output;
   queue.run();
   Tensor result = output_of(kOp, out, input, sizes, Layout::kNCHW);

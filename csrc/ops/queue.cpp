@@ -70,20 +70,15 @@ void run_on_threads(const std::vector<Stage>& stages, char* shared, int64_t thre
 
 }  // namespace
 
-Tensor Queue::dense(const Tensor& t, Layout layout) {
-  if (is_dense(t, layout)) return t;
-  run();
-  return ops::dense(t, layout);
-}
-
 void Queue::run() {
   constexpr double kWakingAThread = 4000;   // ns; 2 to 4 were measured
   constexpr double kMeetingAThread = 1000;  // that is awake
-  const std::vector<std::unique_ptr<Work>> works = std::move(works_);
+  const std::vector<std::shared_ptr<Work>> works = std::move(works_);
   works_.clear();
   double cost = 0;
   int64_t bytes = 0, most_units = 0;
   for (const auto& work : works) {
+    count(work->variant);
     bytes = std::max(bytes, work->shared_bytes);
     for (double one : work->cost) cost += one;
     for (int64_t units : work->units) most_units = std::max(most_units, units);

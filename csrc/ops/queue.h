@@ -12,11 +12,28 @@
 
 namespace fastconv::ops {
 
-// What is left to do of a call: stages, each of which wants the one before to be done. A work owns
-// the tensors that it reads.
+// Copies of those tensors that were not dense.
+struct Copies {
+  std::vector<Tensor> held;
+
+  // What t points to where it is dense in layout, else its copy.
+  const void* read(const Tensor& t, Layout layout) {
+    if (is_dense(t, layout)) return t.const_data_ptr();
+    return held.emplace_back(dense(t, layout)).const_data_ptr();
+  }
+  const void* read(const std::optional<Tensor>& t, Layout layout = Layout::kNCHW) {
+    return t ? read(*t, layout) : nullptr;
+  }
+};
+
+// What is left to do of a call: stages, each of which wants the one before to be done. What it
+// reads and writes must live until it is run; but for copies that it had made, it holds none of
+// that, and may then be run again while all lies where it lay.
 class Work {
  public:
   static constexpr int kMostStages = 5;
+
+  explicit Work(Variant runs) : variant(runs) {}
 
   virtual ~Work() = default;
 
@@ -27,20 +44,25 @@ class Work {
   int64_t units[kMostStages] = {};
   double cost[kMostStages] = {};  // rough nanoseconds that all units of a stage take on one thread
   int64_t shared_bytes = 0;
+  Copies copies;
+  Variant variant;
 };
 
 class Queue {
  public:
-  void add(std::unique_ptr<Work> work) { works_.push_back(std::move(work)); }
+  void add(std::shared_ptr<Work> work) { works_.push_back(std::move(work)); }
+  const std::vector<std::shared_ptr<Work>>& works() const { return works_; }
 
-  // t itself where it is dense in layout, else a copy, which is taken when all work here is done.
-  Tensor dense(const Tensor& t, Layout layout);
+  // Before a work reads t, which other work may have yet to fill: runs that where t must be copied.
+  void fill(const Tensor& t, Layout layout) {
+    if (!is_dense(t, layout)) run();
+  }
 
   // Does all work, in the order in which it came, on torch's threads, and forgets it.
   void run();
 
  private:
-  std::vector<std::unique_ptr<Work>> works_;
+  std::vector<std::shared_ptr<Work>> works_;
 };
 
 }  // namespace fastconv::ops

@@ -56,8 +56,8 @@ StemConv2dParams params_of(const Tensor& input, const Tensor& weight,
 
 class StemWork final : public Work {
  public:
-  StemWork(const StemConv2dParams& p, std::vector<Tensor> held)
-      : p_(p), plan_(kernels_.plan(p)), held_(std::move(held)) {
+  explicit StemWork(const StemConv2dParams& p)
+      : Work(stem_conv2d_variant(p)), p_(p), plan_(kernels_.plan(p)) {
     const double taps = double(p.channels) * p.kernel_h * p.kernel_w;
     const double outputs = double(p.batch) * p.out_channels * p.out_height * p.out_width;
     units[0] = plan_.prepared_bytes > 0 ? 1 : 0, units[1] = plan_.units;
@@ -74,7 +74,6 @@ class StemWork final : public Work {
   const StemConv2dKernels& kernels_ = stem_conv2d_kernels();
   StemConv2dParams p_;
   StemConv2dPlan plan_;
-  std::vector<Tensor> held_;
 };
 
 }  // namespace
@@ -89,18 +88,18 @@ Tensor stem_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& wei
     FASTCONV_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, kOp,
                    ": expected bias of shape (", p.out_channels, "), got ", to_string(*bias));
   }
-  std::vector<Tensor> held;
-  const auto hold = [&](const Tensor& t) { return held.emplace_back(t).const_data_ptr(); };
-  const Tensor x = queue.dense(input, p.layout);
-  p.input = hold(x);
+  queue.fill(input, p.layout);
+  Copies copies;
+  p.input = copies.read(input, p.layout);
   p.weight = weight.const_data_ptr();
-  p.bias = bias ? hold(dense(*bias, Layout::kNCHW)) : nullptr;
-  Tensor output =
-      output_of(kOp, out, x, {p.batch, p.out_channels, p.out_height, p.out_width}, Layout::kNHWC);
+  p.bias = copies.read(bias);
+  Tensor output = output_of(kOp, out, input, {p.batch, p.out_channels, p.out_height, p.out_width},
+                            Layout::kNHWC);
   if (p.batch == 0) return output;
-  p.output = held.emplace_back(output).mutable_data_ptr();
-  count(stem_conv2d_variant(p));
-  queue.add(std::make_unique<StemWork>(p, std::move(held)));
+  p.output = output.mutable_data_ptr();
+  auto work = std::make_shared<StemWork>(p);
+  work->copies = std::move(copies);
+  queue.add(std::move(work));
   return output;
 }
 
