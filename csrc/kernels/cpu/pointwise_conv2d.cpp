@@ -5,7 +5,11 @@
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-// With this many rows of weights to a panel, copying the panel together first pays.
+// With this many rows of weights to a panel of contiguous pixels, copying the panel together first
+// pays, but only where its rows are whole pages apart: 256 -> 64, 32x32: 0.81 of the fma peak, 0.67
+// as it lies; 64 -> 64, 128x128: 0.79, 0.53. Elsewhere it costs: 512 -> 128, 28x28: 0.78, 0.94 as
+// it lies; 960 -> 160, 7x7: 0.79, 0.83; 256 -> 64, 16x16: 0.85, 0.95 (kernel alone, one core, Zen
+// 5).
 constexpr int64_t kRowsWorthStaging = 40;
 // A group of row tiles passes over one panel of the weights after the other: half of all tiles, so
 // that two threads have rows of their own, but within these bounds, and as many as stay in the L2
@@ -221,7 +225,9 @@ void run_nchw(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
   using S = accumulate_t<T>;
   const int64_t in_plane = p.in_height * p.in_width, plane = p.height * p.width;
   const int64_t panels = panel_count<S>(plane), groups = groups_nchw<T>(p);
-  const bool gathers = kWidens<T> || is_subsampled(p) || p.out_channels >= kRowsWorthStaging;
+  const bool aliased = rows_share_cache_sets(plane, p.dtype);
+  const bool stages = aliased && p.out_channels >= kRowsWorthStaging;
+  const bool gathers = kWidens<T> || is_subsampled(p) || stages;
   const bool packed = must_prepare<T>(p);
   const S* weight = packed ? prepared : static_cast<const S*>(p.weight);
   const S* bias = bias_of<T>(p, prepared);
