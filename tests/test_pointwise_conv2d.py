@@ -26,7 +26,7 @@ from tests.helpers import (
 
 # batch, in, out, height, width: about one tile (8 rows, 1 to 4 vectors of 16, the last one whole,
 # in part, or half and shared by two rows), one channel, one pixel with few and many images, several
-# groups of tiles, a row of weights as long as a page.
+# groups of tiles, a row of weights as long as a page, a plane of pages.
 SHAPES = [
     (2, 3, 5, 4, 7),
     (1, 1, 1, 1, 1),
@@ -42,6 +42,7 @@ SHAPES = [
     (2, 20, 130, 1, 1),
     (16, 37, 23, 1, 1),
     (17, 9, 20, 1, 1),
+    (2, 9, 43, 16, 64),
 ]
 STRIDES = [(1, 1), (2, 2), (1, 3)]
 
@@ -246,10 +247,11 @@ def test_opcheck(layout, requires_grad):
 def test_same_bits_on_any_threads(dtype, layout):
     for shape in [(2, 40, 80, 40, 40), (1, 300, 500, 7, 7), (2, 500, 300, 1, 1)]:
         x, weight, bias, residual = make(shape, dtype, layout)
-        forward = partial(pointwise_conv2d, x, weight, bias, residual, activation="relu6")
         backward = torch.ops.fastconv.pointwise_conv2d_backward
         mask = (True, True, True)
-        assert_same_bits_on_any_threads(forward)
+        for activation in ("relu6", "silu"):
+            forward = partial(pointwise_conv2d, x, weight, bias, residual, activation=activation)
+            assert_same_bits_on_any_threads(forward)
         assert_same_bits_on_any_threads(partial(backward, residual, x, weight, (1, 1), mask))
 
 
