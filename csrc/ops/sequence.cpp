@@ -57,7 +57,7 @@ struct Seen {
 
   static int32_t dtype_of(const Tensor& t) {
     int32_t dtype;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
     return dtype;
   }
 };
