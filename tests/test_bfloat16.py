@@ -4,11 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from torch import fx
 from torch.library import opcheck
 
 import fastconv
 from fastconv import reference
 from fastconv.ops import inverted_residual, pack_pointwise_pairs, pointwise_conv2d, separable_conv2d
+from fastconv.optimize.pack import pack_weight
 from tests.helpers import (
     ACTIVATIONS,
     MATRIX_ISAS,
@@ -239,3 +241,18 @@ def test_a_weight_that_others_read_stays_as_it_is():
     y = fastconv.optimize(model, (x,), dtype=BF16)(x)
     expected = model(x)
     assert (y - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_optimize_pairs_weights_for_the_cpu_alone(device):
+    """Other devices' kernels read bfloat16 as it is."""
+    weight = torch.randn(16, 8, 1, 1, dtype=torch.bfloat16, device=device)
+    graph = fx.Graph()
+    image, read = graph.placeholder("x"), graph.get_attr("weight")
+    read.meta["val"] = weight
+    window = {"groups": 1, "padding": [0, 0, 0, 0]}
+    conv = graph.call_function(pointwise_conv2d, kwargs={"input": image, "weight": read, **window})
+    module = fx.GraphModule({"weight": weight}, graph)
+    pack_weight(module, conv, None)
+    packed = getattr(module, str(conv.kwargs["weight"].target))
+    assert packed.dtype == (torch.int32 if device == "cpu" else torch.bfloat16)

@@ -24,7 +24,7 @@ def pack_weight(
     assert isinstance(read, fx.Node)
     if for_torch:
         setattr(module, str(read.target), _channels_last(weight))
-    elif is_pointwise_node(conv) and (dtype or weight.dtype) == torch.bfloat16:
+    elif is_pointwise_node(conv) and (dtype or weight.dtype) == torch.bfloat16 and weight.is_cpu:
         # A buffer of its own: the values are others, and the weight may have other readers.
         packed = read_buffer(
             module, conv, str(read.target), pack_pointwise_pairs(weight.bfloat16())
