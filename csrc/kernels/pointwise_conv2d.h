@@ -72,8 +72,7 @@ constexpr int64_t kDotPixels = 16;
 
 FASTCONV_INLINE bool is_dots(const PointwiseConv2dParams& p) {
   return p.layout == Layout::kNHWC && pixels_of(p) <= kDotPixels && !is_subsampled(p) &&
-         p.weight_in_stride == 1 && p.weight_out_stride != 1 &&
-         (p.dtype == DType::kFloat32 || p.dtype == DType::kFloat64);
+         p.weight_in_stride == 1 && p.weight_out_stride != 1 && !p.weight_is_pairs;
 }
 
 FASTCONV_INLINE Variant pointwise_conv2d_variant(const PointwiseConv2dParams& p) {

@@ -19,7 +19,7 @@ constexpr double kFlopsANanosecond = 100;
 constexpr double kNanosecondsAByte = 0.05;
 
 const PointwiseConv2dKernels& kernels_of(const PointwiseConv2dParams& p) {
-  const bool pairs = p.dtype == DType::kBFloat16 && p.layout == Layout::kNHWC;
+  const bool pairs = p.dtype == DType::kBFloat16 && p.layout == Layout::kNHWC && !is_dots(p);
   return pairs ? pointwise_conv2d_bfloat16_kernels() : pointwise_conv2d_kernels();
 }
 

@@ -193,25 +193,31 @@ FASTCONV_INLINE void choose_columns(const PairTile<C>& t) {
   choose_sharing<C, 3, kPairsTouch>(t);
 }
 
+template <class C>
+void choose(const PairTile<C>& t) {
+  t.a_pair == 2 ? choose_columns<C, true>(t) : choose_columns<C, false>(t);
+}
+
 }  // namespace
 
 void pair_tile(const PairTile<float>& t) {
-  t.a_pair == 2 ? choose_columns<float, true>(t) : choose_columns<float, false>(t);
+  choose(t);
 }
 
 void pair_tile(Tiles&, const PairTile<bfloat16>& t, Activation activation) {
-  if (is_clamped(activation)) return choose_columns<bfloat16, true>(t);
+  if (is_clamped(activation)) return choose(t);
   constexpr int64_t L = kLanes<float>, kRow = kTileColumns<float>;
   float sums[kPairRows * kRow];
   PairTile<float> wide{};
-  wide.a_row = t.a_row, wide.a_pair = 2, wide.block_pairs = t.block_pairs, wide.a_block = t.a_block;
+  wide.a_row = t.a_row, wide.a_pair = t.a_pair, wide.block_pairs = t.block_pairs,
+  wide.a_block = t.a_block;
   wide.b = t.b, wide.b_row = t.b_row, wide.bias = t.bias;
   wide.c = sums, wide.c_row = kRow;
   wide.columns = t.columns, wide.pairs = t.pairs, wide.low = t.low, wide.high = t.high;
   for (int64_t first = 0; first < t.rows; first += kPairRows) {
     wide.rows = min_of<int64_t>(kPairRows, t.rows - first);
     wide.a = t.a + first * t.a_row;
-    choose_columns<float, true>(wide);
+    choose(wide);
     dispatch_activation(activation, [&](auto op) {
       for (int64_t i = 0; i < wide.rows; ++i) {
         const int64_t row = first + i;

@@ -13,7 +13,9 @@ namespace fastconv::FASTCONV_ISA {
 template <class C>
 struct PairTile {
   const bfloat16* a;
-  int64_t a_row, a_pair;  // elements from a row to the next, from a pair of columns to the next
+  // Elements from a row to the next, from a pair of columns to the next; one of the two is 2, for
+  // matrix tiles the latter.
+  int64_t a_row, a_pair;
   // The depth of a may come in blocks of block_pairs that lie together, a_block elements from one
   // to the next; block_pairs 0: in one.
   int64_t block_pairs, a_block;

@@ -81,15 +81,15 @@ PointwiseConv2dPlan plan_as(const PointwiseConv2dParams& p) {
   using S = accumulate_t<T>;
   PointwiseConv2dPlan plan{};
   const bool nhwc = p.layout == Layout::kNHWC;
+  if (is_dots(p)) {
+    plan.units = div_up(p.out_channels, kDotOutputs);
+    return plan;
+  }
   if (must_prepare<T>(p)) {
     plan.prepare_units = nhwc ? panel_count<S>(p.out_channels) : row_tile_count(p.out_channels);
     plan.prepared_bytes = (prepared_weights<T>(p) + (kWidens<T> ? p.out_channels : 0)) * sizeof(S);
   }
   int64_t staged;  // rows or columns of the input copied together
-  if (is_dots(p)) {
-    plan.units = div_up(p.out_channels, kDotOutputs);
-    return plan;
-  }
   if (nhwc) {
     const Grid grid = grid_nhwc<T>(p);
     plan.units = grid.tiles * grid.panels;

@@ -22,8 +22,9 @@ FASTCONV_INLINE void zip(const bfloat16* first, const bfloat16* second, uint32_t
 
 // to[p][j] = the pair of from[2p][j] and from[2p + 1][j] for 2p < rows, j < columns, strides of
 // `from` in elements and to_row in pairs. A row that is missing at the end counts as zeros.
-static void stage_pairs(const bfloat16* from, int64_t row_stride, int64_t column_stride,
-                        uint32_t* to, int64_t to_row, int64_t rows, int64_t columns) {
+[[maybe_unused]] static void stage_pairs(const bfloat16* from, int64_t row_stride,
+                                         int64_t column_stride, uint32_t* to, int64_t to_row,
+                                         int64_t rows, int64_t columns) {
   const int64_t pairs = rows / 2;
   const bool aligned = reinterpret_cast<uintptr_t>(from) % 4 == 0;
   if (row_stride == 1 && column_stride != 1 && column_stride % 2 == 0 && aligned) {

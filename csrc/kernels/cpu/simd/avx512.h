@@ -80,7 +80,12 @@ FASTCONV_INLINE __m512 widen_bfloat16(__m256i x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
-// vcvtneps2bf16 would be one instruction, but it takes subnormals for zero.
+#if defined(__AVX512BF16__)
+// Takes subnormals for zero, as every kernel does.
+FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
+  return __m256i(_mm512_cvtneps_pbh(x));
+}
+#else
 FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
   const __m512i u = _mm512_castps_si512(x);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -90,6 +95,7 @@ FASTCONV_INLINE __m256i narrow_bfloat16(__m512 x) {
       _mm512_fixupimm_ps(_mm512_castsi512_ps(rounded), x, _mm512_set1_epi32(0x22), 0);
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(kept), 16));
 }
+#endif
 
 FASTCONV_INLINE __m256i narrow_float16(__m512 x) {
   return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

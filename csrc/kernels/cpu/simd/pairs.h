@@ -13,6 +13,13 @@
 
 namespace fastconv::FASTCONV_ISA {
 
+// Whether fma_pairs is one instruction; else it is two, and pairs must be widened for them.
+#if defined(__AVX512BF16__)
+constexpr bool kMultipliesPairs = true;
+#else
+constexpr bool kMultipliesPairs = false;
+#endif
+
 #if defined(__AVX512BF16__)
 
 struct VecPairs {
