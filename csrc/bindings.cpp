@@ -12,6 +12,7 @@
 namespace py = pybind11;
 
 namespace fastconv {
+void define_direct(py::module_& m);
 void define_gpu(py::module_ m);
 }
 
@@ -133,6 +134,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       py::arg("memory"), py::arg("bytes"), "Asks the kernel for large pages in these bytes.");
   m.def("variants", &variants,
         "One tuple a kernel variant: (op, name, when it is chosen, times run in this process).");
+  fastconv::define_direct(m);
   fastconv::define_gpu(m.def_submodule("gpu", "The CUDA kernels and the ways in to them."));
   define_probe(m.def_submodule("probe", "Loops that reach what this processor can do."));
 }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastconv import ops
 
@@ -127,18 +128,17 @@ def test_gradients_are_refused_as_torch_refuses_them(call, which):
 
 @every_op
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
-def test_opcheck(call, layout, monkeypatch):
+def test_opcheck(call, layout):
     seen = []
-    record = torch._ops.OpOverload.__call__
 
-    def spy(self, *args, **kwargs):
-        if self.namespace == "fastconv":
-            seen.append((self, args, kwargs))
-        return record(self, *args, **kwargs)
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            if op.namespace == "fastconv":
+                seen.append((op, args, kwargs))
+            return op(*args, **kwargs or {})
 
-    with monkeypatch.context() as patched:
-        patched.setattr(torch._ops.OpOverload, "__call__", spy)
-        x = layout(X)
+    x = layout(X)
+    with Spy():
         call(x, out=filled(x))
     ((op, args, kwargs),) = seen
     assert op._overloadname == "out"

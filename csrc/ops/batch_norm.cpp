@@ -140,11 +140,11 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad_output
   const bool wants_parameters = output_mask[1] || output_mask[2];
   Tensor grad_input = output_mask[0]
                           ? empty_like(x, Sizes(x.sizes().begin(), x.sizes().end()), p.layout)
-                          : torch::stable::new_empty(input, {0});
+                          : Tensor(torch::stable::new_empty(input, {0}));
   Tensor grad_weight = new_of_channels(input, true), grad_bias = new_of_channels(input, true);
   if (input.numel() == 0) {
-    torch::stable::zero_(grad_weight);
-    torch::stable::zero_(grad_bias);
+    zero(grad_weight);
+    zero(grad_bias);
     return {grad_input, grad_weight, grad_bias};
   }
   p.input = x.const_data_ptr();

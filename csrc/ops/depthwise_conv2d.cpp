@@ -241,8 +241,8 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
   Tensor grad_weight = torch::stable::empty_like(weight);
   Tensor grad_bias = empty_like(input, {s.out_channels()}, Layout::kNCHW);
   if (s.batch == 0) {
-    torch::stable::zero_(grad_weight);
-    torch::stable::zero_(grad_bias);
+    zero(grad_weight);
+    zero(grad_bias);
     return {grad_weight, grad_bias};
   }
   p.grad_output = g.const_data_ptr();

@@ -1,11 +1,13 @@
 // Results written into a tensor of the caller's: pointwise_conv2d.out(..., *, Tensor(a!) out).
 //
 // An op that offers this takes `Out out` first and makes its result by output_of. Then def_with_out
-// in place of m.def, and impl_with_out in place of m.impl, register it in both forms.
+// in place of m.def, and impl_with_out in place of m.impl, register it in both forms, and its
+// direct call (direct.h).
 #pragma once
 
 #include <string>
 
+#include "direct.h"
 #include "queue.h"
 
 namespace fastconv::ops {
@@ -23,33 +25,45 @@ inline void check_apart(const Tensor& out, const std::optional<Tensor>& input) {
 template <class T>
 void check_apart(const Tensor&, const T&) {}
 
+// The forms of an op, from Op::run(out, arguments...).
+template <class Op, class... Arguments>
+struct FormsOf {
+  static constexpr size_t kArguments = sizeof...(Arguments);
+  static_assert(kArguments <= kMostValues);
+
+  static Tensor fresh(Arguments... arguments) { return Op::run(nullptr, arguments...); }
+  static Tensor into(Arguments... arguments, const Tensor& out) {
+    (check_apart(out, arguments), ...);
+    Op::run(&out, arguments...);
+    return out;
+  }
+  static Tensor direct(Out out, Value* values) {
+    return direct(out, values, std::index_sequence_for<Arguments...>());
+  }
+
+ private:
+  template <size_t... I>
+  static Tensor direct(Out out, Value* values, std::index_sequence<I...>) {
+    if (out) (check_apart(*out, take<Arguments>(values[I])), ...);
+    return Op::run(out, take<Arguments>(values[I])...);
+  }
+};
+
 template <auto op>
 struct Forms;
 
 template <class... Arguments, Tensor (*op)(Out, Arguments...)>
-struct Forms<op> {
-  static Tensor fresh(Arguments... arguments) { return op(nullptr, arguments...); }
-  static Tensor into(Arguments... arguments, const Tensor& out) {
-    (check_apart(out, arguments), ...);
-    op(&out, arguments...);
-    return out;
-  }
+struct Forms<op> : FormsOf<Forms<op>, Arguments...> {
+  static Tensor run(Out out, Arguments... arguments) { return op(out, arguments...); }
 };
 
 template <class... Arguments, Tensor (*op)(Queue&, Out, Arguments...)>
-struct Forms<op> {
-  static Tensor fresh(Arguments... arguments) {
+struct Forms<op> : FormsOf<Forms<op>, Arguments...> {
+  static Tensor run(Out out, Arguments... arguments) {
     Queue queue;
-    Tensor output = op(queue, nullptr, arguments...);
+    Tensor output = op(queue, out, arguments...);
     queue.run();
     return output;
-  }
-  static Tensor into(Arguments... arguments, const Tensor& out) {
-    (check_apart(out, arguments), ...);
-    Queue queue;
-    op(queue, &out, arguments...);
-    queue.run();
-    return out;
   }
 };
 
@@ -57,6 +71,7 @@ template <auto op, class Library>
 void impl_with_out(Library& m, const std::string& name) {
   m.impl(name.c_str(), TORCH_BOX(&Forms<op>::fresh));
   m.impl((name + ".out").c_str(), TORCH_BOX(&Forms<op>::into));
+  direct_calls()[name] = {&Forms<op>::direct, Forms<op>::kArguments};
 }
 
 // The schema "name(arguments) -> Tensor" and "name.out(arguments, *, Tensor(a!) out) ->

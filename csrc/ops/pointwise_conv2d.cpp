@@ -142,7 +142,8 @@ Tensor pointwise_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor
   if (!turned) return output;
   queue.run();
   Tensor result = output_of(kOp, out, input, sizes, Layout::kNCHW);
-  return torch::stable::copy_(result, output);
+  torch::stable::Tensor target = result;
+  return torch::stable::copy_(target, output);
 }
 
 namespace {
@@ -246,7 +247,7 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_
   if (s.batch > 0) {
     run_weight_gradient(p, x);
   } else {
-    torch::stable::zero_(std::get<1>(result)), torch::stable::zero_(std::get<2>(result));
+    zero(std::get<1>(result)), zero(std::get<2>(result));
   }
   return result;
 }

@@ -38,27 +38,21 @@ struct Environment {
 // What a work's plan follows from, of a tensor.
 struct Seen {
   const void* data;
-  int32_t dtype;
+  Tensor::ScalarType dtype;
   int64_t dim, sizes[4], strides[4];
 
   // No op here takes a tensor of more than four dimensions.
   static Seen of(const Tensor& t) {
-    Seen seen{t.const_data_ptr(), dtype_of(t), t.dim(), {}, {}};
+    Seen seen{t.const_data_ptr(), t.scalar_type(), t.dim(), {}, {}};
     std::copy_n(t.sizes().data(), seen.dim, seen.sizes);
     std::copy_n(t.strides().data(), seen.dim, seen.strides);
     return seen;
   }
 
   static bool is(const Tensor& t, const Seen& s) {
-    return t.const_data_ptr() == s.data && dtype_of(t) == s.dtype && t.dim() == s.dim &&
+    return t.const_data_ptr() == s.data && t.scalar_type() == s.dtype && t.dim() == s.dim &&
            std::equal(s.sizes, s.sizes + s.dim, t.sizes().data()) &&
            std::equal(s.strides, s.strides + s.dim, t.strides().data());
-  }
-
-  static int32_t dtype_of(const Tensor& t) {
-    int32_t dtype;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-    return dtype;
   }
 };
 

@@ -3,9 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/MemoryFormat.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -22,10 +20,10 @@
 #include "../kernels/common/types.h"
 #include "../kernels/variants.h"
 #include "counters.h"
+#include "known_tensor.h"
 
 namespace fastconv::ops {
 
-using torch::stable::Tensor;
 using Sizes = std::vector<int64_t>;
 
 // A string argument of an op. Torch (2.10 to 2.13) unboxes std::string through a string that it
@@ -68,6 +66,8 @@ Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout);
 
 // A uint8 tensor on the device of `like`.
 Tensor empty_bytes(const Tensor& like, int64_t bytes);
+
+void zero(const Tensor& t);
 
 // While it lives, this thread reads subnormal numbers as zero and rounds them to zero: each would
 // cost the processor up to a hundred cycles. The state before, torch.set_flush_denormal's too, is

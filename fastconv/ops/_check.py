@@ -12,7 +12,7 @@ def check_tensors(op: str, optional: Container[str] = (), /, **arguments: object
     Those named in optional may be None.
     """
     for name, value in arguments.items():
-        if not isinstance(value, Tensor) and not (value is None and name in optional):
+        if not (value is None and name in optional) and not isinstance(value, Tensor):
             raise TypeError(f"{op}(): argument '{name}' must be Tensor, not {type(value).__name__}")
 
 

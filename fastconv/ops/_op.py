@@ -8,12 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
+from fastconv import _C
 from fastconv.dispatch import Choice, decide, forced, needs_reference, state, tell, use_backend
 from fastconv.ops._check import check_like_input, check_tensors
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
+WATCHERS = (  # that are to see a call of an op, or to change it: the dispatcher knows them
+    torch._C._get_tracing_state,
+    torch._C._are_functorch_transforms_active,
+    torch._C._len_torch_dispatch_stack,
+    torch._C._len_torch_function_stack,
+    torch._C._is_any_autocast_enabled,
+    torch._C._autograd._profiler_enabled,
+)
 BESIDE_DISPATCHER = ("triton", "reference")  # what no dispatch key leads to
 AUTOCAST_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
@@ -44,6 +54,10 @@ class Op:
         batched: positions of the arguments that carry the batch in dimension 0 and share a rank;
             vmap folds its dimension into theirs, and goes one by one where another is mapped.
         autocast: whether torch.autocast casts the tensors to its dtype, as it does for conv2d.
+        unbatched: whether a call may also give the arguments in `batched` without the batch: one
+            image, (C, H, W).
+        parts: computes the same from ops that have gradients, where one is wanted; by default the
+            op has its own.
     """
 
     def __init__(
@@ -57,16 +71,25 @@ class Op:
         backward: Callable[..., Any],
         batched: Sequence[int] = (),
         autocast: bool = False,
+        unbatched: bool = False,
+        parts: Callable[..., Any] | None = None,
     ) -> None:
         OPS[name] = self
         self.name = name
         self.raw = getattr(torch.ops.fastconv, name).default
         self._eager = self.raw._op  # what an OpOverload calls: 0.2 us less
+        # Past the dispatcher, or by it where that fails.
+        self.direct = _C.direct(name, self._dispatched, WATCHERS)
         self.fake = fake
         self.tensors = tensors
         self.reference = reference
         self.batched = batched
         self.autocast = autocast
+        self.unbatched = unbatched
+        schema = self.raw._schema.arguments[:tensors]
+        self._names = [a.name for a in schema]
+        self._optional = [a.name for a in schema if isinstance(a.type, torch.OptionalType)]
+        self.parts = parts
         self.under_transforms = _transformed_function(self, setup_context, backward)
         self.with_gradient = _autograd_function(self._eager, setup_context, backward)
         self.with_chosen_gradient = _autograd_function(
@@ -88,6 +111,17 @@ class Op:
             torch.library.register_fake(self.raw_out, self._fake_into)
 
     def __call__(self, *arguments: Any, out: Tensor | None = None) -> Any:
+        if torch.compiler.is_compiling() or state.choosing or forward_ad._current_level >= 0:
+            return self._dispatched(*arguments, out=out)
+        return self.direct(*arguments) if out is None else self.direct(*arguments, out=out)
+
+    def _dispatched(self, *arguments: Any, out: Tensor | None = None) -> Any:
+        """A call by torch's dispatcher, or by what stands in for it where it cannot serve."""
+        self._check(arguments)
+        if self.unbatched and arguments[0].dim() == 3:
+            return self._one_image(arguments, out)
+        if self.parts and out is None and differentiates(*arguments[: self.tensors]):
+            return self.parts(*arguments)
         # The autograd kernel of a custom op is Python and costs 3 us even where no gradient is
         # wanted (1x8x8x8 input: 5.6 us a call with it, 3.0 us past it), so it is passed by then.
         if out is not None:
@@ -162,10 +196,11 @@ class Op:
         with mode:
             return triton_kernel(self.name)(*args, **kwargs)
 
-    def images(self, *arguments: Any, out: Tensor | None = None) -> Any:
-        """As a call, where the first argument may also be one image, (C, H, W)."""
-        if arguments[0].dim() != 3:
-            return self(*arguments, out=out)
+    def _check(self, arguments: Sequence[Any]) -> None:
+        """Raises TypeError for what is no tensor."""
+        check_tensors(self.name, self._optional, **dict(zip(self._names, arguments, strict=False)))
+
+    def _one_image(self, arguments: Sequence[Any], out: Tensor | None) -> Any:
         one = (
             a.unsqueeze(0) if i in self.batched and a is not None else a
             for i, a in enumerate(arguments)
@@ -358,14 +393,7 @@ class DerivedOp(Op):
     """An op whose gradients are those of its reference, in eager torch."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        tensors: int,
-        reference: Callable[..., Any],
-        fake: Callable[..., Any],
-        batched: Sequence[int] = (),
-        autocast: bool = False,
+        self, name: str, *, tensors: int, reference: Callable[..., Any], **settings: Any
     ) -> None:
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.save_for_backward(*inputs[:tensors])
@@ -388,11 +416,9 @@ class DerivedOp(Op):
             name,
             tensors=tensors,
             reference=reference,
-            fake=fake,
             setup_context=setup_context,
             backward=backward,
-            batched=batched,
-            autocast=autocast,
+            **settings,
         )
 
 
@@ -403,23 +429,5 @@ class BackwardOp(DerivedOp):
 class FusedOp(DerivedOp):
     """A block of ops for inference; torch.autocast casts its tensors as it does for the parts."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        tensors: int,
-        reference: Callable[..., Any],
-        fake: Callable[..., Any],
-        batched: Sequence[int] = (0,),
-    ) -> None:
-        super().__init__(
-            name, tensors=tensors, reference=reference, fake=fake, batched=batched, autocast=True
-        )
-
-    def __call__(self, *arguments: Any, out: Tensor | None = None) -> Any:
-        """Where :func:`differentiates` has said that no gradient is wanted, or with out."""
-        compiling = torch.compiler.is_compiling()
-        if out is not None or compiling or state.choosing or needs_reference(arguments[0]):
-            return super().__call__(*arguments, out=out)
-        with torch._C._AutoDispatchBelowAutograd():
-            return self._eager(*arguments)
+    def __init__(self, name: str, *, parts: Callable[..., Any], **settings: Any) -> None:
+        super().__init__(name, parts=parts, autocast=True, unbatched=True, **settings)

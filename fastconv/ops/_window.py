@@ -38,11 +38,15 @@ def integer(op: str, name: str, value: Any) -> int:
 def edges(
     op: str,
     padding: str | IntPair,
-    kernel: Sequence[int],
+    kernel: torch.Tensor | Sequence[int],
     stride: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) from an integer, a pair, 'same', 'valid', or all four."""
+    """(top, left, bottom, right) from an integer, a pair, 'same', 'valid', or all four.
+
+    kernel has the rows and columns of the window, as its values or after the first two of its
+    shape.
+    """
     if type(padding) is int:  # most calls
         return padding, padding, padding, padding
     if isinstance(padding, str):
@@ -52,6 +56,7 @@ def edges(
             raise RuntimeError(f"{op}: expected padding 'same' or 'valid', got {padding!r}")
         if stride != (1, 1):
             raise RuntimeError(f"{op}: padding='same' wants stride 1, got {stride}")
+        kernel = kernel.shape[2:] if isinstance(kernel, torch.Tensor) else kernel
         if len(kernel) != 2:
             raise RuntimeError(f"{op}: expected weight with 4 dimensions, got {len(kernel) + 2}")
         # An odd total leaves the extra pixel at the bottom and right, as in torch.

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_like_input, check_tensors
+from fastconv.ops._check import check_like_input
 from fastconv.ops._layout import channels_fastest, empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -52,11 +52,10 @@ def depthwise_conv2d(
             input, stride or dilation is below 1, padding is negative or 'same' with a stride, or
             the activation is unknown.
     """
-    check_tensors("depthwise_conv2d", ("bias",), input=input, weight=weight, bias=bias)
     stride = pair("depthwise_conv2d", "stride", stride)
     dilation = pair("depthwise_conv2d", "dilation", dilation)
-    padding = edges("depthwise_conv2d", padding, weight.shape[2:], stride, dilation)
-    return _op.images(input, weight, bias, stride, padding, dilation, activation, out=out)
+    padding = edges("depthwise_conv2d", padding, weight, stride, dilation)
+    return _op(input, weight, bias, stride, padding, dilation, activation, out=out)
 
 
 def pack_depthwise_weight(weight: Tensor) -> Tensor:
@@ -148,6 +147,7 @@ _op = Op(
     backward=backward,
     batched=(0,),
     autocast=True,
+    unbatched=True,
 )
 _backward_input = BackwardOp(
     "depthwise_conv2d_backward_input",

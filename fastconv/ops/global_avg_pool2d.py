@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_like_input, check_tensors
+from fastconv.ops._check import check_like_input
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 
@@ -30,8 +30,7 @@ def global_avg_pool2d(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         TypeError: input is not a tensor.
         RuntimeError: input has another number of dimensions, no channels or no pixels.
     """
-    check_tensors("global_avg_pool2d", input=input)
-    return _op.images(input, out=out)
+    return _op(input, out=out)
 
 
 def fake(input: Tensor) -> Tensor:
@@ -76,6 +75,7 @@ _op = Op(
     setup_context=setup_context,
     backward=backward,
     batched=(0,),
+    unbatched=True,
 )
 
 

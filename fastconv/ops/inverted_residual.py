@@ -7,14 +7,13 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
-from fastconv.ops._op import FusedOp, differentiates
+from fastconv.ops._op import FusedOp
 from fastconv.ops._window import IntPair, edges, pair
 from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
 from fastconv.ops.separable_conv2d import fake as fake_separable
-from fastconv.ops.separable_conv2d import separable_conv2d
-from fastconv.ops.squeeze_excitation import SqueezeExcitation, check_squeeze
+from fastconv.ops.separable_conv2d import parts as separable_parts
+from fastconv.ops.squeeze_excitation import NO_SQUEEZE, SqueezeExcitation, check_squeeze
 
 
 def inverted_residual(
@@ -62,33 +61,46 @@ def inverted_residual(
         RuntimeError: as :func:`pointwise_conv2d` and :func:`depthwise_conv2d`, of the part whose
             arguments do not fit.
     """
-    check_tensors(
-        "inverted_residual",
-        ("expand_bias", "depthwise_bias", "project_bias"),
-        input=input,
-        expand_weight=expand_weight,
-        expand_bias=expand_bias,
-        depthwise_weight=depthwise_weight,
-        depthwise_bias=depthwise_bias,
-        project_weight=project_weight,
-        project_bias=project_bias,
-    )
     if squeeze is not None:
         check_squeeze("inverted_residual", squeeze)
-    excite = (None,) * 4 if squeeze is None else squeeze[:4]
-    tensors = (
-        *(expand_weight, expand_bias, depthwise_weight, depthwise_bias),
-        *(project_weight, project_bias),
-    )
+    squeezed = NO_SQUEEZE if squeeze is None else tuple(squeeze)
     stride = pair("inverted_residual", "stride", stride)
-    padding = edges("inverted_residual", padding, depthwise_weight.shape[2:], stride, (1, 1))
-    if out is None and differentiates(input, *tensors, *excite):
-        hidden = pointwise_conv2d(input, *tensors[:2], activation=activation)
-        added = input if residual else None
-        block = (*tensors[2:], added, stride, padding, 1, activation, None, squeeze)
-        return separable_conv2d(hidden, *block)
-    names = (activation, bool(residual), *(() if squeeze is None else squeeze[4:]))
-    return _op.images(input, *tensors, *excite, stride, padding, *names, out=out)
+    padding = edges("inverted_residual", padding, depthwise_weight, stride, (1, 1))
+    return _op(
+        *(input, expand_weight, expand_bias, depthwise_weight, depthwise_bias),
+        *(project_weight, project_bias),
+        *squeezed[:4],
+        *(stride, padding, activation, bool(residual)),
+        *squeezed[4:],
+        out=out,
+    )
+
+
+def parts(
+    input: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    activation: str | None,
+    residual: bool,
+    *squeeze_names: str | None,
+) -> Tensor:
+    hidden = pointwise_conv2d(input, expand_weight, expand_bias, activation=activation)
+    weights = (depthwise_weight, depthwise_bias, project_weight, project_bias)
+    added = input if residual else None
+    squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
+    excite = (squeeze_expand_weight, squeeze_expand_bias)
+    block = (*weights, added, *squeeze, *excite, stride, padding, (1, 1), activation, None)
+    return separable_parts(hidden, *block, *squeeze_names)
 
 
 def fake(
@@ -120,7 +132,14 @@ def fake(
     return fake_separable(hidden, *block, squeeze_activation, squeeze_gate)
 
 
-_op = FusedOp("inverted_residual", tensors=11, reference=reference.inverted_residual, fake=fake)
+_op = FusedOp(
+    "inverted_residual",
+    tensors=11,
+    reference=reference.inverted_residual,
+    parts=parts,
+    fake=fake,
+    batched=(0,),
+)
 
 
 @register_flop_formula(torch.ops.fastconv.inverted_residual)

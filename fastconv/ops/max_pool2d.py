@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, pair
@@ -42,11 +41,10 @@ def max_pool2d(
         RuntimeError: input has another number of dimensions or no window of pixels, kernel_size or
             stride is below 1, or padding out of range.
     """
-    check_tensors("max_pool2d", input=input)
     kernel_size = pair("max_pool2d", "kernel_size", kernel_size)
     stride = kernel_size if stride is None else pair("max_pool2d", "stride", stride)
     padding = pair("max_pool2d", "padding", padding)
-    return _op.images(input, kernel_size, stride, padding, ceil_mode, out=out)
+    return _op(input, kernel_size, stride, padding, ceil_mode, out=out)
 
 
 def fake(
@@ -65,7 +63,14 @@ def fake(
     return empty_as(input, pooled.shape)
 
 
-_op = DerivedOp("max_pool2d", tensors=1, reference=reference.max_pool2d, fake=fake, batched=(0,))
+_op = DerivedOp(
+    "max_pool2d",
+    tensors=1,
+    reference=reference.max_pool2d,
+    fake=fake,
+    batched=(0,),
+    unbatched=True,
+)
 
 
 @register_flop_formula(torch.ops.fastconv.max_pool2d)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_like_input, check_tensors
+from fastconv.ops._check import check_like_input
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, pair
@@ -51,16 +51,8 @@ def pointwise_conv2d(
         TypeError: an argument that should be one is not a tensor, or stride no int or pair.
         RuntimeError: shapes, dtypes or devices do not fit, or the activation is unknown.
     """
-    check_tensors(
-        "pointwise_conv2d",
-        ("bias", "residual"),
-        input=input,
-        weight=weight,
-        bias=bias,
-        residual=residual,
-    )
     stride = pair("pointwise_conv2d", "stride", stride)
-    return _op.images(input, weight, bias, residual, stride, activation, out=out)
+    return _op(input, weight, bias, residual, stride, activation, out=out)
 
 
 def pack_pointwise_weight(weight: Tensor) -> Tensor:
@@ -151,6 +143,7 @@ _op = Op(
     backward=backward,
     batched=(0, 3),
     autocast=True,
+    unbatched=True,
 )
 
 

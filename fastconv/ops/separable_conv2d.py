@@ -7,14 +7,18 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
-from fastconv.ops._op import FusedOp, differentiates
+from fastconv.ops._op import FusedOp
 from fastconv.ops._window import IntPair, edges, pair
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d
 from fastconv.ops.depthwise_conv2d import fake as fake_depthwise
 from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
 from fastconv.ops.pointwise_conv2d import pointwise_conv2d
-from fastconv.ops.squeeze_excitation import SqueezeExcitation, check_squeeze, squeeze_excitation
+from fastconv.ops.squeeze_excitation import (
+    NO_SQUEEZE,
+    SqueezeExcitation,
+    check_squeeze,
+    squeeze_excitation,
+)
 from fastconv.ops.squeeze_excitation import fake as fake_squeeze
 
 
@@ -62,30 +66,48 @@ def separable_conv2d(
         RuntimeError: as :func:`depthwise_conv2d` and :func:`pointwise_conv2d`, of the part whose
             arguments do not fit.
     """
-    check_tensors(
-        "separable_conv2d",
-        ("depthwise_bias", "pointwise_bias", "residual"),
-        input=input,
-        depthwise_weight=depthwise_weight,
-        depthwise_bias=depthwise_bias,
-        pointwise_weight=pointwise_weight,
-        pointwise_bias=pointwise_bias,
-        residual=residual,
-    )
     if squeeze is not None:
         check_squeeze("separable_conv2d", squeeze)
-    weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
-    excite = (None,) * 4 if squeeze is None else squeeze[:4]
+    squeezed = NO_SQUEEZE if squeeze is None else tuple(squeeze)
     stride = pair("separable_conv2d", "stride", stride)
     dilation = pair("separable_conv2d", "dilation", dilation)
-    padding = edges("separable_conv2d", padding, depthwise_weight.shape[2:], stride, dilation)
+    padding = edges("separable_conv2d", padding, depthwise_weight, stride, dilation)
+    return _op(
+        *(input, depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias, residual),
+        *squeezed[:4],
+        *(stride, padding, dilation, activation, pointwise_activation),
+        *squeezed[4:],
+        out=out,
+    )
+
+
+def parts(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    pointwise_bias: Tensor | None,
+    residual: Tensor | None,
+    squeeze_reduce_weight: Tensor | None,
+    squeeze_reduce_bias: Tensor | None,
+    squeeze_expand_weight: Tensor | None,
+    squeeze_expand_bias: Tensor | None,
+    stride: IntPair,
+    padding: IntPair,
+    dilation: IntPair,
+    activation: str | None,
+    pointwise_activation: str | None,
+    *squeeze_names: str | None,
+) -> Tensor:
     window = (stride, padding, dilation)
-    if out is None and differentiates(input, *weights, residual, *excite):
-        hidden = depthwise_conv2d(input, *weights[:2], *window, activation)
-        hidden = hidden if squeeze is None else squeeze_excitation(hidden, squeeze)
-        return pointwise_conv2d(hidden, *weights[2:], residual, activation=pointwise_activation)
-    names = (activation, pointwise_activation, *(() if squeeze is None else squeeze[4:]))
-    return _op.images(input, *weights, residual, *excite, *window, *names, out=out)
+    hidden = depthwise_conv2d(input, depthwise_weight, depthwise_bias, *window, activation)
+    if squeeze_reduce_weight is not None:
+        reduce = (squeeze_reduce_weight, squeeze_reduce_bias)
+        expand = (squeeze_expand_weight, squeeze_expand_bias)
+        squeeze = SqueezeExcitation(*reduce, *expand, *squeeze_names)  # type: ignore[arg-type]
+        hidden = squeeze_excitation(hidden, squeeze)
+    weights = (pointwise_weight, pointwise_bias)
+    return pointwise_conv2d(hidden, *weights, residual, activation=pointwise_activation)
 
 
 def fake(
@@ -122,6 +144,7 @@ _op = FusedOp(
     "separable_conv2d",
     tensors=10,
     reference=reference.separable_conv2d,
+    parts=parts,
     fake=fake,
     batched=(0, 5),
 )

@@ -25,6 +25,10 @@ class SqueezeExcitation(NamedTuple):
     gate: str = "sigmoid"
 
 
+# What the raw ops take in its place where there is none.
+NO_SQUEEZE = (None, None, None, None, None, "sigmoid")
+
+
 def squeeze_excitation(input: Tensor, squeeze: SqueezeExcitation) -> Tensor:
     """input * gate(expand(activation(reduce(mean over the pixels)))), a gate a channel.
 

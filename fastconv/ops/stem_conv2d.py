@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_like_input, check_tensors
+from fastconv.ops._check import check_like_input
 from fastconv.ops._layout import channels_fastest
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -52,10 +52,9 @@ def stem_conv2d(
             input, stride is below 1, padding is negative or 'same' with a stride, or the
             activation is unknown.
     """
-    check_tensors("stem_conv2d", ("bias",), input=input, weight=weight, bias=bias)
     stride = pair("stem_conv2d", "stride", stride)
-    padding = edges("stem_conv2d", padding, weight.shape[2:], stride, (1, 1))
-    return _op.images(input, weight, bias, stride, padding, activation, out=out)
+    padding = edges("stem_conv2d", padding, weight, stride, (1, 1))
+    return _op(input, weight, bias, stride, padding, activation, out=out)
 
 
 def pack_stem_weight(weight: Tensor) -> Tensor:
@@ -97,6 +96,7 @@ _op = DerivedOp(
     fake=fake,
     batched=(0,),
     autocast=True,
+    unbatched=True,
 )
 
 
