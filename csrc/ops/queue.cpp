@@ -72,7 +72,7 @@ void run_on_threads(const std::vector<Stage>& stages, char* shared, int64_t thre
 
 void Queue::run() {
   constexpr double kWakingAThread = 4000;   // ns; 2 to 4 were measured
-  constexpr double kMeetingAThread = 1000;  // that is awake
+  constexpr double kMeetingAThread = 1000;  // that is awake: a guess, no rival was timed
   const std::vector<std::shared_ptr<Work>> works = std::move(works_);
   works_.clear();
   double cost = 0;

@@ -222,7 +222,8 @@ bool all_tensors(const Call& call, const Environment& e, const F& f) {
   return f(e.out[call.place]);
 }
 
-// To check and to plan anew costs 1.4 us a block, to find that all lies where it lay 0.1 us.
+// A block costs 1.3 us so, and 2.4 where each call checks and plans anew (23 blocks of 8 channels
+// over 4x4 pixels in one call, one core of a Zen 5; 5.2 each as a call of its own).
 void queue_call(Call& call, const Environment& e) {
   const Isa isa = current_isa();
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
