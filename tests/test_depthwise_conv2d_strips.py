@@ -44,6 +44,19 @@ def test_strips_of_any_dtype(window, dtype, name):
     assert_values_and_gradients(*tensors((9, 33, 40), window, contiguous, dtype), window, name)
 
 
+# Stride 1 and no tile: correlated over strips in either layout, by tiles as wide as they come out
+# even, with one vector of channels short.
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("kernel", [15, 8, (1, 11), (11, 1), (2, 51)])
+def test_correlated_kernels(kernel, layout, dtype, name):
+    rows, columns = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    window = (kernel, 1, (rows // 2, columns // 2), 1, 1)
+    size = (21, 17, 40) if columns > 8 else (21, 33, 17)
+    assert_values_and_gradients(*tensors(size, window, layout, dtype), window, name)
+
+
 # channels_last: several groups of rows, the last one odd; tiles inside the image and at each edge.
 @pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("window", [w for w in WINDOWS if w[0] in (3, 5, 7) and w[4] == 1])

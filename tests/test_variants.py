@@ -96,6 +96,8 @@ for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items(
     }
 CALLS |= {
     "depthwise_conv2d.nchw_planes": partial(depthwise, contiguous, 3, channels=9),
+    "depthwise_conv2d.nhwc_strips": partial(depthwise, channels_last, 9),
+    "depthwise_conv2d.backward_weight_nhwc_strips": partial(depthwise, channels_last, 9),
     "depthwise_conv2d.backward_input_nchw_planes": partial(depthwise, contiguous, 4, 3, 9),
     "depthwise_conv2d.backward_weight_nchw_planes": partial(depthwise, contiguous, 4, 3, 9),
     "depthwise_conv2d.backward_input_nhwc_k357s2": partial(depthwise, channels_last, 5, 2),
@@ -110,10 +112,10 @@ for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
         f"local_response_norm.{name}": partial(normalise, layout),
         f"local_response_norm_backward.{name}": partial(normalise, layout),
         f"pointwise_conv2d.weight_gradient_{name}": partial(pointwise, layout),
-        f"depthwise_conv2d.{name}_any": partial(depthwise, layout, kernel=4),
+        f"depthwise_conv2d.{name}_any": partial(depthwise, layout, kernel=4, stride=2),
         f"depthwise_conv2d.backward_input_{name}": partial(depthwise, layout, kernel=4, stride=2),
         f"depthwise_conv2d.backward_weight_{name}_k357": partial(depthwise, layout, kernel=3),
-        f"depthwise_conv2d.backward_weight_{name}_any": partial(depthwise, layout, kernel=4),
+        f"depthwise_conv2d.backward_weight_{name}_any": partial(depthwise, layout, 4, 2),
     }
     for kernel in (3, 5, 7):
         for stride in (1, 2):

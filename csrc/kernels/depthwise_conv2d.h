@@ -1,67 +1,9 @@
-// output = activation(conv2d(input, weight, groups = channels) + bias): each channel has filters of
-// its own, and output channel k reads input channel k / multiplier. Taps that fall into the padding
-// are skipped, not multiplied by zero, so an infinite weight makes no NaN at the border.
-// Floor of the forward pass: one read and one write an element, kernel_h * kernel_w FMAs an output.
+// Which variant of depthwise_conv2d a shape takes on the CPU, and how its work splits into units.
 #pragma once
 
-#include "common/activation.h"
-#include "common/types.h"
-#include "variants.h"
+#include "depthwise_conv2d_params.h"
 
 namespace fastconv {
-
-struct DepthwiseConv2dShape {
-  int64_t batch, channels, height, width;
-  int64_t multiplier;  // output channels an input channel
-  int64_t out_height, out_width;
-  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
-  int64_t pad_top, pad_left;  // negative: the first rows or columns are not read
-  Layout layout;
-  DType dtype;
-  bool has_vectors;  // whether the instruction set in use has them
-
-  FASTCONV_INLINE int64_t out_channels() const { return channels * multiplier; }
-  FASTCONV_INLINE int64_t taps() const { return kernel_h * kernel_w; }
-};
-
-// All activations are dense in shape.layout. Packed weights are (taps, out_channels) for kNHWC and
-// (out_channels, taps) for kNCHW.
-struct DepthwiseConv2dParams {
-  DepthwiseConv2dShape shape;
-  const void* input;   // (batch, channels, height, width)
-  const void* weight;  // packed
-  const void* bias;    // (out_channels) or null
-  void* output;        // (batch, out_channels, out_height, out_width)
-  Activation activation;
-};
-
-struct DepthwiseConv2dBackwardInputParams {
-  DepthwiseConv2dShape shape;
-  const void* grad_output;  // (batch, out_channels, out_height, out_width)
-  const void* weight;       // packed
-  void* grad_input;         // (batch, channels, height, width)
-};
-
-// Two steps: partial sums of chunks of the images, which depend on the shape alone, then their sum
-// in the order of the chunks: the same bits on any number of threads.
-struct DepthwiseConv2dBackwardWeightParams {
-  DepthwiseConv2dShape shape;
-  const void* grad_output;  // (batch, out_channels, out_height, out_width)
-  const void* input;        // (batch, channels, height, width)
-  // (chunks, taps + 1, out_channels) in the accumulation type; row `taps` holds the bias sums
-  void* partial;
-  void* grad_weight;  // (out_channels, 1, kernel_h, kernel_w), strides in elements:
-  int64_t grad_stride_channel, grad_stride_h, grad_stride_w;
-  void* grad_bias;  // (out_channels)
-};
-
-struct DepthwiseConv2dPackParams {
-  DepthwiseConv2dShape shape;
-  const void* weight;  // (out_channels, 1, kernel_h, kernel_w), strides in elements:
-  int64_t stride_channel, stride_h, stride_w;
-  bool flip;  // both kernel axes reversed, for the gradient of the input
-  void* packed;
-};
 
 // NHWC: output rows and channels worked on together, at most: rows are read again from L1. On one
 // core of a Zen 5, us of the forward pass with 2 x 256 / 14 x 128 / 14 x 64: 1x384x14x14 3x3 9.4 /
@@ -155,59 +97,93 @@ FASTCONV_INLINE bool depthwise_conv2d_fits_planes(const DepthwiseConv2dShape& s)
          depthwise_conv2d_strip_bytes(s, 2) <= kDepthwiseMostStripBytes;
 }
 
-FASTCONV_INLINE bool depthwise_conv2d_by_planes(const DepthwiseConv2dShape& s) {
-  return depthwise_conv2d_fits_planes(s) && !depthwise_conv2d_by_rows(s);
+// Windows that no tile fits are correlated over strips at stride 1, in either layout. On one core
+// of a Zen 5, us of the forward pass tap by tap / over strips, channels_last: 1x64x56x56 15x15 1001
+// / 320, 1x64x28x28 31x31 868 / 211, 1x144x28x28 4x4 62 / 37, 2x2 24.7 / 24.5, 1x3 17.7 / 20.6.
+constexpr int64_t kDepthwiseCorrelateTaps = 4;
+
+FASTCONV_INLINE bool depthwise_conv2d_correlates(const DepthwiseConv2dShape& s) {
+  return s.has_vectors && s.multiplier == 1 && s.stride_h == 1 && s.stride_w == 1 &&
+         s.dilation_h == 1 && s.dilation_w == 1 && s.taps() >= kDepthwiseCorrelateTaps &&
+         !depthwise_conv2d_fits_tiles(s);
+}
+
+// The gradient of the weights has a kernel row as its tile, and one column leaves that empty:
+// 1x144x28x28 11x1 67 us, over strips 82; 1x11 32 and 21.
+FASTCONV_INLINE bool depthwise_conv2d_correlates_weight(const DepthwiseConv2dShape& s) {
+  return depthwise_conv2d_correlates(s) && s.kernel_w > 1;
+}
+
+FASTCONV_INLINE bool depthwise_conv2d_fits_pixels(const DepthwiseConv2dShape& s) {
+  return s.layout == Layout::kNHWC && depthwise_conv2d_correlates(s) &&
+         depthwise_conv2d_strip_bytes(s, 2) <= kDepthwiseMostStripBytes;
+}
+
+FASTCONV_INLINE bool depthwise_conv2d_by_strips(const DepthwiseConv2dShape& s) {
+  return s.layout == Layout::kNHWC
+             ? depthwise_conv2d_fits_pixels(s)
+             : depthwise_conv2d_fits_planes(s) && !depthwise_conv2d_by_rows(s);
 }
 
 // A batch takes the channels along the row from far apart, one image after the other: 16x144x56x56
 // 3x3 6200 us, transposed 3060; 1x144x56x56 106 us, transposed 119 (one core of a Zen 5).
-FASTCONV_INLINE bool depthwise_conv2d_weight_by_planes(const DepthwiseConv2dShape& s) {
+FASTCONV_INLINE bool depthwise_conv2d_weight_by_strips(const DepthwiseConv2dShape& s) {
+  if (s.layout == Layout::kNHWC) {
+    return depthwise_conv2d_fits_pixels(s) && depthwise_conv2d_correlates_weight(s);
+  }
   return depthwise_conv2d_fits_planes(s) && (s.batch > 1 || !depthwise_conv2d_by_rows(s));
 }
 
 // Bytes of scratch a thread brings: weights, bias and the two strips.
 FASTCONV_INLINE int64_t depthwise_conv2d_scratch(const DepthwiseConv2dShape& s) {
-  if (!depthwise_conv2d_fits_planes(s)) return 0;
+  if (!depthwise_conv2d_fits_planes(s) && !depthwise_conv2d_fits_pixels(s)) return 0;
   return (s.taps() + 1) * kDepthwisePixelBytes +
          depthwise_conv2d_strip_bytes(s, depthwise_conv2d_strip_rows(s));
 }
 
 FASTCONV_INLINE int64_t depthwise_units(const DepthwiseConv2dShape& s, int64_t channels,
-                                        int64_t height, bool by_planes) {
-  if (s.layout == Layout::kNHWC) {
+                                        int64_t height, bool by_strips) {
+  if (s.layout == Layout::kNHWC && !by_strips) {
     return s.batch * div_up(height, kDepthwiseUnitRows) * depthwise_channel_blocks(channels);
   }
-  const int64_t planes = by_planes ? div_up(channels, kDepthwisePlanes) : channels;
+  const int64_t planes = by_strips ? div_up(channels, kDepthwisePlanes) : channels;
   return s.batch * planes * div_up(height, kDepthwisePlaneRows);
 }
 
 // Work comes in units that may run in any order and on any thread.
 FASTCONV_INLINE int64_t depthwise_conv2d_units(const DepthwiseConv2dShape& s) {
-  return depthwise_units(s, s.out_channels(), s.out_height, depthwise_conv2d_by_planes(s));
+  return depthwise_units(s, s.out_channels(), s.out_height, depthwise_conv2d_by_strips(s));
 }
 
 FASTCONV_INLINE int64_t depthwise_conv2d_channel_blocks(const DepthwiseConv2dShape& s) {
   return div_up(s.out_channels(),
-                depthwise_conv2d_weight_by_planes(s) ? kDepthwisePlanes : kDepthwiseUnitChannels);
+                depthwise_conv2d_weight_by_strips(s) ? kDepthwisePlanes : kDepthwiseUnitChannels);
 }
 
 FASTCONV_INLINE int64_t depthwise_conv2d_chunks(const DepthwiseConv2dShape& s) {
-  if (s.layout == Layout::kNCHW && !depthwise_conv2d_weight_by_planes(s)) return 1;
+  if (s.layout == Layout::kNCHW && !depthwise_conv2d_weight_by_strips(s)) return 1;
   const int64_t rows = s.batch * s.out_height;
   const int64_t fit = div_up(rows * s.out_width, kDepthwiseChunkPixels);
   const int64_t wanted = div_up(kDepthwiseWeightUnits, depthwise_conv2d_channel_blocks(s));
   return min_of(rows, min_of(fit, wanted));
 }
 
+// The sums of a unit's channels over the chunks are written together.
+FASTCONV_INLINE int64_t depthwise_conv2d_sum_units(const DepthwiseConv2dShape& s) {
+  return div_up(s.out_channels(), kDepthwisePlanes);
+}
+
 FASTCONV_INLINE int64_t depthwise_conv2d_backward_weight_units(const DepthwiseConv2dShape& s) {
-  return s.layout == Layout::kNHWC || depthwise_conv2d_weight_by_planes(s)
+  return s.layout == Layout::kNHWC || depthwise_conv2d_weight_by_strips(s)
              ? depthwise_conv2d_chunks(s) * depthwise_conv2d_channel_blocks(s)
              : s.out_channels();
 }
 
 FASTCONV_INLINE Variant depthwise_conv2d_variant(const DepthwiseConv2dShape& s) {
   const bool nhwc = s.layout == Layout::kNHWC;
-  if (depthwise_conv2d_by_planes(s)) return Variant::depthwise_conv2d_nchw_planes;
+  if (depthwise_conv2d_by_strips(s)) {
+    return nhwc ? Variant::depthwise_conv2d_nhwc_strips : Variant::depthwise_conv2d_nchw_planes;
+  }
   if (depthwise_conv2d_fits_tiles(s) && (s.multiplier == 1 || !nhwc)) {
 #define FASTCONV_TILE(k, s_)                                 \
   if (s.kernel_h == k && s.stride_h == s_)                   \
@@ -268,8 +244,9 @@ FASTCONV_INLINE bool depthwise_conv2d_weight_fits_tiles(const DepthwiseConv2dSha
 }
 
 FASTCONV_INLINE Variant depthwise_conv2d_backward_weight_variant(const DepthwiseConv2dShape& s) {
-  if (depthwise_conv2d_weight_by_planes(s)) {
-    return Variant::depthwise_conv2d_backward_weight_nchw_planes;
+  if (depthwise_conv2d_weight_by_strips(s)) {
+    return s.layout == Layout::kNHWC ? Variant::depthwise_conv2d_backward_weight_nhwc_strips
+                                     : Variant::depthwise_conv2d_backward_weight_nchw_planes;
   }
   if (s.layout == Layout::kNHWC) {
     return depthwise_conv2d_weight_fits_tiles(s)
@@ -280,17 +257,5 @@ FASTCONV_INLINE Variant depthwise_conv2d_backward_weight_variant(const Depthwise
              ? Variant::depthwise_conv2d_backward_weight_nchw_k357
              : Variant::depthwise_conv2d_backward_weight_nchw_any;
 }
-
-// scratch: depthwise_conv2d_scratch bytes, aligned to 64, of each thread's own.
-struct DepthwiseConv2dKernels {
-  void (*pack_weight)(const DepthwiseConv2dPackParams&);
-  void (*forward)(const DepthwiseConv2dParams&, void* scratch, int64_t begin, int64_t end);
-  void (*backward_input)(const DepthwiseConv2dBackwardInputParams&, void* scratch, int64_t begin,
-                         int64_t end);
-  void (*backward_weight)(const DepthwiseConv2dBackwardWeightParams&, void* scratch, int64_t begin,
-                          int64_t end);
-  // A unit is a tap; unit `taps` is the bias.
-  void (*sum_partials)(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
-};
 
 }  // namespace fastconv

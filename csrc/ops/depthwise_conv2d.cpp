@@ -267,7 +267,8 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
   parallel(units, unit_cost(s, units), [&](int64_t begin, int64_t end) {
     kernels.backward_weight(p, scratch(Purpose::kOwn, bytes), begin, end);
   });
-  parallel(s.taps() + 1, double(sums) / (s.taps() + 1) * kNanosecondsATap,
+  const int64_t sum_units = depthwise_conv2d_sum_units(s);
+  parallel(sum_units, double(sums) / sum_units * kNanosecondsATap,
            [&](int64_t begin, int64_t end) { kernels.sum_partials(p, begin, end); });
   return {grad_weight, grad_bias};
 }

@@ -38,8 +38,8 @@ void pack_weight(const DepthwiseConv2dPackParams& p) {
 
 void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, void* scratch, int64_t begin,
                      int64_t end) {
-  if (depthwise_conv2d_weight_by_planes(p.shape)) {
-    return depthwise_backward_weight_planes(p, scratch, begin, end);
+  if (depthwise_conv2d_weight_by_strips(p.shape)) {
+    return depthwise_backward_weight_strips(p, scratch, begin, end);
   }
   return p.shape.layout == Layout::kNHWC ? depthwise_backward_weight_nhwc(p, begin, end)
                                          : depthwise_backward_weight_nchw(p, begin, end);
@@ -50,7 +50,8 @@ void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, void* scratch
 void depthwise_forward(const DepthwiseConv2dParams& p, void* scratch, int64_t begin, int64_t end) {
   switch (depthwise_conv2d_variant(p.shape)) {
     case Variant::depthwise_conv2d_nchw_planes:
-      return depthwise_planes(p, scratch, begin, end);
+    case Variant::depthwise_conv2d_nhwc_strips:
+      return depthwise_strips(p, scratch, begin, end);
     case Variant::depthwise_conv2d_nhwc_any:
       return depthwise_nhwc_any(p, begin, end);
     case Variant::depthwise_conv2d_nchw_any:
@@ -74,7 +75,7 @@ void depthwise_backward_input(const DepthwiseConv2dBackwardInputParams& p, void*
   }
   switch (depthwise_conv2d_backward_input_variant(p.shape)) {
     case Variant::depthwise_conv2d_backward_input_nchw_planes:
-      return depthwise_backward_input_planes(p, scratch, begin, end);
+      return depthwise_backward_input_strips(p, scratch, begin, end);
     case Variant::depthwise_conv2d_backward_input_nhwc_k357s2:
       return depthwise_backward_input_tiles(p, begin, end);
     case Variant::depthwise_conv2d_backward_input_nchw:

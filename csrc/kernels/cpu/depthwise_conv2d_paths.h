@@ -33,10 +33,10 @@ void depthwise_backward_weight_nchw(const DepthwiseConv2dBackwardWeightParams&, 
                                     int64_t end);
 void depthwise_sum_partials(const DepthwiseConv2dBackwardWeightParams&, int64_t begin, int64_t end);
 
-void depthwise_planes(const DepthwiseConv2dParams&, void* scratch, int64_t begin, int64_t end);
-void depthwise_backward_input_planes(const DepthwiseConv2dBackwardInputParams&, void* scratch,
+void depthwise_strips(const DepthwiseConv2dParams&, void* scratch, int64_t begin, int64_t end);
+void depthwise_backward_input_strips(const DepthwiseConv2dBackwardInputParams&, void* scratch,
                                      int64_t begin, int64_t end);
-void depthwise_backward_weight_planes(const DepthwiseConv2dBackwardWeightParams&, void* scratch,
+void depthwise_backward_weight_strips(const DepthwiseConv2dBackwardWeightParams&, void* scratch,
                                       int64_t begin, int64_t end);
 
 // Output rows [first, last) of one channels_last image, channels [channel, last_channel), added to
@@ -55,6 +55,12 @@ template <class T>
 void depthwise_weight_rows(const DepthwiseWeightRows<T>&);
 template <class T>
 void depthwise_weight_tiles(const DepthwiseWeightRows<T>&);
+
+// Over strips, any kernel at stride 1.
+template <class A>
+void depthwise_correlate(const DepthwiseConv2dParams&);
+template <class A>
+void depthwise_correlate_weight(const DepthwiseWeightRows<A>&);
 
 FASTCONV_INLINE bool inside(int64_t index, int64_t size) {
   return static_cast<uint64_t>(index) < static_cast<uint64_t>(size);

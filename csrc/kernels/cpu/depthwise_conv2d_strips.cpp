@@ -1,59 +1,11 @@
-// Contiguous tensors as channels_last ones: a strip of rows of one vector of planes is transposed
-// into scratch, pixel by pixel, for the channels_last kernels. Lanes are then channels, so no width
-// of a map leaves lanes empty, and no tap shifts a vector along the row.
-#include "depthwise_conv2d_paths.h"
-#include "simd/transpose.h"
+// One vector of channels at a time, in strips of rows copied to scratch, whose pixels are dense
+// vectors. Of contiguous tensors they are transposed, so that lanes are channels: no width of a map
+// leaves lanes empty, and no tap shifts a vector along the row. Of channels_last tensors, whose
+// pixels lie far apart and push each other out of the L1 cache, they are copied.
+#include "depthwise_conv2d_strips.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
-
-// n planes, plane_step elements apart, of which n <= kLanes fill the lanes; the other lanes are
-// zero. Pixel i goes to pixels + i * kLanes.
-template <class T>
-void planes_to_pixels(const T* planes, int64_t plane_step, int64_t n, int64_t count,
-                      accumulate_t<T>* pixels) {
-  constexpr int L = kLanes<T>;
-  vec_t<T> block[L];
-  int64_t i = 0;
-  for (; n == L && i + L <= count; i += L) {
-#pragma GCC unroll 16
-    for (int c = 0; c < L; ++c) block[c] = load(planes + c * plane_step + i);
-    transpose(block);
-#pragma GCC unroll 16
-    for (int c = 0; c < L; ++c) store(pixels + (i + c) * L, block[c]);
-  }
-  for (; i < count; i += L) {
-    const int64_t last = min_of<int64_t>(L, count - i);
-    for (int c = 0; c < L; ++c) {
-      block[c] = c < n ? load_partial(planes + c * plane_step + i, last) : vec_t<T>::set1(0);
-    }
-    transpose(block);
-    for (int64_t j = 0; j < last; ++j) store(pixels + (i + j) * L, block[j]);
-  }
-}
-
-template <class T>
-void pixels_to_planes(const accumulate_t<T>* pixels, int64_t count, T* planes, int64_t plane_step,
-                      int64_t n) {
-  constexpr int L = kLanes<T>;
-  vec_t<T> block[L];
-  int64_t i = 0;
-  for (; n == L && i + L <= count; i += L) {
-#pragma GCC unroll 16
-    for (int c = 0; c < L; ++c) block[c] = load(pixels + (i + c) * L);
-    transpose(block);
-#pragma GCC unroll 16
-    for (int c = 0; c < L; ++c) store(planes + c * plane_step + i, block[c]);
-  }
-  for (; i < count; i += L) {
-    const int64_t last = min_of<int64_t>(L, count - i);
-    for (int j = 0; j < L; ++j) {
-      block[j] = j < last ? load(pixels + (i + j) * L) : vec_t<T>::set1(0);
-    }
-    transpose(block);
-    for (int64_t c = 0; c < n; ++c) store_partial(planes + c * plane_step + i, block[c], last);
-  }
-}
 
 // Rows [first, last) of one side and the rows of the other that they meet.
 struct RowSpan {
@@ -121,29 +73,49 @@ FASTCONV_INLINE void for_each_strip(const DepthwiseConv2dShape& s, int64_t heigh
 }
 
 template <class T>
+FASTCONV_INLINE ChannelVector<const T> weight_of(const DepthwiseConv2dShape& s, const void* weight,
+                                                 int64_t c, int64_t n) {
+  return {static_cast<const T*>(weight), s.layout, s.channels, s.taps(), 0, c, n};
+}
+
+template <class T, class P>
+FASTCONV_INLINE ChannelVector<T> input_of(const DepthwiseConv2dShape& s, P* input, int64_t image,
+                                          int64_t c, int64_t n) {
+  return {static_cast<T*>(input), s.layout, s.channels, s.height * s.width, image, c, n};
+}
+
+template <class T, class P>
+FASTCONV_INLINE ChannelVector<T> output_of(const DepthwiseConv2dShape& s, P* output, int64_t image,
+                                           int64_t c, int64_t n) {
+  return {static_cast<T*>(output), s.layout, s.channels, s.out_height * s.out_width, image, c, n};
+}
+
+template <class T>
 void forward(const DepthwiseConv2dParams& p, void* scratch, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
   const Strip<T> strip(s, scratch);
-  const int64_t plane = s.height * s.width, out_plane = s.out_height * s.out_width;
   DepthwiseConv2dParams q = p;
   q.input = strip.input, q.weight = strip.weight, q.output = strip.output;
   q.bias = p.bias ? strip.bias : nullptr;
+  const bool correlates = depthwise_conv2d_correlates(s);
   const int64_t rows = depthwise_conv2d_strip_rows(s);
-  for_each_strip<T>(
-      s, s.out_height, rows, begin, end, [&](int64_t image, int64_t c, int64_t n, RowSpan out) {
-        const RowSpan in = rows_read(s, out);
-        const int64_t channel = image * s.channels + c;
-        const T* weight = static_cast<const T*>(p.weight) + c * s.taps();
-        planes_to_pixels(weight, s.taps(), n, s.taps(), strip.weight);
-        if (p.bias) store(strip.bias, load_partial(static_cast<const T*>(p.bias) + c, n));
-        planes_to_pixels(static_cast<const T*>(p.input) + channel * plane + in.first * s.width,
-                         plane, n, in.count() * s.width, strip.input);
-        q.shape = strip_of<T>(s, in, out);
-        depthwise_forward(q, nullptr, 0, depthwise_conv2d_units(q.shape));
-        pixels_to_planes(strip.output, out.count() * s.out_width,
-                         static_cast<T*>(p.output) + channel * out_plane + out.first * s.out_width,
-                         out_plane, n);
-      });
+  for_each_strip<T>(s, s.out_height, rows, begin, end,
+                    [&](int64_t image, int64_t c, int64_t n, RowSpan out) {
+                      const RowSpan in = rows_read(s, out);
+                      weight_of<T>(s, p.weight, c, n).read(0, s.taps(), strip.weight);
+                      if (p.bias)
+                        store(strip.bias, load_partial(static_cast<const T*>(p.bias) + c, n));
+                      input_of<const T>(s, p.input, image, c, n)
+                          .read(in.first * s.width, in.count() * s.width, strip.input);
+                      q.shape = strip_of<T>(s, in, out);
+                      if (correlates) {
+                        depthwise_correlate<accumulate_t<T>>(q);
+                      } else {
+                        depthwise_forward(q, nullptr, 0, depthwise_conv2d_units(q.shape));
+                      }
+                      output_of<T>(s, p.output, image, c, n)
+                          .write(out.first * s.out_width, out.count() * s.out_width, strip.output);
+                    });
 }
 
 template <class T>
@@ -151,24 +123,19 @@ void backward_input(const DepthwiseConv2dBackwardInputParams& p, void* scratch, 
                     int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
   const Strip<T> strip(s, scratch);
-  const int64_t plane = s.height * s.width, out_plane = s.out_height * s.out_width;
   DepthwiseConv2dBackwardInputParams q = p;
   q.grad_input = strip.input, q.weight = strip.weight, q.grad_output = strip.output;
   const int64_t rows = depthwise_conv2d_strip_rows(s) * s.stride_h;
   for_each_strip<T>(
       s, s.height, rows, begin, end, [&](int64_t image, int64_t c, int64_t n, RowSpan in) {
         const RowSpan out = rows_reading(s, in);
-        const int64_t channel = image * s.channels + c;
-        const T* weight = static_cast<const T*>(p.weight) + c * s.taps();
-        planes_to_pixels(weight, s.taps(), n, s.taps(), strip.weight);
-        planes_to_pixels(
-            static_cast<const T*>(p.grad_output) + channel * out_plane + out.first * s.out_width,
-            out_plane, n, out.count() * s.out_width, strip.output);
+        weight_of<T>(s, p.weight, c, n).read(0, s.taps(), strip.weight);
+        output_of<const T>(s, p.grad_output, image, c, n)
+            .read(out.first * s.out_width, out.count() * s.out_width, strip.output);
         q.shape = strip_of<T>(s, in, out);
         depthwise_backward_input(q, nullptr, 0, depthwise_conv2d_backward_input_units(q.shape));
-        pixels_to_planes(strip.input, in.count() * s.width,
-                         static_cast<T*>(p.grad_input) + channel * plane + in.first * s.width,
-                         plane, n);
+        input_of<T>(s, p.grad_input, image, c, n)
+            .write(in.first * s.width, in.count() * s.width, strip.input);
       });
 }
 
@@ -179,7 +146,7 @@ void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, void* scratch
   constexpr int64_t L = kLanes<T>;
   const DepthwiseConv2dShape& s = p.shape;
   const Strip<T> strip(s, scratch);
-  const int64_t plane = s.height * s.width, out_plane = s.out_height * s.out_width;
+  const bool correlates = depthwise_conv2d_correlates_weight(s);
   const int64_t step = depthwise_conv2d_strip_rows(s), chunks = depthwise_conv2d_chunks(s);
   const int64_t blocks = depthwise_conv2d_channel_blocks(s);
   DepthwiseWeightRows<A> rows = {};
@@ -193,17 +160,20 @@ void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, void* scratch
       const int64_t n = min_of(L, s.channels - c);
       for (int64_t t = 0; t <= s.taps(); ++t) store(rows.partial + t * L, vec_t<A>::set1(0));
       for (int64_t row = s.batch * s.out_height * chunk / chunks; row < last;) {
-        const int64_t channel = row / s.out_height * s.channels + c, first = row % s.out_height;
+        const int64_t image = row / s.out_height, first = row % s.out_height;
         const RowSpan out = {first, min_of(first + min_of(step, last - row), s.out_height)};
         const RowSpan in = rows_read(s, out);
-        planes_to_pixels(static_cast<const T*>(p.input) + channel * plane + in.first * s.width,
-                         plane, n, in.count() * s.width, strip.input);
-        planes_to_pixels(
-            static_cast<const T*>(p.grad_output) + channel * out_plane + out.first * s.out_width,
-            out_plane, n, out.count() * s.out_width, strip.output);
+        input_of<const T>(s, p.input, image, c, n)
+            .read(in.first * s.width, in.count() * s.width, strip.input);
+        output_of<const T>(s, p.grad_output, image, c, n)
+            .read(out.first * s.out_width, out.count() * s.out_width, strip.output);
         rows.shape = strip_of<T>(s, in, out);
         rows.last = out.count();
-        depthwise_weight_rows(rows);
+        if (correlates) {
+          depthwise_correlate_weight(rows);
+        } else {
+          depthwise_weight_rows(rows);
+        }
         row += out.count();
       }
       for (int64_t t = 0; t <= s.taps(); ++t) {
@@ -216,18 +186,18 @@ void backward_weight(const DepthwiseConv2dBackwardWeightParams& p, void* scratch
 
 }  // namespace
 
-void depthwise_planes(const DepthwiseConv2dParams& p, void* scratch, int64_t begin, int64_t end) {
+void depthwise_strips(const DepthwiseConv2dParams& p, void* scratch, int64_t begin, int64_t end) {
   dispatch_dtype(p.shape.dtype,
                  [&](auto element) { forward<decltype(element)>(p, scratch, begin, end); });
 }
 
-void depthwise_backward_input_planes(const DepthwiseConv2dBackwardInputParams& p, void* scratch,
+void depthwise_backward_input_strips(const DepthwiseConv2dBackwardInputParams& p, void* scratch,
                                      int64_t begin, int64_t end) {
   dispatch_dtype(p.shape.dtype,
                  [&](auto element) { backward_input<decltype(element)>(p, scratch, begin, end); });
 }
 
-void depthwise_backward_weight_planes(const DepthwiseConv2dBackwardWeightParams& p, void* scratch,
+void depthwise_backward_weight_strips(const DepthwiseConv2dBackwardWeightParams& p, void* scratch,
                                       int64_t begin, int64_t end) {
   dispatch_dtype(p.shape.dtype,
                  [&](auto element) { backward_weight<decltype(element)>(p, scratch, begin, end); });
