@@ -2,6 +2,7 @@
 #include "../inverted_residual.h"
 
 #include "inverted_residual_hidden.h"
+#include "inverted_residual_parts.h"
 #include "inverted_residual_project.h"
 #include "inverted_residual_squeeze.h"
 #include "registry.h"
@@ -23,7 +24,7 @@ void run_rows(const InvertedResidualParams& p, float* scratch, int64_t begin, in
     done = rows_read(p, span);
     const int64_t pixels = span.count * p.out_width;
     const int64_t first = span.image * p.pixels() + span.first * p.out_width;
-    project(p, {buffer, g.buffer, first, pixels}, 0, projection_tiles(p, pixels));
+    project(p, {buffer, g.buffer, first, pixels});
   }
 }
 
@@ -31,28 +32,25 @@ InvertedResidualPlan plan(const InvertedResidualShape& s) {
   if (s.squeezed > 0) return plan_squeezed(s);
   InvertedResidualPlan plan{};
   const int64_t panels = hidden_panels(s);
+  const Strips g = strips_of(s);
   if (inverted_residual_by_channels(s)) {
-    plan.units[kHide] = s.batch * panels;
-    plan.units[kProject] = s.batch * projection_tiles(s, s.pixels());
-    plan.shared_bytes = plan.units[kHide] * s.pixels() * kHiddenPanel * sizeof(float);
-    plan.scratch_bytes = s.expands ? s.height * s.width * kHiddenPanel * sizeof(float) : 0;
+    plan.units[kHide] = panels;
+    plan.units[kPart] = part_units(s);
+    plan.units[kProject] = s.pixels();
+    plan.shared_bytes = parts_of(s).end * sizeof(float);
+    plan.scratch_bytes = g.ring * sizeof(float);
   } else {
-    const Strips g = strips_of(s);
     plan.units[kProject] = s.batch * g.count;
     plan.scratch_bytes = panels * (g.ring + g.buffer) * sizeof(float);
   }
   return plan;
 }
 
-void run_channels(const InvertedResidualParams& p, InvertedResidualStage stage, float* hidden,
+void run_channels(const InvertedResidualParams& p, InvertedResidualStage stage, float* parts,
                   float* scratch, int64_t begin, int64_t end) {
-  const int64_t panel = p.pixels() * kHiddenPanel;
-  if (stage == kProject) return project(p, {hidden, panel, 0, p.pixels()}, begin, end);
-  Strips whole{};
-  whole.slots = p.height;
-  for (int64_t i = begin; i < end; ++i) {
-    hide_strip(p, whole, {0, 0, p.out_height}, 0, i, i + 1, scratch, {hidden, panel, nullptr});
-  }
+  if (stage == kHide) return hide_panels(p, 0, parts, nullptr, scratch, begin, end);
+  if (stage == kPart) return project_parts(p, 0, parts, begin, end);
+  add_parts(p, 0, parts, begin, end);
 }
 
 void run(const InvertedResidualParams& p, InvertedResidualStage stage, float* shared,

@@ -20,32 +20,36 @@ FASTCONV_INLINE bool streams(const InvertedResidualParams& p) {
 
 }  // namespace
 
-void project(const InvertedResidualParams& p, const Projection& from, int64_t begin, int64_t end) {
+void project_to(const InvertedResidualParams& p, const Projection& from, const Target& to,
+                int64_t begin, int64_t end) {
   constexpr float kInfinity = __builtin_inff();
-  const Activation act = p.project_activation;
+  const Activation act = to.is_output ? p.project_activation : Activation::kNone;
   const bool clamps = is_clamp(act);
+  const int64_t hidden = to.panels.first * kHiddenPanel;
+  const float* weight = p.project_weight + hidden * p.project_row;
   GemmTile<float> t{};
-  t.a_row = kHiddenPanel, t.a_depth = 1, t.depth = p.hidden;
+  t.a_row = kHiddenPanel, t.a_depth = 1;
+  t.depth = min_of(to.panels.count * kHiddenPanel, p.hidden - hidden);
   t.depth_block = kHiddenPanel, t.a_block = from.panel;
   t.b_row = p.project_row, t.c_row = t.residual_row = p.out_channels;
   t.low = clamps && act != Activation::kNone ? 0 : -kInfinity;
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
-  t.streams = clamps && streams(p);
+  t.streams = to.is_output && clamps && streams(p);
   const int64_t tiles = pixel_groups(from.count);
   const int64_t panels = panel_count<float>(p.out_channels);
-  const bool pixels_outside = p.hidden * p.out_channels * 4 <= kWeightBytesInCache;
+  const bool pixels_outside = t.depth * p.out_channels * 4 <= kWeightBytesInCache;
   for (int64_t i = begin; i < end; ++i) {
-    const Range pixels = part_of(from.count, tiles, pixels_outside ? i / panels : i % tiles);
+    const Range pixels = pixel_group(from.count, pixels_outside ? i / panels : i % tiles);
     const Range columns = panel_at<float>(pixels_outside ? i % panels : i / tiles, p.out_channels);
-    const int64_t offset = (from.first + pixels.first) * p.out_channels + columns.first;
+    const int64_t offset = pixels.first * p.out_channels + columns.first;
     t.a = from.hidden + pixels.first * kHiddenPanel;
-    t.b = p.project_weight + columns.first;
+    t.b = weight + columns.first;
     const int64_t next = columns.first + columns.count;
     const bool fetches = !pixels_outside && (i + 1) % tiles == 0 && i + 1 < end;
-    t.next_b = fetches && next < p.out_channels ? p.project_weight + next : nullptr;
-    t.bias = p.project_bias ? p.project_bias + columns.first : nullptr;
-    t.residual = p.residual ? p.residual + offset : nullptr;
-    t.c = p.output + offset;
+    t.next_b = fetches && next < p.out_channels ? weight + next : nullptr;
+    t.bias = to.bias ? to.bias + columns.first : nullptr;
+    t.residual = to.residual ? to.residual + offset : nullptr;
+    t.c = to.out + offset;
     t.rows = pixels.count, t.columns = columns.count;
     gemm_tile(t);
     if (clamps) continue;

@@ -21,11 +21,39 @@ FASTCONV_INLINE int64_t pixel_groups(int64_t pixels) {
   return div_up<int64_t>(pixels, kGroupTiles * kTileRows);
 }
 
+// Group i: whole register tiles, but for the last.
+FASTCONV_INLINE Range pixel_group(int64_t pixels, int64_t i) {
+  const Range tiles = part_of(row_tile_count(pixels), pixel_groups(pixels), i);
+  const int64_t first = tiles.first * kTileRows;
+  return {first, min_of(tiles.count * kTileRows, pixels - first)};
+}
+
 FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {
   return pixel_groups(pixels) * panel_count<float>(s.out_channels);
 }
 
-// Tiles [begin, end) of projection_tiles(p, from.count).
-void project(const InvertedResidualParams& p, const Projection& from, int64_t begin, int64_t end);
+// What becomes of the sums over some panels of hidden channels.
+struct Target {
+  Range panels;
+  const float *bias, *residual;  // null, or the latter as out
+  float* out;                    // at the first pixel, out_channels to the next
+  bool is_output;                // which has an activation
+};
+
+FASTCONV_INLINE Target output_target(const InvertedResidualParams& p, int64_t pixel) {
+  const float* residual = p.residual ? p.residual + pixel * p.out_channels : nullptr;
+  float* out = p.output + pixel * p.out_channels;
+  return {{0, hidden_panels(p)}, p.project_bias, residual, out, true};
+}
+
+// Tiles [begin, end) of projection_tiles(p, from.count), from.hidden at the first panel of `to`.
+void project_to(const InvertedResidualParams& p, const Projection& from, const Target& to,
+                int64_t begin, int64_t end);
+
+// All of them, to the output.
+FASTCONV_INLINE void project(const InvertedResidualParams& p, const Projection& from) {
+  const int64_t tiles = projection_tiles(p, from.count);
+  project_to(p, from, output_target(p, from.first), 0, tiles);
+}
 
 }  // namespace fastconv::FASTCONV_ISA

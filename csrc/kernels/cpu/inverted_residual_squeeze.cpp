@@ -3,66 +3,63 @@
 #include "inverted_residual_squeeze.h"
 
 #include "inverted_residual_hidden.h"
+#include "inverted_residual_parts.h"
 #include "inverted_residual_project.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-// Maps up to this size are hidden a panel at a time, which expands no row twice: by rows the blocks
-// of EfficientNet-B0 took 4 to 9 % longer on 14x14 and 38 to 61 % longer on 7x7 (batch 1, 2 threads
-// of a Zen 5, in turn, medians of ratios).
-constexpr int64_t kPanelPixels = 14 * 14;
 // Channels that one unit of the squeeze stage reduces.
 constexpr int64_t kReduced = 128;
 
-// What is kept of one image: where each part begins, in floats.
-struct Memory {
-  int64_t hidden;    // [panel][pixel][kHiddenPanel]
-  int64_t sums;      // [strip][panel][kHiddenPanel]
-  int64_t partials;  // [unit of squeeze][squeezed]
-  int64_t weights;   // of the projection times the gates, (hidden, out_channels)
-  int64_t end;
-  int64_t squeezed_row, weight_row;  // from a row of partials, of weights, to the next
-  Strips strips;
-};
-
-// The gates are multiplied into the smaller of the two operands of the projection.
-FASTCONV_INLINE bool scales_weights(const InvertedResidualShape& s) {
-  return s.out_channels <= s.pixels();
+// Small maps are hidden and projected a part of the channels at a time, larger ones a strip of
+// rows: what is hidden stays with the thread that hid it. EfficientNet-B0, its blocks at batch 1 on
+// two cores of a Zen 5: 2783 to 2161 us; in parts on 14x14, too: 2187 us.
+FASTCONV_INLINE bool in_parts(const InvertedResidualShape& s) {
+  return s.pixels() <= kInvertedResidualSmallMap;
 }
 
 FASTCONV_INLINE int64_t padded_hidden(const InvertedResidualShape& s) {
   return hidden_panels(s) * kHiddenPanel;
 }
 
+// What is kept of one image: where each part begins, in floats; first the hidden channels, in parts
+// of channels, or of strips [strip][panel][pixel][kHiddenPanel].
+struct Memory {
+  int64_t stride;    // from a part of the strips to the next
+  int64_t sums;      // [strip][panel][kHiddenPanel]
+  int64_t partials;  // [unit of squeeze][squeezed]
+  int64_t gates;     // [panel][kHiddenPanel]
+  int64_t end;
+  int64_t squeezed_row;  // from a row of partials to the next
+  Strips strips;
+};
+
 Memory memory_of(const InvertedResidualShape& s) {
   Memory m;
   m.strips = strips_of(s);
   m.squeezed_row = align_floats(s.squeezed);
-  m.weight_row = align_floats(s.out_channels);
-  m.hidden = 0;
-  m.sums = padded_hidden(s) * s.pixels();
+  m.stride = part_stride(div_up(m.strips.count, kParts) * hidden_panels(s) * m.strips.buffer);
+  m.sums = in_parts(s) ? align_floats(parts_of(s).end) : kParts * m.stride;
   m.partials = m.sums + m.strips.count * padded_hidden(s);
-  m.weights = m.partials + div_up(s.hidden, kReduced) * m.squeezed_row;
-  m.end = m.weights + (scales_weights(s) ? s.hidden * m.weight_row : 0);
+  m.gates = m.partials + div_up(s.hidden, kReduced) * m.squeezed_row;
+  m.end = m.gates + padded_hidden(s);
   return m;
 }
 
-FASTCONV_INLINE bool hides_panels(const InvertedResidualShape& s) {
-  return s.pixels() <= kPanelPixels;
-}
-
-// Units of each stage for one image.
+// Units of each stage for one image, and the scratch of the largest.
 InvertedResidualPlan stages_of(const InvertedResidualShape& s) {
   InvertedResidualPlan plan{};
   const Strips g = strips_of(s);
   const int64_t panels = hidden_panels(s);
-  plan.units[kHide] = hides_panels(s) ? panels : g.count;
+  plan.units[kHide] = in_parts(s) ? panels : g.count;
   plan.units[kSqueeze] = div_up(s.hidden, kReduced);
   plan.units[kGate] = panels;
-  plan.units[kProject] = projection_tiles(s, s.pixels());
-  const int64_t rings = (hides_panels(s) ? 1 : panels) * g.ring;
-  plan.scratch_bytes = (rings + align_floats(s.squeezed)) * sizeof(float);
+  plan.units[kPart] = in_parts(s) ? part_units(s) : 0;
+  plan.units[kProject] = in_parts(s) ? s.pixels() : g.count;
+  const int64_t hide = in_parts(s) ? g.ring : panels * g.ring;
+  const int64_t project = in_parts(s) ? 0 : s.hidden * align_floats(s.out_channels);
+  plan.scratch_bytes = max_of(align_floats(s.squeezed), max_of(hide, project)) * sizeof(float);
   return plan;
 }
 
@@ -81,21 +78,22 @@ void multiply(const float* a, const float* b, int64_t b_row, const float* bias, 
   }
 }
 
-void hide(const InvertedResidualParams& p, const Memory& m, int64_t image, float* memory,
-          float* rings, int64_t begin, int64_t end) {
-  const bool panels = hides_panels(p);
-  const int64_t first_panel = panels ? begin : 0, end_panel = panels ? end : hidden_panels(p);
-  const int64_t first = panels ? 0 : begin, last = panels ? m.strips.count : end;
-  const int64_t step = panels ? 1 : end_panel;
-  for (int64_t panel = first_panel; panel < end_panel; panel += step) {
-    int64_t done = 0;
-    for (int64_t strip = first; strip < last; ++strip) {
-      const RowSpan span = strip_at(p, m.strips, image, strip);
-      const HiddenOutput out{memory + span.first * p.out_width * kHiddenPanel,
-                             p.pixels() * kHiddenPanel, memory + m.sums + strip * padded_hidden(p)};
-      hide_strip(p, m.strips, span, done, panel, panel + step, rings, out);
-      done = rows_read(p, span);
-    }
+// Where the hidden channels of a strip begin.
+int64_t strip_offset(const InvertedResidualShape& s, const Memory& m, int64_t strip) {
+  const Part at = part_with(strip, m.strips.count);
+  return at.part * m.stride + at.within * hidden_panels(s) * m.strips.buffer;
+}
+
+// Strips [begin, end).
+void hide_strips(const InvertedResidualParams& p, const Memory& m, int64_t image, float* memory,
+                 float* rings, int64_t begin, int64_t end) {
+  int64_t done = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const RowSpan span = strip_at(p, m.strips, image, i);
+    hide_strip(
+        p, m.strips, span, done, 0, hidden_panels(p), rings,
+        {memory + strip_offset(p, m, i), m.strips.buffer, memory + m.sums + i * padded_hidden(p)});
+    done = rows_read(p, span);
   }
 }
 
@@ -131,7 +129,7 @@ void open_gates(Gate gate, float* z, int64_t count) {
   });
 }
 
-// The gates of some panels, multiplied into the weights of the projection or the hidden channels.
+// The gates of some panels; where the map is in parts they are multiplied into it.
 void gate(const InvertedResidualParams& p, const Memory& m, float* memory, float* squeezed,
           int64_t begin, int64_t end) {
   for_each_vector<float>(p.squeezed, [&](int64_t i, auto lanes) {
@@ -146,46 +144,66 @@ void gate(const InvertedResidualParams& p, const Memory& m, float* memory, float
   activate_in_place(p.squeeze_activation, squeezed, p.squeezed);
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t first = panel * kHiddenPanel, count = min_of(kHiddenPanel, p.hidden - first);
-    float gates[kHiddenPanel];
+    float* gates = memory + m.gates + first;
     const float* bias = p.squeeze_expand_bias ? p.squeeze_expand_bias + first : nullptr;
     multiply(squeezed, p.squeeze_expand_weight + first, p.hidden, bias, gates, p.squeezed, count);
     open_gates(p.squeeze_gate, gates, count);
-    if (scales_weights(p)) {
-      for (int64_t c = 0; c < count; ++c) {
-        const float* from = p.project_weight + (first + c) * p.project_row;
-        float* to = memory + m.weights + (first + c) * m.weight_row;
-        for_each_vector<float>(p.out_channels, [&](int64_t i, auto lanes) {
-          store(to + i, load(from + i, lanes) * vec_t<float>::set1(gates[c]), lanes);
-        });
-      }
-    } else {
-      float* pixel = memory + m.hidden + panel * p.pixels() * kHiddenPanel;
-      for (int64_t i = 0; i < p.pixels(); ++i, pixel += kHiddenPanel) {
-        for_each_vector<float>(count, [&](int64_t c, auto lanes) {
-          store(pixel + c, load(pixel + c, lanes) * load(gates + c, lanes), lanes);
-        });
-      }
+    if (!in_parts(p)) continue;
+    float* pixel = hidden_panel(p, memory, panel);
+    for (int64_t i = 0; i < p.pixels(); ++i, pixel += kHiddenPanel) {
+      for_each_vector<float>(count, [&](int64_t c, auto lanes) {
+        store(pixel + c, load(pixel + c, lanes) * load(gates + c, lanes), lanes);
+      });
     }
+  }
+}
+
+// Strips [begin, end); the gates are multiplied into the weights, which fewer pixels read than not.
+void project_strips(const InvertedResidualParams& p, const Memory& m, int64_t image,
+                    const float* memory, float* weights, int64_t begin, int64_t end) {
+  InvertedResidualParams gated = p;
+  gated.project_weight = weights, gated.project_row = align_floats(p.out_channels);
+  for (int64_t c = 0; c < p.hidden; ++c) {
+    const auto open = vec_t<float>::set1(memory[m.gates + c]);
+    const float* from = p.project_weight + c * p.project_row;
+    float* to = weights + c * gated.project_row;
+    for_each_vector<float>(p.out_channels, [&](int64_t i, auto lanes) {
+      store(to + i, load(from + i, lanes) * open, lanes);
+    });
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    const RowSpan span = strip_at(p, m.strips, image, i);
+    project(gated, {memory + strip_offset(p, m, i), m.strips.buffer,
+                    image * p.pixels() + span.first * p.out_width, span.count * p.out_width});
   }
 }
 
 void run_stage(const InvertedResidualParams& p, InvertedResidualStage stage, int64_t image,
                float* memory, float* scratch, int64_t begin, int64_t end) {
   const Memory m = memory_of(p);
-  if (stage == kHide) {
-    hide(p, m, image, memory, scratch + m.squeezed_row, begin, end);
-  } else if (stage == kSqueeze) {
-    squeeze(p, m, memory, begin, end);
-  } else if (stage == kGate) {
-    gate(p, m, memory, scratch, begin, end);
-  } else {
-    InvertedResidualParams gated = p;
-    if (scales_weights(p)) {
-      gated.project_weight = memory + m.weights, gated.project_row = m.weight_row;
-    }
-    const int64_t panel = p.pixels() * kHiddenPanel;
-    project(gated, {memory, panel, image * p.pixels(), p.pixels()}, begin, end);
+  if (stage == kSqueeze) return squeeze(p, m, memory, begin, end);
+  if (stage == kGate) return gate(p, m, memory, scratch, begin, end);
+  if (!in_parts(p)) {
+    return stage == kHide ? hide_strips(p, m, image, memory, scratch, begin, end)
+                          : project_strips(p, m, image, memory, scratch, begin, end);
   }
+  if (stage == kHide) {
+    hide_panels(p, image, memory, memory + m.sums, scratch, begin, end);
+  } else if (stage == kPart) {
+    project_parts(p, image, memory, begin, end);
+  } else {
+    add_parts(p, image, memory, begin, end);
+  }
+}
+
+// All stages of one image.
+void run_image(const InvertedResidualParams& p, int64_t image, float* memory, float* scratch) {
+  const InvertedResidualPlan one = stages_of(p);
+  run_stage(p, kHide, image, memory, scratch, 0, one.units[kHide]);
+  run_stage(p, kSqueeze, image, memory, scratch, 0, one.units[kSqueeze]);
+  run_stage(p, kGate, image, memory, scratch, 0, one.units[kGate]);
+  if (in_parts(p)) return project_and_add_parts(p, image, memory);
+  run_stage(p, kProject, image, memory, scratch, 0, one.units[kProject]);
 }
 
 }  // namespace
@@ -205,18 +223,14 @@ InvertedResidualPlan plan_squeezed(const InvertedResidualShape& s) {
 
 void run_squeezed(const InvertedResidualParams& p, InvertedResidualStage stage, float* shared,
                   float* scratch, int64_t begin, int64_t end) {
-  const InvertedResidualPlan one = stages_of(p);
   const int64_t size = memory_of(p).end;
   if (p.image_a_unit) {
     for (int64_t image = begin; image < end; ++image) {
-      for (int i = 0; i < kInvertedResidualStages; ++i) {
-        const auto each = static_cast<InvertedResidualStage>(i);
-        run_stage(p, each, image, scratch, scratch + size, 0, one.units[i]);
-      }
+      run_image(p, image, scratch, scratch + size);
     }
     return;
   }
-  const int64_t units = one.units[stage];
+  const int64_t units = stages_of(p).units[stage];
   while (begin < end) {
     const int64_t image = begin / units, until = min_of(end, (image + 1) * units);
     run_stage(p, stage, image, shared + image * size, scratch, begin - image * units,
