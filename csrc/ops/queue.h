@@ -31,7 +31,7 @@ struct Copies {
 // that, and may then be run again while all lies where it lay.
 class Work {
  public:
-  static constexpr int kMostStages = 5;
+  static constexpr int kMostStages = 6;
 
   explicit Work(Variant runs) : variant(runs) {}
 
