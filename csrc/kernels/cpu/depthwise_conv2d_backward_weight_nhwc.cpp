@@ -168,7 +168,7 @@ void run(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t en
 }
 
 // A vector of channels after the other. Where the taps of a channel are dense in the gradient, a
-// square of taps and channels is transposed: 1x1024x7x7 13x13 86 us number by number, 26 so.
+// square of taps and channels is transposed: 1x1024x7x7 13x13 86 us number by number, 24 so.
 template <class T>
 void sum_units(const DepthwiseConv2dBackwardWeightParams& p, int64_t begin, int64_t end) {
   using A = accumulate_t<T>;
