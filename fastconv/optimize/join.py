@@ -1,4 +1,4 @@
-"""Consecutive calls of our ops in one: they pass torch's dispatcher and wake its threads once.
+"""Consecutive calls of our ops in one: one pass through the dispatcher, one wake of its threads.
 
 MobileNetV2 has 20 such calls in a row. This is for running alone: the graph that a user sees,
 exports or measures keeps each call.
