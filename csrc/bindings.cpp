@@ -14,7 +14,7 @@ namespace py = pybind11;
 namespace fastconv {
 void define_direct(py::module_& m);
 void define_gpu(py::module_ m);
-}
+}  // namespace fastconv
 
 namespace {
 
