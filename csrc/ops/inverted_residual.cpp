@@ -43,8 +43,13 @@ Tensor run(Queue& queue, Out out, const Block& b) {
     count(inverted_residual_variant(p));
     return output;
   }
+  queue.fill(b.input, p.layout);
+  if (b.residual) queue.fill(*b.residual, p.layout);
+  const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
+  Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
   const bool halves = p.dtype == DType::kBFloat16;
-  return halves ? queue_bfloat16(queue, out, b, p) : queue_float32(queue, out, b, p);
+  queue.add(halves ? bfloat16_work(b, p, output) : float32_work(b, p, output));
+  return output;
 }
 
 // The optional arguments of a squeeze-and-excitation, which come together or not at all.

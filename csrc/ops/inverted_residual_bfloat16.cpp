@@ -120,13 +120,9 @@ class Bfloat16Work final : public Work {
 
 }  // namespace
 
-Tensor queue_bfloat16(Queue& queue, Out out, const Block& b, const InvertedResidualParams& p) {
-  queue.fill(b.input, p.layout);
-  if (b.residual) queue.fill(*b.residual, p.layout);
-  const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
-  Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
-  queue.add(std::make_shared<Bfloat16Work>(b, p, output));
-  return output;
+std::shared_ptr<Work> bfloat16_work(const Block& b, const InvertedResidualParams& p,
+                                    const Tensor& output) {
+  return std::make_shared<Bfloat16Work>(b, p, output);
 }
 
 }  // namespace fastconv::ops

@@ -28,10 +28,10 @@ struct Block {
 // The shape and activations of a block; without vectors where its tensors do not fit one another.
 InvertedResidualParams params_of(const Block& block);
 
-// Queues the work of the fused kernels, for a block whose params are fused, and returns its output.
-Tensor queue_float32(Queue& queue, Out out, const Block& block,
-                     const InvertedResidualParams& params);
-Tensor queue_bfloat16(Queue& queue, Out out, const Block& block,
-                      const InvertedResidualParams& params);
+// The work of the fused kernels, for a block whose params are fused: it fills output.
+std::shared_ptr<Work> float32_work(const Block& block, const InvertedResidualParams& params,
+                                   const Tensor& output);
+std::shared_ptr<Work> bfloat16_work(const Block& block, const InvertedResidualParams& params,
+                                    const Tensor& output);
 
 }  // namespace fastconv::ops

@@ -114,13 +114,9 @@ class Float32Work final : public Work {
 
 }  // namespace
 
-Tensor queue_float32(Queue& queue, Out out, const Block& b, const InvertedResidualParams& p) {
-  queue.fill(b.input, p.layout);
-  if (b.residual) queue.fill(*b.residual, p.layout);
-  const Sizes sizes{p.batch, p.out_channels, p.out_height, p.out_width};
-  Tensor output = output_of(b.op, out, b.input, sizes, p.layout);
-  queue.add(std::make_shared<Float32Work>(b, p, output));
-  return output;
+std::shared_ptr<Work> float32_work(const Block& b, const InvertedResidualParams& p,
+                                   const Tensor& output) {
+  return std::make_shared<Float32Work>(b, p, output);
 }
 
 }  // namespace fastconv::ops

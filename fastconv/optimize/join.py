@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fastconv.optimize.conv import arguments_of
+
 _ops = torch.ops.fastconv
 
 QUEUED = (  # what csrc/ops/sequence.cpp calls
@@ -61,9 +63,8 @@ def joined(
         return "-" if value is None else str(value).lower()
 
     calls = "\n".join(
-        " ".join([node.target._opname, *map(written, arguments)])  # type: ignore[union-attr]
+        " ".join([node.target._opname, *map(written, arguments_of(node).values())])  # type: ignore[union-attr]
         for node in run
-        if (arguments := _arguments(node))
     )
     names = list(weights)
     sequence = _ops.sequence.default._op
@@ -74,16 +75,9 @@ def joined(
     return fastconv_sequence, list(given)
 
 
-def _arguments(node: fx.Node) -> list[Any]:
-    """Those of the schema, as the node gives them or by default."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    named = [node.kwargs.get(a.name, a.default_value) for a in schema.arguments[len(node.args) :]]
-    return [*node.args, *named]
-
-
 def _can_be_queued(node: fx.Node) -> bool:
     """Whether all but its tensors is known: sizes that a call computes cannot be written down."""
     if node.target not in QUEUED:
         return False
-    lists = [value for value in _arguments(node) if isinstance(value, (list, tuple))]
+    lists = [value for value in arguments_of(node).values() if isinstance(value, (list, tuple))]
     return all(type(value) is int for values in lists for value in values)
