@@ -14,13 +14,17 @@ from fastconv.optimize.conv import arguments_of
 
 _ops = torch.ops.fastconv
 
-QUEUED = (  # what csrc/ops/sequence.cpp calls
-    _ops.inverted_residual.default,
-    _ops.separable_conv2d.default,
-    _ops.pointwise_conv2d.default,
-    _ops.stem_conv2d.default,
-    _ops.global_avg_pool2d.default,
-)
+# What csrc/ops/sequence.cpp calls, by the name that it knows.
+QUEUED = {
+    getattr(_ops, name).default: name
+    for name in (
+        "inverted_residual",
+        "separable_conv2d",
+        "pointwise_conv2d",
+        "stem_conv2d",
+        "global_avg_pool2d",
+    )
+}
 
 
 def runs(graph: fx.Graph, owners: Collection[fx.Node]) -> Iterator[list[fx.Node]]:
@@ -63,8 +67,7 @@ def joined(
         return "-" if value is None else str(value).lower()
 
     calls = "\n".join(
-        " ".join([node.target._opname, *map(written, arguments_of(node).values())])  # type: ignore[union-attr]
-        for node in run
+        " ".join([QUEUED[node.target], *map(written, arguments_of(node).values())]) for node in run
     )
     names = list(weights)
     sequence = _ops.sequence.default._op
