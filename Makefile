@@ -11,7 +11,8 @@ SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 # The tests of the ops that have kernels, by stem. `make sanitize` leaves out those that exercise
 # torch's transforms around a kernel which others of the same file run: opcheck, gradcheck, compile.
 KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
-	tests/test_separable_conv2d.py tests/test_depthwise_conv2d_strips.py tests/test_bfloat16.py
+	tests/test_separable_conv2d.py tests/test_depthwise_conv2d_strips.py tests/test_bfloat16.py \
+	tests/test_sequence.py tests/test_direct.py
 
 .PHONY: help demo test test-isa build emulator check format bench bench-cpu bench-quick bench-gate sanitize sanitize-cuda gpu clean
 

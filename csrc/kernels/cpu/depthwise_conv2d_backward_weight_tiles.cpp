@@ -81,11 +81,13 @@ FASTCONV_INLINE void multiply(const DepthwiseConv2dShape& s, const T* const* row
   const Multiples<T> multiples(s.channels);
   const T* input[Count];
 #pragma GCC unroll 8
-  for (int r = 0; r < Count; ++r) input[r] = forget_origin(rows[From + r] + left * s.channels);
+  for (int r = 0; r < Count; ++r) {
+    if (!kPlain<K, T>) input[r] = forget_origin(rows[From + r] + left * s.channels);
+  }
 #pragma GCC unroll 32
   for (int j = 0; j < kInputs; ++j) {
     const int from_group = j % Multiples<T>::kCount;
-    if (j != 0 && from_group == 0) {
+    if (!kPlain<K, T> && j != 0 && from_group == 0) {
 #pragma GCC unroll 8
       for (int r = 0; r < Count; ++r) {
         input[r] = forget_origin(input[r] + Multiples<T>::kCount * s.channels);
