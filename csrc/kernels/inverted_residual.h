@@ -110,6 +110,8 @@ enum InvertedResidualStage { kHide, kSqueeze, kGate, kPart, kProject, kInvertedR
 struct InvertedResidualPlan {
   int64_t units[kInvertedResidualStages];
   int64_t shared_bytes, scratch_bytes;
+  // Where project is the only stage: rows of the output that a unit makes, one image after another.
+  int64_t unit_rows;
 };
 
 struct InvertedResidualKernels {

@@ -45,6 +45,7 @@ class Float32Work final : public Work {
     }
     units[0] = packs_.empty() ? 0 : 1;
     set_costs();
+    set_rows(plan.unit_rows);
   }
 
   void run(int stage, char* shared, int64_t begin, int64_t end) override {
@@ -52,6 +53,15 @@ class Float32Work final : public Work {
     void* own = scratch(Purpose::kOwn, own_bytes_);
     kernels_.run(p_, static_cast<InvertedResidualStage>(stage - 1),
                  reinterpret_cast<float*>(shared), static_cast<float*>(own), begin, end);
+  }
+
+  void run_rows(const void* input, void* output, int64_t begin, int64_t end) override {
+    InvertedResidualParams p = p_;
+    p.batch = 1, p.input = static_cast<const float*>(input), p.output = static_cast<float*>(output);
+    if (p.residual) p.residual = p.input;
+    auto* own = static_cast<float*>(scratch(Purpose::kOwn, own_bytes_));
+    kernels_.run(p, kProject, nullptr, own, begin / unit_rows_,
+                 (end + unit_rows_ - 1) / unit_rows_);
   }
 
  private:
@@ -85,6 +95,22 @@ class Float32Work final : public Work {
     }
   }
 
+  // Small maps are left out: the kernels have another way for one image of them.
+  void set_rows(int64_t unit_rows) {
+    const bool other_residual = p_.residual && p_.residual != p_.input;
+    if (units[0] > 0 || unit_rows == 0 || other_residual) return;
+    if (p_.pixels() <= kInvertedResidualSmallMap && p_.squeezed == 0) return;
+    unit_rows_ = unit_rows;
+    rows.images = p_.batch;
+    rows.input = p_.input;
+    rows.in_image = p_.in_channels * p_.height * p_.width * int64_t(sizeof(float));
+    rows.output = p_.output, rows.row = p_.out_width * p_.out_channels * int64_t(sizeof(float));
+    rows.in_height = p_.height, rows.height = p_.out_height;
+    rows.kernel = p_.kernel_h, rows.stride = p_.stride_h, rows.pad_top = p_.pad_top;
+    // Rows of hidden channels are kept from strip to strip.
+    rows.unit = p_.expands ? p_.out_height : unit_rows;
+  }
+
   void set_costs() {
     const double images = double(p_.batch) * p_.hidden, inputs = double(p_.height) * p_.width;
     const double taps = double(p_.kernel_h) * p_.kernel_w;
@@ -109,7 +135,7 @@ class Float32Work final : public Work {
   const InvertedResidualKernels& kernels_ = inverted_residual_kernels();
   InvertedResidualParams p_;
   std::vector<Pack> packs_;
-  int64_t own_bytes_;
+  int64_t own_bytes_, unit_rows_ = 0;
 };
 
 }  // namespace

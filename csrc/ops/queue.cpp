@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "scratch.h"
+#include "walk.h"
 
 namespace fastconv::ops {
 
@@ -73,18 +74,18 @@ void run_on_threads(const std::vector<Stage>& stages, char* shared, int64_t thre
 void Queue::run() {
   constexpr double kWakingAThread = 4000;   // ns; 2 to 4 were measured
   constexpr double kMeetingAThread = 1000;  // that is awake: a guess, no rival was timed
-  const std::vector<std::shared_ptr<Work>> works = std::move(works_);
+  const int64_t pool = std::min<int64_t>(torch::stable::get_num_threads(), kMostThreads);
+  for (const auto& work : works_) count(work->variant);
+  const Works works = with_walks(works_, pool);
   works_.clear();
   double cost = 0;
   int64_t bytes = 0, most_units = 0;
   for (const auto& work : works) {
-    count(work->variant);
     bytes = std::max(bytes, work->shared_bytes);
     for (double one : work->cost) cost += one;
     for (int64_t units : work->units) most_units = std::max(most_units, units);
   }
   char* shared = bytes > 0 ? static_cast<char*>(scratch(Purpose::kShared, bytes)) : nullptr;
-  const int64_t pool = std::min<int64_t>(torch::stable::get_num_threads(), kMostThreads);
   const int64_t threads = std::min({pool, most_units, threads_for(cost, kWakingAThread)});
   std::vector<Stage> stages;
   for (const auto& work : works) {

@@ -26,7 +26,7 @@ struct Buffer {
 }  // namespace
 
 void* scratch(Purpose purpose, size_t bytes) {
-  thread_local Buffer buffers[2];
+  thread_local Buffer buffers[3];
   Buffer& buffer = buffers[static_cast<int>(purpose)];
   if (bytes > buffer.bytes) {
     buffer.bytes = 0;

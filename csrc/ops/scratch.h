@@ -6,8 +6,9 @@
 namespace fastconv::ops {
 
 // One buffer of each purpose a thread: a call holds the one its threads share while the thread
-// that called also takes a part of the work, with scratch of its own.
-enum class Purpose { kShared, kOwn };
+// that called also takes a part of the work, with scratch of its own, and with what passes between
+// works that it walks through (walk.h).
+enum class Purpose { kShared, kOwn, kPassed };
 
 // At least `bytes` bytes, aligned to 64, this thread's until it asks for the same purpose again.
 void* scratch(Purpose purpose, size_t bytes);

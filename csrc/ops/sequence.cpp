@@ -3,7 +3,8 @@
 // A line of `calls` is a call: the name of an op and its arguments in the order of the schema, with
 // a space between. i3 is the fourth of `inputs`, o3 what the fourth call gave, - is None, and 2,1 a
 // list of ints: "inverted_residual o0 i3 i4 i5 i6 i7 i8 - - - - 2,2 1,1,1,1 relu6 false - sigmoid".
-// The result of each call is written into the tensor of `out` at its place.
+// The result of each call is written into the tensor of `out` at its place, but where the line
+// begins with ~: only the next call reads that result, and its tensor may be left as it was.
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -60,6 +61,7 @@ struct Call {
   void (*queue)(const Call&, const Environment&);
   std::string op;
   size_t place;  // among the calls
+  bool passes;
   std::vector<Argument> arguments;
   // The work of the last time, and what it was made for, where it may serve again.
   std::shared_ptr<Work> work = nullptr;
@@ -196,7 +198,9 @@ std::vector<Call> parse(const std::string& text) {
   for (const std::string& line : split(text, '\n')) {
     std::vector<std::string> words = split(line, ' ');
     FASTCONV_CHECK(!words.empty(), kOp, ": expected a call in each line, got an empty one");
-    Call call{caller_of(words[0]), words[0], calls.size(), {}};
+    const bool passes = words[0][0] == '~';
+    const std::string op = words[0].substr(passes ? 1 : 0);
+    Call call{caller_of(op), op, calls.size(), passes, {}};
     for (size_t i = 1; i < words.size(); ++i) call.arguments.push_back(parse_argument(words[i]));
     calls.push_back(std::move(call));
   }
@@ -236,7 +240,9 @@ void queue_call(Call& call, const Environment& e) {
   const size_t before = e.queue.works().size();
   call.queue(call, e);
   const auto& works = e.queue.works();
-  if (works.size() != before + 1 || !works.back()->copies.held.empty()) return;
+  if (works.size() != before + 1) return;
+  works.back()->passes = call.passes;
+  if (!works.back()->copies.held.empty()) return;
   call.seen.clear(), call.isa = isa, call.threads = threads;
   all_tensors(call, e, [&](const Tensor& t) {
     call.seen.push_back(Seen::of(t));

@@ -63,11 +63,25 @@ class StemWork final : public Work {
     units[0] = plan_.prepared_bytes > 0 ? 1 : 0, units[1] = plan_.units;
     cost[1] = 2 * outputs * taps / kFlopsANanosecond;
     shared_bytes = plan_.prepared_bytes;
+    if (units[0] > 0) return;
+    const int64_t bytes = size_of(p.dtype);
+    rows.images = p.batch;
+    rows.input = p.input, rows.in_image = p.channels * p.height * p.width * bytes;
+    rows.output = p.output, rows.row = p.out_width * p.out_channels * bytes;
+    rows.in_height = p.height, rows.height = p.out_height;
+    rows.kernel = p.kernel_h, rows.stride = p.stride_h, rows.pad_top = p.pad_top;
+    rows.unit = 1;
   }
 
   void run(int stage, char* shared, int64_t begin, int64_t end) override {
     if (stage == 0) return kernels_.prepare(p_, shared);
     kernels_.run(p_, shared, scratch(Purpose::kOwn, plan_.scratch_bytes), begin, end);
+  }
+
+  void run_rows(const void* input, void* output, int64_t begin, int64_t end) override {
+    StemConv2dParams p = p_;
+    p.batch = 1, p.input = input, p.output = output;
+    kernels_.run(p, nullptr, scratch(Purpose::kOwn, plan_.scratch_bytes), begin, end);
   }
 
  private:

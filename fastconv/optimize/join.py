@@ -67,7 +67,8 @@ def joined(
         return "-" if value is None else str(value).lower()
 
     calls = "\n".join(
-        " ".join([QUEUED[node.target], *map(written, arguments_of(node).values())]) for node in run
+        " ".join([_name(node, after), *map(written, arguments_of(node).values())])
+        for node, after in zip(run, [*run[1:], None], strict=True)
     )
     names = list(weights)
     sequence = _ops.sequence.default._op
@@ -76,6 +77,12 @@ def joined(
         sequence([*map(buffers.__getitem__, names), *given], calls, out=slots)
 
     return fastconv_sequence, list(given)
+
+
+def _name(node: fx.Node, after: fx.Node | None) -> str:
+    """The op of a call, marked where only the call after it reads the result."""
+    read_once = after is not None and [*arguments_of(after).values()].count(node) == 1
+    return ("~" if read_once and len(node.users) == 1 else "") + QUEUED[node.target]
 
 
 def _can_be_queued(node: fx.Node) -> bool:

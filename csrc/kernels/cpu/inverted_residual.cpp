@@ -41,6 +41,7 @@ InvertedResidualPlan plan(const InvertedResidualShape& s) {
     plan.scratch_bytes = g.ring * sizeof(float);
   } else {
     plan.units[kProject] = s.batch * g.count;
+    plan.unit_rows = g.rows;
     plan.scratch_bytes = panels * (g.ring + g.buffer) * sizeof(float);
   }
   return plan;

@@ -214,6 +214,7 @@ InvertedResidualPlan plan_squeezed(const InvertedResidualShape& s) {
   for (int64_t& units : plan.units) units *= s.image_a_unit ? 0 : s.batch;
   if (s.image_a_unit) {
     plan.units[kProject] = s.batch;
+    plan.unit_rows = s.out_height;
     plan.scratch_bytes += bytes;
   } else {
     plan.shared_bytes = s.batch * bytes;
