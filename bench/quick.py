@@ -19,6 +19,10 @@ POINTWISE_DEEP = Shape("pointwise_conv2d", 960, 160, 7, 7, 1, 1)
 NORM = Shape("local_response_norm", 96, 96, 55, 55, 5, 1)  # alexnet_lrn
 ADD = Shape("residual_add", 256, 256, 56, 56, 1, 1)  # resnet50
 BLOCK = Shape("inverted_residual", 32, 32, 28, 28, 3, 1, 192)  # mobilenet_v2
+STEM = Shape("stem_conv2d", 3, 32, 224, 224, 3, 2)
+MAX_POOL = Shape("max_pool2d", 64, 64, 112, 112, 3, 2)  # resnet50
+AVERAGE_POOL = Shape("global_avg_pool2d", 1280, 1280, 7, 7, 1, 1)  # mobilenet_v2
+BATCH_NORM = Shape("batch_norm", 144, 144, 56, 56, 1, 1)
 
 QUICK = [
     Case(layer, batch, DTYPES[dtype], direction)
@@ -42,5 +46,12 @@ QUICK = [
         (ADD, 16, "float32", "forward"),
         (BLOCK, 1, "float32", "forward"),
         (BLOCK, 16, "float32", "forward"),
+        (STEM, 1, "float32", "forward"),
+        (STEM, 16, "float32", "forward"),
+        (MAX_POOL, 16, "float32", "forward"),
+        (AVERAGE_POOL, 16, "float32", "forward"),
+        (AVERAGE_POOL, 16, "float32", "grad_input"),
+        (BATCH_NORM, 16, "float32", "training"),
+        (BATCH_NORM, 16, "float32", "grad_input"),
     )
 ]

@@ -32,6 +32,9 @@ NETWORKS = (
     "googlenet_lrn",
 )
 
+# Ops that change no size and have no window.
+WHOLE_MAPS = ("local_response_norm", "residual_add", "global_avg_pool2d", "batch_norm")
+
 
 class Shape(NamedTuple):
     """One layer of a network for one image; count is how often the network has it.
@@ -52,7 +55,7 @@ class Shape(NamedTuple):
 
     def __str__(self) -> str:
         size = f"{self.channels}x{self.height}x{self.width}"
-        if self.op in ("local_response_norm", "residual_add"):
+        if self.op in WHOLE_MAPS:
             return size
         hidden = f"h{self.hidden}" if self.hidden else ""
         return f"{size}-{self.out_channels}k{self.kernel}s{self.stride}{hidden}"

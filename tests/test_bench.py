@@ -15,6 +15,7 @@ import fastconv
 from bench import summary
 from bench.cases import Case, cases_of, layers_of
 from bench.kernels import ISAS, PLAIN, Racer, Races, racers_of, ran_reference, roof, variants_of
+from bench.quick import QUICK
 from bench.shapes import NETWORKS, Shape, layer_shapes, read
 from fastconv.models import build
 from fastconv.peers import Peer
@@ -287,4 +288,19 @@ def test_the_files_of_shapes_are_those_of_the_networks():
     assert read("mobilenet_v2") == layer_shapes(build("mobilenet_v2"), torch.randn(1, 3, 224, 224))
     cases = list(cases_of(layers_of(["mobilenet_v2", "mobilenet_v2"]), [1], ["float32"]))
     assert len(set(map(str, cases))) == len(cases)
-    assert {layer.op for name in NETWORKS for layer in read(name)} == set(bench.cases.DIRECTIONS)
+    of_networks = {layer.op for name in NETWORKS for layer in read(name)}
+    assert of_networks | {case.op for case in QUICK} == set(bench.cases.DIRECTIONS)
+
+
+@pytest.mark.parametrize("op", bench.cases.DIRECTIONS)
+def test_a_case_compares_functions_that_agree(op):
+    torch.manual_seed(0)
+    channels = 3 if op == "stem_conv2d" else 8
+    kernel = 1 if op in ("pointwise_conv2d", "residual_add") else 3
+    layer = Shape(op, channels, 8, 6, 5, kernel, 1, 16 if op == "inverted_residual" else 0)
+    for case in cases_of([layer], [2], ["float32"]):
+        inputs = case.inputs()
+        expected = case.theirs(*(tensor.double() for tensor in inputs))
+        torch.testing.assert_close(case.ours(*inputs), expected.float(), rtol=1e-4, atol=1e-5)
+        assert case.bytes > 0
+        assert case.flops > 0

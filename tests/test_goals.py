@@ -5,14 +5,18 @@ import os
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import bench.goals
 import bench.goals.__main__ as command
+import fastconv
 from bench.goals.figures import Figure, Row, worst
 from bench.goals.timing import check, in_turn, share, speedup
+from bench.goals.training import ops
 from bench.processes import KEEPING_MEMORY, in_own_process, variables
 from fastconv import probe
+from fastconv.profiling.record import Roofs
 from tests.helpers import MATRIX_ISAS, isa, unboxed
 
 
@@ -181,3 +185,25 @@ def test_every_row_has_a_name_of_its_own():
     figures = bench.goals.measure("overhead", 0.01)
     assert [figure.unit for figure in figures] == ["us"]
     assert 0 < figures[0].value < 1000
+
+
+def test_the_table_of_a_step_holds_each_op_against_its_floor():
+    model = nn.Sequential(nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+    x = torch.randn(2, 16, 9, 9)
+
+    def step():
+        fastconv.swap_(model)(x).sum().backward()
+
+    roofs = Roofs(1e9, [1 << 10], [1e9], [1e9])
+    measured = ops.measure(step, 3, roofs)
+    spent = measured.spent
+    (_, one), *others = [e for e in spent.items() if e[0][0] == "fastconv::pointwise_conv2d"]
+    assert not others
+    assert one.calls == 1
+    assert one.floor == pytest.approx(2 * 16 * 32 * 2 * 81 / 1e9)  # a FLOP a nanosecond
+    assert 0 < one.seconds < measured.profiled
+    (norm,) = [one for (op, _), one in spent.items() if op == "fastconv::batch_norm_backward"]
+    assert norm.floor == pytest.approx(4 * (3 * 32 * 2 * 81 + 6 * 32) / 1e9, rel=0.01)
+    rows = list(ops.table("ours", measured, by_shape=True).columns[0].cells)
+    assert "fastconv::batch_norm_backward" in rows
+    assert rows[-1] == "autograd, Python, the rest"
