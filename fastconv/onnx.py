@@ -97,7 +97,8 @@ def stem_conv2d(
     padding: Sequence[int] = (0, 0, 0, 0),
     activation: str | None = None,
 ) -> Any:
-    return _activate(op.Conv(input, weight, bias, strides=stride, pads=padding), activation)
+    z = op.Conv(input, weight, _as(input, bias), strides=stride, pads=padding)
+    return _activate(z, activation)
 
 
 def pointwise_conv2d(
@@ -110,7 +111,7 @@ def pointwise_conv2d(
 ) -> Any:
     if weight.dtype.name == "INT32":
         raise NotImplementedError("bfloat16 weights in pairs; export the model before optimize")
-    z = op.Conv(input, weight, bias, strides=stride)
+    z = op.Conv(input, weight, _as(input, bias), strides=stride)
     return _activate(z if residual is None else op.Add(z, residual), activation)
 
 
@@ -229,6 +230,11 @@ def inverted_residual(
     excite = (squeeze_expand_weight, squeeze_expand_bias)
     hidden = _excite(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return pointwise_conv2d(hidden, project_weight, project_bias, input if residual else None)
+
+
+def _as(input: Any, bias: Any) -> Any:
+    """A bias in the dtype of input: Conv takes no float32 beside bfloat16."""
+    return bias if bias is None or bias.dtype == input.dtype else op.CastLike(bias, input)
 
 
 def _depthwise(

@@ -5,6 +5,7 @@ Arguments are those of the raw ops, torch.ops.fastconv.*; the public functions a
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +136,8 @@ def stem_conv2d(
 ) -> Tensor:
     """activation(conv2d), padding (top, left, bottom, right); the result is channels_last."""
     top, left, bottom, right = padding
-    z = F.conv2d(F.pad(input, (left, right, top, bottom)), weight, bias, tuple(stride))
+    padded = F.pad(input, (left, right, top, bottom))
+    z = F.conv2d(padded, weight, narrowed(bias, input), tuple(stride))
     return activate(z, activation).contiguous(memory_format=torch.channels_last)
 
 
@@ -334,8 +336,14 @@ def pointwise_conv2d(
     """activation(conv1x1(input, weight, bias) + residual)."""
     weight = unpack_pointwise_pairs(input, weight)
     check_pointwise_conv2d(input, weight, bias, residual, stride)
-    z = F.conv2d(input, weight, bias, tuple(stride))
+    z = F.conv2d(input, weight, narrowed(bias, input), tuple(stride))
     return activate(z if residual is None else z + residual, activation)
+
+
+def narrowed(tensor: Any, input: Tensor) -> Any:
+    """A float32 tensor beside a bfloat16 input in bfloat16, any other, or None, as it is."""
+    wide = tensor is not None and tensor.dtype == torch.float32 and input.dtype == torch.bfloat16
+    return tensor.bfloat16() if wide else tensor
 
 
 def unpack_pointwise_pairs(input: Tensor, weight: Tensor) -> Tensor:
@@ -445,9 +453,8 @@ def separable_conv2d(
     squeeze_gate: str = "sigmoid",
 ) -> Tensor:
     """Depthwise, squeeze-and-excitation if any, pointwise; each with bias and activation."""
-    hidden = depthwise_conv2d(
-        input, depthwise_weight, depthwise_bias, stride, padding, dilation, activation
-    )
+    filters = (narrowed(depthwise_weight, input), narrowed(depthwise_bias, input))
+    hidden = depthwise_conv2d(input, *filters, stride, padding, dilation, activation)
     squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
     excite = (squeeze_expand_weight, squeeze_expand_bias)
     gated = squeeze_excitation(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)

@@ -33,6 +33,7 @@ struct PointwiseConv2dParams : PointwiseConv2dShape {
   // bfloat16 in the order that pack_pointwise_pairs of fastconv.ops gives, (in / 2, out, 2) in
   // memory: the weights of two input channels, which one step of a tile multiplies, lie together.
   bool weight_is_pairs;
+  bool bias_is_float32;  // beside a bfloat16 input
   Activation activation;
 };
 
@@ -73,6 +74,11 @@ constexpr int64_t kDotPixels = 16;
 FASTCONV_INLINE bool is_dots(const PointwiseConv2dParams& p) {
   return p.layout == Layout::kNHWC && pixels_of(p) <= kDotPixels && !is_subsampled(p) &&
          p.weight_in_stride == 1 && p.weight_out_stride != 1 && !p.weight_is_pairs;
+}
+
+// Whether the kernels of pairs of bfloat16 serve.
+FASTCONV_INLINE bool multiplies_pairs(const PointwiseConv2dParams& p) {
+  return p.dtype == DType::kBFloat16 && p.layout == Layout::kNHWC && !is_dots(p);
 }
 
 FASTCONV_INLINE Variant pointwise_conv2d_variant(const PointwiseConv2dParams& p) {

@@ -21,7 +21,8 @@ struct StemConv2dParams {
   int64_t pad_top, pad_left;
   int64_t weight_out_stride, weight_in_stride, weight_row_stride, weight_column_stride;
 
-  Layout layout;  // of the input
+  bool bias_is_float32;  // beside a bfloat16 input
+  Layout layout;         // of the input
   DType dtype;
   Activation activation;
 };

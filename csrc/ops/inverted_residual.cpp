@@ -20,8 +20,9 @@ Tensor by_parts(Queue& queue, Out out, const Block& b) {
                                                b.expand_bias, std::nullopt, {1, 1}, b.activation)
                             : b.input;
   queue.run();
-  Tensor filtered = depthwise_conv2d(nullptr, hidden, b.depthwise_weight, b.depthwise_bias,
-                                     b.stride, b.padding, b.dilation, b.activation);
+  Tensor filtered = depthwise_conv2d(nullptr, hidden, narrowed(b.depthwise_weight, b.input),
+                                     narrowed(b.depthwise_bias, b.input), b.stride, b.padding,
+                                     b.dilation, b.activation);
   if (b.squeeze) filtered = squeeze_excitation(filtered, *b.squeeze);
   const Optional residual = b.residual ? Optional(*b.residual) : std::nullopt;
   Tensor output = pointwise_conv2d(queue, out, filtered, b.project_weight, b.project_bias, residual,

@@ -41,7 +41,7 @@ class Bfloat16Work final : public Work {
     vector(b.depthwise_bias, p_.depthwise_bias);
     vector(b.project_bias, p_.project_bias);
     filters(b.depthwise_weight);
-    units[0] = 1, units[1] = plan_.hide_units, units[2] = plan_.units;
+    units[0] = copying_.empty() ? 0 : 1, units[1] = plan_.hide_units, units[2] = plan_.units;
     const double taps = double(p_.kernel_h) * p_.kernel_w, images = double(p_.batch) * p_.hidden;
     const double hide =
         images * (double(p_.expands) * p_.height * p_.width * p_.in_channels + p_.pixels() * taps);
@@ -62,6 +62,10 @@ class Bfloat16Work final : public Work {
   }
 
  private:
+  static bool is_wide(const Tensor& t) {
+    return t.scalar_type() == torch::headeronly::ScalarType::Float;
+  }
+
   static int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
   // To be done in the first stage: memory of so many bytes, filled, and told to where it is read.
@@ -92,6 +96,10 @@ class Bfloat16Work final : public Work {
 
   void vector(const Optional& t, const float*& place) {
     if (!t) return;
+    if (is_wide(*t)) {
+      place = static_cast<const float*>(copies.read(t));
+      return;
+    }
     const int64_t count = t->numel(), stride = t->stride(0);
     const bfloat16* from = data(*t);
     copy(count * int64_t(sizeof(float)), place, [=](char* to) {
@@ -103,9 +111,24 @@ class Bfloat16Work final : public Work {
   void filters(const Tensor& weight) {
     const int64_t channels = weight.size(0), height = weight.size(2), width = weight.size(3);
     const int64_t of_channel = weight.stride(0), of_row = weight.stride(2);
-    const int64_t of_column = weight.stride(3);
+    const int64_t of_column = weight.stride(3), bytes = weight.numel() * int64_t(sizeof(float));
+    if (is_wide(weight)) {
+      const auto* wide = static_cast<const float*>(weight.const_data_ptr());
+      if (of_channel == 1 && of_column == channels && of_row == width * channels) {
+        p_.depthwise_weight = wide;
+        return;
+      }
+      copy(bytes, p_.depthwise_weight, [=](char* to) {
+        auto* packed = reinterpret_cast<float*>(to);
+        for (int64_t tap = 0; tap < height * width; ++tap, packed += channels) {
+          const float* at = wide + tap / width * of_row + tap % width * of_column;
+          for (int64_t c = 0; c < channels; ++c) packed[c] = at[c * of_channel];
+        }
+      });
+      return;
+    }
     const bfloat16* from = data(weight);
-    copy(weight.numel() * int64_t(sizeof(float)), p_.depthwise_weight, [=](char* to) {
+    copy(bytes, p_.depthwise_weight, [=](char* to) {
       for (int64_t h = 0; h < height; ++h) {
         kernels().widen(from + h * of_row, width, channels, of_column, of_channel,
                         reinterpret_cast<float*>(to) + h * width * channels);

@@ -53,19 +53,24 @@ bool sizes_fit(const Block& b) {
 }
 
 bool dtypes_fit(const Block& b) {
-  const auto fits = [&](const Tensor* t) {
-    return t == nullptr || (t->is_cpu() == b.input.is_cpu() &&
-                            t->get_device_index() == b.input.get_device_index() &&
-                            t->scalar_type() == b.input.scalar_type());
+  const auto is_beside = [&](const Tensor& t) {
+    return t.is_cpu() == b.input.is_cpu() && t.get_device_index() == b.input.get_device_index();
   };
+  const auto fits = [&](const Tensor* t) {
+    return t == nullptr || (is_beside(*t) && t->scalar_type() == b.input.scalar_type());
+  };
+  const auto may_be_wide = [&](const Tensor& t) {
+    return fits(&t) || (is_beside(t) && is_wide(t, b.input));
+  };
+  const auto bias = [&](const Optional& t) { return !t || may_be_wide(*t); };
   const auto given = [&](const Optional& t) { return fits(t ? &*t : nullptr); };
   const SqueezeExcitation* s = b.squeeze;
   const bool squeeze_fits = s == nullptr || (fits(&s->reduce_weight) && given(s->reduce_bias) &&
                                              fits(&s->expand_weight) && given(s->expand_bias));
   const auto matrix = [&](const Tensor* t) { return fits(t) || is_pairs(*t, b.input); };
-  return squeeze_fits && fits(&b.input) && matrix(b.expand_weight) && given(b.expand_bias) &&
-         fits(&b.depthwise_weight) && given(b.depthwise_bias) && matrix(&b.project_weight) &&
-         given(b.project_bias) && fits(b.residual);
+  return squeeze_fits && matrix(b.expand_weight) && bias(b.expand_bias) &&
+         may_be_wide(b.depthwise_weight) && bias(b.depthwise_bias) && matrix(&b.project_weight) &&
+         bias(b.project_bias) && fits(b.residual);
 }
 
 }  // namespace

@@ -22,8 +22,8 @@ std::optional<Tensor> inverted_residual_on_gpu(Out out, const Block& t,
                                                const InvertedResidualParams& params) {
   cuda::InvertedResidualBlockParams p{};
   static_cast<InvertedResidualShape&>(p) = params;
-  const auto vector_of = [](const std::optional<Tensor>& bias) {
-    return bias ? std::optional(dense(*bias, Layout::kNCHW)) : std::nullopt;
+  const auto vector_of = [&](const std::optional<Tensor>& bias) {
+    return bias ? std::optional(dense(narrowed(*bias, t.input), Layout::kNCHW)) : std::nullopt;
   };
   const std::optional<Tensor> biases[] = {vector_of(t.expand_bias), vector_of(t.depthwise_bias),
                                           vector_of(t.project_bias)};
@@ -35,9 +35,10 @@ std::optional<Tensor> inverted_residual_on_gpu(Out out, const Block& t,
   p.project_bias = data_of(biases[2]);
   if (t.expand_weight) p.expand = matrix_of(*t.expand_weight);
   p.project = matrix_of(t.project_weight);
-  p.depthwise_weight = t.depthwise_weight.const_data_ptr();
-  p.stride_channel = t.depthwise_weight.stride(0);
-  p.stride_row = t.depthwise_weight.stride(2), p.stride_column = t.depthwise_weight.stride(3);
+  const Tensor filters = narrowed(t.depthwise_weight, t.input);
+  p.depthwise_weight = filters.const_data_ptr();
+  p.stride_channel = filters.stride(0);
+  p.stride_row = filters.stride(2), p.stride_column = filters.stride(3);
   p.activation = params.activation, p.project_activation = params.project_activation;
   p.output = out ? out->mutable_data_ptr() : nullptr;
   if (!cuda::complete(p, gpu_of(x))) return std::nullopt;

@@ -19,8 +19,7 @@ constexpr double kFlopsANanosecond = 100;
 constexpr double kNanosecondsAByte = 0.05;
 
 const PointwiseConv2dKernels& kernels_of(const PointwiseConv2dParams& p) {
-  const bool pairs = p.dtype == DType::kBFloat16 && p.layout == Layout::kNHWC && !is_dots(p);
-  return pairs ? pointwise_conv2d_bfloat16_kernels() : pointwise_conv2d_kernels();
+  return multiplies_pairs(p) ? pointwise_conv2d_bfloat16_kernels() : pointwise_conv2d_kernels();
 }
 
 // Sizes of input and weight, checked.
@@ -56,8 +55,10 @@ Sizes output_sizes(const PointwiseConv2dShape& s) {
   return {s.batch, s.out_channels, s.height, s.width};
 }
 
-void check_shape(const char* name, const Tensor& t, const Tensor& input, const Sizes& wanted) {
-  check_like_input(kOp, name, t, input);
+void check_shape(const char* name, const Tensor& t, const Tensor& input, const Sizes& wanted,
+                 bool may_be_wide = false) {
+  may_be_wide ? check_like_input_or_wide(kOp, name, t, input)
+              : check_like_input(kOp, name, t, input);
   FASTCONV_CHECK(t.dim() == int64_t(wanted.size()) &&
                      std::equal(wanted.begin(), wanted.end(), t.sizes().begin()),
                  kOp, ": expected ", name, " of shape ", to_string(wanted), ", got ", to_string(t));
@@ -91,9 +92,8 @@ class PointwiseWork final : public Work {
   PointwiseConv2dPlan plan_;
 };
 
-// p may point to the copies.
-void add(Queue& queue, PointwiseConv2dParams p, const Tensor& input, Copies copies) {
-  p.layout = kernel_layout(p);
+// p, whose layout is that of its kernel, may point to the copies.
+void add(Queue& queue, const PointwiseConv2dParams& p, const Tensor& input, Copies copies) {
   if (on_gpu(input)) {
     queue.run();
     return run_on_gpu(p, input);
@@ -123,20 +123,23 @@ Tensor pointwise_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor
   p.activation = parse_activation(activation);
   p.weight_is_pairs = is_pairs(weight, input);
   const Sizes sizes = output_sizes(p);
-  if (bias) check_shape("bias", *bias, input, {p.out_channels});
+  if (bias) check_shape("bias", *bias, input, {p.out_channels}, true);
   if (residual) check_shape("residual", *residual, input, sizes);
 
   const bool turned = p.weight_is_pairs && p.layout == Layout::kNCHW;
   if (turned) p.layout = Layout::kNHWC;  // the only order that has a kernel for pairs
-  queue.fill(input, p.layout);
-  if (residual) queue.fill(*residual, p.layout);
+  const Layout layout = p.layout;
+  queue.fill(input, layout);
+  if (residual) queue.fill(*residual, layout);
   Copies copies;
-  p.input = copies.read(input, p.layout);
+  p.input = copies.read(input, layout);
   p.weight = weight.const_data_ptr();
   p.weight_out_stride = weight.stride(0), p.weight_in_stride = weight.stride(1);
-  p.bias = copies.read(bias);
-  p.residual = copies.read(residual, p.layout);
-  Tensor output = output_of(kOp, turned ? nullptr : out, input, sizes, p.layout);
+  p.layout = kernel_layout(p);
+  p.bias_is_float32 = bias && is_wide(*bias, input) && !on_gpu(input) && multiplies_pairs(p);
+  p.bias = p.bias_is_float32 ? copies.read(bias) : copies.read_narrowed(bias, input);
+  p.residual = copies.read(residual, layout);
+  Tensor output = output_of(kOp, turned ? nullptr : out, input, sizes, layout);
   p.output = output.mutable_data_ptr();
   if (p.batch > 0) add(queue, p, input, std::move(copies));
   if (!turned) return output;
@@ -162,6 +165,7 @@ Tensor grad_input(const Tensor& grad, const Tensor& weight, const Tensor& input,
   p.weight = weight.const_data_ptr();
   p.weight_out_stride = weight.stride(1), p.weight_in_stride = weight.stride(0);
   p.output = compact.mutable_data_ptr();
+  p.layout = kernel_layout(p);
   Queue queue;
   if (s.batch > 0) add(queue, p, grad, {});
   queue.run();

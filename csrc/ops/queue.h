@@ -24,6 +24,11 @@ struct Copies {
   const void* read(const std::optional<Tensor>& t, Layout layout = Layout::kNCHW) {
     return t ? read(*t, layout) : nullptr;
   }
+  // As read, of a vector that is first narrowed to the dtype of input.
+  const void* read_narrowed(const std::optional<Tensor>& t, const Tensor& input) {
+    if (!t || !is_wide(*t, input)) return read(t);
+    return read(held.emplace_back(narrowed(*t, input)), Layout::kNCHW);
+  }
 };
 
 // How a work makes the rows of its output, image by image, each from some rows of its input; row

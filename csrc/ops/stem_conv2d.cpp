@@ -98,7 +98,7 @@ Tensor stem_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& wei
   StemConv2dParams p = params_of(input, weight, stride, padding);
   p.activation = parse_activation(activation);
   if (bias) {
-    check_like_input(kOp, "bias", *bias, input);
+    check_like_input_or_wide(kOp, "bias", *bias, input);
     FASTCONV_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, kOp,
                    ": expected bias of shape (", p.out_channels, "), got ", to_string(*bias));
   }
@@ -107,6 +107,7 @@ Tensor stem_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& wei
   p.input = copies.read(input, p.layout);
   p.weight = weight.const_data_ptr();
   p.bias = copies.read(bias);
+  p.bias_is_float32 = bias && is_wide(*bias, input);
   Tensor output = output_of(kOp, out, input, {p.batch, p.out_channels, p.out_height, p.out_width},
                             Layout::kNHWC);
   if (p.batch == 0) return output;

@@ -21,6 +21,12 @@ Tensor empty(const Tensor& like, int32_t dtype, const Sizes& sizes, const Sizes&
   return torch::stable::Tensor(handle);
 }
 
+void check_device(const char* op, const char* name, const Tensor& other, const Tensor& input) {
+  FASTCONV_CHECK(
+      other.is_cpu() == input.is_cpu() && other.get_device_index() == input.get_device_index(), op,
+      ": expected ", name, " on the same device as input");
+}
+
 }  // namespace
 
 std::string to_string(const Sizes& sizes) {
@@ -60,10 +66,27 @@ Activation parse_activation(const std::optional<Text>& text) {
   fail("expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', got '", name, "'");
 }
 
+bool is_wide(const Tensor& t, const Tensor& input) {
+  using torch::headeronly::ScalarType;
+  return input.scalar_type() == ScalarType::BFloat16 && t.scalar_type() == ScalarType::Float;
+}
+
+Tensor narrowed(const Tensor& t, const Tensor& input) {
+  if (!is_wide(t, input)) return t;
+  return torch::stable::to(t, input.scalar_type());
+}
+
+std::optional<Tensor> narrowed(const std::optional<Tensor>& t, const Tensor& input) {
+  return t ? std::optional(narrowed(*t, input)) : std::nullopt;
+}
+
+void check_like_input_or_wide(const char* op, const char* name, const Tensor& t,
+                              const Tensor& input) {
+  is_wide(t, input) ? check_device(op, name, t, input) : check_like_input(op, name, t, input);
+}
+
 void check_like_input(const char* op, const char* name, const Tensor& other, const Tensor& input) {
-  FASTCONV_CHECK(
-      other.is_cpu() == input.is_cpu() && other.get_device_index() == input.get_device_index(), op,
-      ": expected ", name, " on the same device as input");
+  check_device(op, name, other, input);
   FASTCONV_CHECK(other.scalar_type() == input.scalar_type(), op, ": expected ", name,
                  " of the dtype of input (", torch::headeronly::toString(input.scalar_type()),
                  "), got ", torch::headeronly::toString(other.scalar_type()));

@@ -53,6 +53,16 @@ Activation parse_activation(const std::optional<Text>& name);
 
 // Raises unless other has the device and the dtype of input.
 void check_like_input(const char* op, const char* name, const Tensor& other, const Tensor& input);
+
+// Whether t is float32 beside an input in bfloat16, as a bias may be.
+bool is_wide(const Tensor& t, const Tensor& input);
+// As check_like_input, but t may be wide.
+void check_like_input_or_wide(const char* op, const char* name, const Tensor& t,
+                              const Tensor& input);
+// t itself unless it is wide, then a copy in the dtype of input.
+Tensor narrowed(const Tensor& t, const Tensor& input);
+std::optional<Tensor> narrowed(const std::optional<Tensor>& t, const Tensor& input);
+
 void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim);
 
 // The memory format a result takes: channels_last where the strides of t say so, else contiguous.

@@ -5,6 +5,8 @@ from numbers import Real
 
 from torch import SymFloat, SymInt, Tensor
 
+from fastconv.reference import narrowed
+
 
 def check_tensors(op: str, optional: Container[str] = (), /, **arguments: object) -> None:
     """Raises TypeError, as torch.nn.functional does, for an argument that is not a tensor.
@@ -21,6 +23,11 @@ def check_numbers(op: str, **arguments: object) -> None:
     for name, value in arguments.items():
         if type(value) is not float and not isinstance(value, (Real, SymInt, SymFloat)):
             raise TypeError(f"{op}(): argument '{name}' must be float, not {type(value).__name__}")
+
+
+def check_bias(op: str, input: Tensor, bias: Tensor | None) -> None:
+    """As check_like_input, but float32 may stand beside bfloat16."""
+    check_like_input(op, input, bias=narrowed(bias, input))
 
 
 def check_like_input(op: str, input: Tensor, **others: Tensor | None) -> None:

@@ -44,7 +44,9 @@ def inverted_residual(
         expand_weight: (E, C, 1, 1); see :func:`pack_pointwise_weight` for the order read fastest.
         depthwise_weight: (E, 1, kh, kw); see :func:`pack_depthwise_weight`.
         project_weight: (O, E, 1, 1).
-        expand_bias, depthwise_bias, project_bias: (E), (E), (O), or None.
+        expand_bias, depthwise_bias, project_bias: (E), (E), (O), or None. Beside a bfloat16 input
+            they and depthwise_weight may be float32, the fastest on the CPU; on CUDA, and where the
+            convolutions run one after the other, they are rounded at each call.
         stride, padding: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation: after expand and depthwise; None, 'relu', 'relu6', 'silu' or 'hardswish'.
         residual: whether the input is added, which wants stride 1 and O = C.

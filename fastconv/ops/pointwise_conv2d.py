@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_like_input
+from fastconv.ops._check import check_bias, check_like_input
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, pair
@@ -36,7 +36,8 @@ def pointwise_conv2d(
         weight: (O, C, 1, 1). In memory order (C, O), as :func:`pack_pointwise_weight` leaves it,
             a channels_last input needs no packing at each call; in bfloat16 the int32 weight
             that :func:`pack_pointwise_pairs` makes of it, for inference.
-        bias: (O).
+        bias: (O); beside a bfloat16 input it may be float32, which costs nothing on the CPU. Where
+            no kernel reads that (CUDA, few pixels) it is rounded at each call.
         residual: the shape of the output.
         stride: of the pixels read, an int or a pair.
         activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
@@ -83,7 +84,8 @@ def fake(
     activation: str | None = None,
 ) -> Tensor:
     weight = reference.unpack_pointwise_pairs(input, weight)
-    check_like_input("pointwise_conv2d", input, weight=weight, bias=bias, residual=residual)
+    check_like_input("pointwise_conv2d", input, weight=weight, residual=residual)
+    check_bias("pointwise_conv2d", input, bias)
     reference.check_activation(activation)
     shape = reference.check_pointwise_conv2d(input, weight, bias, residual, stride)
     return empty_as(input, shape)
@@ -91,6 +93,7 @@ def fake(
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, weight, bias, residual, ctx.stride, ctx.activation = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
     if ctx.activation in ("relu", "relu6"):
         ctx.save_for_backward(input, weight, output)
     elif ctx.activation is not None:
@@ -110,6 +113,8 @@ def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     if any(mask):
         computed = _backward_op(grad, input, weight, ctx.stride, mask)
         gradients = tuple(g if needed else None for g, needed in zip(computed, mask, strict=True))
+        if gradients[2] is not None:
+            gradients = (*gradients[:2], gradients[2].to(ctx.bias_dtype))
     return *gradients, grad if ctx.needs_input_grad[3] else None, None, None
 
 

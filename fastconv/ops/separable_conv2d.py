@@ -20,6 +20,7 @@ from fastconv.ops.squeeze_excitation import (
     squeeze_excitation,
 )
 from fastconv.ops.squeeze_excitation import fake as fake_squeeze
+from fastconv.reference import narrowed
 
 
 def separable_conv2d(
@@ -50,7 +51,8 @@ def separable_conv2d(
         depthwise_weight: (C * m, 1, kh, kw); see :func:`pack_depthwise_weight` for the order read
             fastest.
         pointwise_weight: (O, C * m, 1, 1); see :func:`pack_pointwise_weight`.
-        depthwise_bias, pointwise_bias: (C * m), (O), or None.
+        depthwise_bias, pointwise_bias: (C * m), (O), or None. Beside a bfloat16 input they and
+            depthwise_weight may be float32, as in :func:`inverted_residual`.
         residual: the shape of the output.
         stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise_conv2d`.
         activation, pointwise_activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
@@ -100,7 +102,8 @@ def parts(
     *squeeze_names: str | None,
 ) -> Tensor:
     window = (stride, padding, dilation)
-    hidden = depthwise_conv2d(input, depthwise_weight, depthwise_bias, *window, activation)
+    filters = (narrowed(depthwise_weight, input), narrowed(depthwise_bias, input))
+    hidden = depthwise_conv2d(input, *filters, *window, activation)
     if squeeze_reduce_weight is not None:
         reduce = (squeeze_reduce_weight, squeeze_reduce_bias)
         expand = (squeeze_expand_weight, squeeze_expand_bias)
@@ -129,9 +132,8 @@ def fake(
     squeeze_activation: str | None = None,
     squeeze_gate: str = "sigmoid",
 ) -> Tensor:
-    hidden = fake_depthwise(
-        input, depthwise_weight, depthwise_bias, stride, padding, dilation, activation
-    )
+    filters = (narrowed(depthwise_weight, input), narrowed(depthwise_bias, input))
+    hidden = fake_depthwise(input, *filters, stride, padding, dilation, activation)
     squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
     excite = (squeeze_expand_weight, squeeze_expand_bias)
     fake_squeeze(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)

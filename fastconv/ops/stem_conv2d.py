@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_like_input
+from fastconv.ops._check import check_bias, check_like_input
 from fastconv.ops._layout import channels_fastest
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -36,7 +36,7 @@ def stem_conv2d(
         input: (N, C, H, W) or (C, H, W); float32, float64, bfloat16 or float16.
         weight: (O, C, kh, kw). In the memory order of :func:`pack_stem_weight` it needs no packing
             at each call.
-        bias: (O) or None.
+        bias: (O) or None; beside a bfloat16 input it may be float32.
         stride: an integer or (rows, columns).
         padding: an integer, (rows, columns), 'same', 'valid', or (top, left, bottom, right).
         activation: None, 'relu', 'relu6', 'silu' or 'hardswish'.
@@ -70,7 +70,8 @@ def fake(
     padding: Sequence[int],
     activation: str | None = None,
 ) -> Tensor:
-    check_like_input("stem_conv2d", input, weight=weight, bias=bias)
+    check_like_input("stem_conv2d", input, weight=weight)
+    check_bias("stem_conv2d", input, bias)
     reference.check_activation(activation)
     if input.dim() != 4 or weight.dim() != 4 or weight.shape[1] != input.shape[1]:
         raise RuntimeError(

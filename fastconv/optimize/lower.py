@@ -118,15 +118,43 @@ def _is_like(module: nn.Module, dense: DenseConv2d) -> bool:
     )
 
 
+# The arguments that an op takes in float32 beside a bfloat16 input: it computes with them in
+# float32 anyway.
+_READ_WIDE: dict[Any, set[int]] = {
+    torch.ops.fastconv.pointwise_conv2d.default: {2},
+    torch.ops.fastconv.stem_conv2d.default: {2},
+    torch.ops.fastconv.inverted_residual.default: {2, 3, 4, 6},
+    torch.ops.fastconv.separable_conv2d.default: {1, 2, 4},
+}
+
+
 def keep_used_buffers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
-    """Drops constants that no node reads any more; the others take the dtype of the module."""
+    """Drops constants that no node reads any more; the others take the dtype of the module.
+
+    But what our kernels on the CPU read in float32 beside bfloat16 is float32.
+    """
     module.graph.eliminate_dead_code()
-    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    reads = [node for node in module.graph.nodes if node.op == "get_attr"]
+    used = {str(node.target) for node in reads}
+    narrow = {
+        str(node.target)
+        for node in reads
+        if not all(_is_read_wide(node, user) for user in node.users)
+    }
+    wide = used - narrow
     for name in list(module._buffers):
         if name not in used:
             delattr(module, name)
-    if dtype is not None:
-        for owner in module.modules():
-            for name, value in owner._buffers.items():
-                if value is not None and value.is_floating_point():
-                    owner._buffers[name] = value.to(dtype)
+    for owner in module.modules():
+        for name, value in owner._buffers.items():
+            if value is None or not value.is_floating_point():
+                continue
+            own = dtype or value.dtype
+            is_wide = own == torch.bfloat16 and value.is_cpu and owner is module and name in wide
+            owner._buffers[name] = value.to(torch.float32 if is_wide else own)
+
+
+def _is_read_wide(read: fx.Node, user: fx.Node) -> bool:
+    """Whether user reads a constant, and only as an argument that may be float32."""
+    places = {i for i, argument in enumerate(user.args) if argument is read}
+    return bool(places) and places <= _READ_WIDE.get(user.target, set())

@@ -50,6 +50,12 @@ def test_separable_values(dtype, layout):
     agree("separable_conv2d", *separable((2, 40, 7, 9), 24, 3, dtype, layout))
 
 
+def test_float32_vectors_beside_bfloat16():
+    arguments = separable((2, 40, 7, 9), 24, 3, torch.bfloat16, channels_last)
+    wide = [a.float() if i in (1, 2, 4) else a for i, a in enumerate(arguments)]
+    agree("separable_conv2d", *wide)
+
+
 @pytest.mark.parametrize(("channels", "outputs"), [(5, 130), (16, 3)])
 def test_separable_sizes(channels, outputs):
     agree("separable_conv2d", *separable((2, channels, 5, 6), outputs, 3, layout=channels_last))

@@ -95,10 +95,17 @@ FASTCONV_INLINE bool streams(const Params& p) {
          reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
 }
 
+// The biases of a panel: where they are, or widened to `wide`.
+FASTCONV_INLINE const float* bias_of(const Params& p, Range panel, float* wide) {
+  if (p.bias == nullptr) return nullptr;
+  if (p.bias_is_float32) return static_cast<const float*>(p.bias) + panel.first;
+  stage_row(static_cast<const bfloat16*>(p.bias) + panel.first, wide, panel.count);
+  return wide;
+}
+
 void run(const Params& p, const void* prepared, void* scratch, int64_t begin, int64_t end) {
   const Grid grid = grid_of(p);
   const bfloat16* weight = static_cast<const bfloat16*>(p.weight_is_pairs ? p.weight : prepared);
-  const bfloat16* bias = static_cast<const bfloat16*>(p.bias);
   const bfloat16* residual = static_cast<const bfloat16*>(p.residual);
   bfloat16* pixels = static_cast<bfloat16*>(scratch);
   float wide_bias[kPairColumns];
@@ -106,7 +113,6 @@ void run(const Params& p, const void* prepared, void* scratch, int64_t begin, in
   t.a_pair = 2, t.pairs = pairs_of(p);
   t.b_row = 2 * (p.weight_is_pairs ? p.weight_in_stride : p.out_channels);
   t.c_row = t.residual_row = p.out_channels;
-  t.bias = bias ? wide_bias : nullptr;
   t.streams = streams(p);
   set_clamp(t, p.activation);
   Tiles tiles;
@@ -123,7 +129,7 @@ void run(const Params& p, const void* prepared, void* scratch, int64_t begin, in
       t.a = static_cast<const bfloat16*>(p.input) + rows.first * p.in_channels;
       t.a_row = p.in_channels;
     }
-    if (bias != nullptr) stage_row(bias + panel.first, wide_bias, panel.count);
+    t.bias = bias_of(p, panel, wide_bias);
     const int64_t offset = rows.first * p.out_channels + panel.first;
     t.b = weight + 2 * panel.first;
     t.residual = residual ? residual + offset : nullptr;

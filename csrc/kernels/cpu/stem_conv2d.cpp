@@ -77,9 +77,7 @@ void prepare_as(const StemConv2dParams& p, accumulate_t<T>* prepared) {
             p.weight_out_stride, to, p.out_channels, p.channels, p.out_channels);
     }
   }
-  if (p.bias != nullptr) {
-    stage_row(static_cast<const T*>(p.bias), prepared + prepared_weights<T>(p), p.out_channels);
-  }
+  stage_bias<T>(p, prepared + prepared_weights<T>(p));
 }
 
 template <int64_t most>

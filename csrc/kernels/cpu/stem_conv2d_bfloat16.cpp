@@ -130,9 +130,7 @@ void prepare_stem_bfloat16(const StemConv2dParams& p, void* prepared) {
       }
     }
   }
-  if (p.bias != nullptr) {
-    stage_row(static_cast<const bfloat16*>(p.bias), reinterpret_cast<float*>(to), p.out_channels);
-  }
+  stage_bias<bfloat16>(p, reinterpret_cast<float*>(to));
 }
 
 void run_stem_bfloat16(const StemConv2dParams& p, const void* prepared, void* scratch,
