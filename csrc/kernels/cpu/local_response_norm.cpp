@@ -2,7 +2,7 @@
 // a NaN, or the rounding of a large value, into channels it does not belong to.
 #include "../local_response_norm.h"
 
-#include "local_response_norm_common.h"
+#include "local_response_norm_by_four.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -13,7 +13,6 @@ struct NormaliseRow {
   const T* window;  // the first channel of the window
   T* y;
   int64_t rows, step;
-  vec_t<T> scale, k;
   Power power;
 
   template <class Lanes>
@@ -21,7 +20,7 @@ struct NormaliseRow {
     // The hardware starts anew at every run, a page or more apart (1.5 times slower from memory).
     prefetch(window + rows * step + i);
     const auto sum = sum_of_squares<kRows>(window + i, rows, step, lanes);
-    store(y + i, load(x + i, lanes) * power(fma(scale, sum, k)), lanes);
+    store(y + i, load(x + i, lanes) * power(sum), lanes);
   }
 };
 
@@ -37,11 +36,9 @@ FASTCONV_INLINE void walk(bool streams, int64_t count, const Body& body) {
 // Channels outside, pixels inside: the rows of a window stay in L1 until their last use.
 template <class T, int kRows, class Power>
 void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end) {
-  using V = vec_t<T>;
   const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
   const bool streams = local_response_norm_streams(p);
-  const V scale = V::set1(p.scale), k = V::set1(p.k);
-  const Power power(p.beta);
+  const Power power(p);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / tiles, first = unit % tiles * tile;
     const int64_t count = min_of(tile, p.pixels - first);
@@ -55,11 +52,70 @@ void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end
       T* out = y + c * p.pixels;
       if (w.rows == kRows) {
         walk<T>(streams, count,
-                NormaliseRow<T, kRows, Power>{row, window, out, kRows, p.pixels, scale, k, power});
+                NormaliseRow<T, kRows, Power>{row, window, out, kRows, p.pixels, power});
       } else {
         walk<T>(streams, count,
-                NormaliseRow<T, 0, Power>{row, window, out, w.rows, p.pixels, scale, k, power});
+                NormaliseRow<T, 0, Power>{row, window, out, w.rows, p.pixels, power});
       }
+    }
+  }
+}
+
+template <class T>
+struct NormaliseFour {
+  RowsAround<T> rows;
+  ThreeQuarters<VecF> power;
+  int64_t channels;
+  T* y[kFour];
+
+  template <class Lanes>
+  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+    VecF x[kAround];
+    rows.load_all(i, lanes, x);
+    const FourPowers powers(power, x);
+    if (__builtin_expect(!powers.all_regular(), 0)) return mended(*this, i, lanes);
+    finish(x, powers, i, lanes);
+  }
+
+ private:
+  template <class Lanes>
+  __attribute__((noinline, cold)) static void mended(NormaliseFour self, int64_t i, Lanes lanes) {
+    VecF x[kAround];
+    self.rows.load_all(i, lanes, x);
+    FourPowers powers(self.power, x);
+    powers.mend(self.power, x, self.channels);
+    self.finish(x, powers, i, lanes);
+  }
+
+  template <class Lanes>
+  FASTCONV_INLINE void finish(const VecF (&x)[kAround], const FourPowers& powers, int64_t i,
+                              Lanes lanes) const {
+    for (int r = 0; r < kFour; ++r) {
+      store(y[r] + i, (x[r + 2] * powers.rough[r]) * powers.correction[r], lanes);
+    }
+  }
+};
+
+// The same for windows of five.
+template <class T>
+void normalise_by_four(const LocalResponseNormParams& p, void* scratch, int64_t begin,
+                       int64_t end) {
+  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  T *zeros = static_cast<T*>(scratch), *ignored = zeros + tile;
+  std::memset(zeros, 0, sizeof(T) * tile);
+  const ThreeQuarters<VecF> power(p);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t n = unit / tiles, first = unit % tiles * tile;
+    const int64_t count = min_of(tile, p.pixels - first);
+    const int64_t start = n * p.channels * p.pixels + first;
+    const T* x = static_cast<const T*>(p.input) + start;
+    T* y = static_cast<T*>(p.output) + start;
+    for (int64_t c = 0; c < p.channels; c += kFour) {
+      NormaliseFour<T> four{{p, x, c, zeros}, power, p.channels - c, {}};
+      for (int r = 0; r < kFour; ++r) {
+        four.y[r] = c + r < p.channels ? y + (c + r) * p.pixels : ignored;
+      }
+      for_each_vector<T>(count, four);
     }
   }
 }
@@ -71,19 +127,17 @@ struct NormalisePixel {
   const accumulate_t<T>* x;  // channel 0 in the copy
   T* y;
   int64_t before, rows;
-  vec_t<T> scale, k;
   Power power;
 
   template <class Lanes>
   FASTCONV_INLINE void operator()(int64_t c, Lanes lanes) const {
     const auto sum = sum_of_squares<kRows>(x + c - before, rows, 1, AllLanes{});
-    store(y + c, load(x + c) * power(fma(scale, sum, k)), lanes);
+    store(y + c, load(x + c) * power(sum), lanes);
   }
 };
 
 template <class T, int kRows, class Power>
 void normalise_nhwc(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
-  using V = vec_t<T>;
   const PixelCopies<T> copies(p, static_cast<accumulate_t<T>*>(scratch));
   const int64_t C = p.channels, a_unit = local_response_norm_pixels_a_unit(p);
   const int64_t last = min_of(end * a_unit, p.batch * p.pixels);
@@ -91,13 +145,14 @@ void normalise_nhwc(const LocalResponseNormParams& p, void* scratch, int64_t beg
   T* y = static_cast<T*>(p.output);
   const int64_t rows = local_response_norm_rows(p);
   const bool streams = local_response_norm_streams(p);
+  const Power power(p);
   for (int64_t first = begin * a_unit; first < last; first += copies.count) {
     const int64_t count = min_of(copies.count, last - first);
     copies.fill(x + first * C, count);
     for (int64_t i = 0; i < count; ++i) {
       walk<T>(streams, C,
               NormalisePixel<T, kRows, Power>{copies.pixel(i), y + (first + i) * C, p.before, rows,
-                                              V::set1(p.scale), V::set1(p.k), Power(p.beta)});
+                                              power});
     }
   }
 }
@@ -109,6 +164,8 @@ void run(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t
     constexpr int kRows = decltype(rows)::value;
     if (p.layout == Layout::kNHWC) {
       normalise_nhwc<T, kRows, Power>(p, scratch, begin, end);
+    } else if constexpr (kRows == 5 && std::is_same_v<Power, ThreeQuarters<VecF>>) {
+      normalise_by_four<T>(p, scratch, begin, end);
     } else {
       normalise_nchw<T, kRows, Power>(p, begin, end);
     }

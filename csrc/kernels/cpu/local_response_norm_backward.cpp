@@ -4,7 +4,7 @@
 // x, so that nothing but the input is kept from the forward pass.
 #include "../local_response_norm.h"
 
-#include "local_response_norm_common.h"
+#include "local_response_norm_by_four.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -29,7 +29,6 @@ struct Terms {
   const T* g;
   accumulate_t<T>*q, *own;
   int64_t rows, step;
-  vec_t<T> scale, k;
   Power power;
 
   template <class Lanes>
@@ -39,10 +38,9 @@ struct Terms {
       prefetch(g + kRowsAhead * step + i);
     }
     const auto sum = sum_of_squares<kRows>(window + i, rows, step, lanes);
-    const auto s = fma(scale, sum, k);
-    const auto direct = load(g + i, lanes) * power(s);
+    const auto direct = load(g + i, lanes) * power(sum);
     store(own + i, direct, lanes);
-    store(q + i, load(x + i, lanes) * direct / s, lanes);
+    store(q + i, load(x + i, lanes) * direct / power.base(sum), lanes);
   }
 };
 
@@ -72,8 +70,8 @@ void backward_nchw(const LocalResponseNormParams& p, void* scratch, int64_t begi
   const int64_t rows = local_response_norm_rows(p);
   A* q = static_cast<A*>(scratch);
   A* own = q + rows * tile;
-  const V scale = V::set1(p.scale), k = V::set1(p.k), factor = V::set1(-2 * p.scale * p.beta);
-  const Power power(p.beta);
+  const V factor = V::set1(-2 * p.scale * p.beta * Power::kFactor);
+  const Power power(p);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / tiles, first = unit % tiles * tile;
     const int64_t count = min_of(tile, p.pixels - first);
@@ -97,18 +95,105 @@ void backward_nchw(const LocalResponseNormParams& p, void* scratch, int64_t begi
         prefetch(grad + (j - p.before + kRowsAhead) * p.pixels);
         prefetch(grad + (j - p.before + kRowsAhead) * p.pixels + count);
         if (w.rows == kRows) {
-          for_each_vector<T>(
-              count, Terms<T, T, kRows, Power>{row, window, upper, q + slot, own + slot, kRows,
-                                               p.pixels, scale, k, power});
+          for_each_vector<T>(count, Terms<T, T, kRows, Power>{row, window, upper, q + slot,
+                                                              own + slot, kRows, p.pixels, power});
         } else {
           for_each_vector<T>(count, Terms<T, T, 0, Power>{row, window, upper, q + slot, own + slot,
-                                                          w.rows, p.pixels, scale, k, power});
+                                                          w.rows, p.pixels, power});
         }
       }
       if (const int64_t c = j - p.before; c >= 0) {
         for_each_vector<T>(count, Gather<T, T, kRows>{x + c * p.pixels, q, own + c % rows * tile,
                                                       grad + c * p.pixels, rows, tile, factor});
       }
+    }
+  }
+}
+
+// q of four channels in a row, for windows of five. What the last three of them and those before
+// give to the channels that are not finished yet is pending, and the gradient is written of the two
+// channels before and the first two of these.
+template <class T>
+struct FourGradients {
+  RowsAround<T> rows;
+  ThreeQuarters<VecF> power;
+  VecF factor;
+  int64_t channels, tile;
+  float* pending;  // four rows: channels c - 2 to c + 1
+  float* own;      // two rows: channels c - 2 and c - 1
+  const T* g[kFour];
+  T* grad[kFour];
+
+  template <class Lanes>
+  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+    VecF x[kAround];
+    rows.load_all(i, lanes, x);
+    const FourPowers powers(power, x);
+    if (__builtin_expect(!powers.all_regular(), 0)) return mended(*this, i, lanes);
+    finish(x, powers, i, lanes);
+  }
+
+ private:
+  template <class Lanes>
+  __attribute__((noinline, cold)) static void mended(FourGradients self, int64_t i, Lanes lanes) {
+    VecF x[kAround];
+    self.rows.load_all(i, lanes, x);
+    FourPowers powers(self.power, x);
+    powers.mend(self.power, x, self.channels);
+    self.finish(x, powers, i, lanes);
+  }
+
+  template <class Lanes>
+  FASTCONV_INLINE void finish(const VecF (&x)[kAround], const FourPowers& powers, int64_t i,
+                              Lanes lanes) const {
+    VecF direct[kFour], q[kFour];
+    for (int r = 0; r < kFour; ++r) {
+      prefetch(g[r] + kFour * rows.step + i);
+      direct[r] = (load(g[r] + i, lanes) * powers.rough[r]) * powers.correction[r];
+      q[r] = factor * x[r + 2] * direct[r] / powers.base[r];
+    }
+    const VecF first = q[0] + q[1], last = q[2] + q[3];
+    float *owed = pending + i, *mine = own + i;
+    const VecF sum[kFour] = {load(owed) + q[0], load(owed + tile) + first,
+                             (load(owed + 2 * tile) + first) + q[2],
+                             (load(owed + 3 * tile) + first) + last};
+    store(grad[0] + i, fma(x[0], sum[0], load(mine)), lanes);
+    store(grad[1] + i, fma(x[1], sum[1], load(mine + tile)), lanes);
+    store(grad[2] + i, fma(x[2], sum[2], direct[0]), lanes);
+    store(grad[3] + i, fma(x[3], sum[3], direct[1]), lanes);
+    store(mine, direct[2]), store(mine + tile, direct[3]);
+    store(owed, first + last), store(owed + tile, q[1] + last);
+    store(owed + 2 * tile, last), store(owed + 3 * tile, q[3]);
+  }
+};
+
+template <class T>
+void backward_by_four(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
+  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  float* pending = static_cast<float*>(scratch);
+  float* own = pending + kFour * tile;
+  T* zeros = reinterpret_cast<T*>(own + 2 * tile);
+  T* ignored = reinterpret_cast<T*>(own + 3 * tile);
+  std::memset(zeros, 0, sizeof(T) * tile);
+  const ThreeQuarters<VecF> power(p);
+  const VecF factor = VecF::set1(float(-2 * p.scale * p.beta * power.kFactor));
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t n = unit / tiles, first = unit % tiles * tile;
+    const int64_t count = min_of(tile, p.pixels - first);
+    const int64_t start = n * p.channels * p.pixels + first;
+    const T* x = static_cast<const T*>(p.input) + start;
+    const T* g = static_cast<const T*>(p.grad_output) + start;
+    T* grad = static_cast<T*>(p.output) + start;
+    std::memset(pending, 0, sizeof(float) * 6 * tile);
+    for (int64_t c = 0; c < p.channels + 2; c += kFour) {
+      FourGradients<T> four{
+          {p, x, c, zeros}, power, factor, p.channels - c, tile, pending, own, {}, {}};
+      for (int r = 0; r < kFour; ++r) {
+        const int64_t done = c - 2 + r;
+        four.g[r] = c + r < p.channels ? g + (c + r) * p.pixels : zeros;
+        four.grad[r] = done < 0 || done >= p.channels ? ignored : grad + done * p.pixels;
+      }
+      for_each_vector<T>(count, four);
     }
   }
 }
@@ -127,16 +212,15 @@ void backward_nhwc(const LocalResponseNormParams& p, void* scratch, int64_t begi
   const T* x = static_cast<const T*>(p.input);
   const T* g = static_cast<const T*>(p.grad_output);
   T* grad = static_cast<T*>(p.output);
-  const V scale = V::set1(p.scale), k = V::set1(p.k), factor = V::set1(-2 * p.scale * p.beta);
-  const Power power(p.beta);
+  const V factor = V::set1(-2 * p.scale * p.beta * Power::kFactor);
+  const Power power(p);
   for (int64_t first = begin * a_unit; first < last; first += copies.count) {
     const int64_t count = min_of(copies.count, last - first);
     copies.fill(x + first * C, count);
     for (int64_t i = 0; i < count; ++i) {
       const A* pixel = copies.pixel(i);
-      for_each_vector<T>(
-          C, Terms<T, A, kRows, Power>{pixel, pixel - p.before, g + (first + i) * C, q.pixel(i),
-                                       own.pixel(i), rows, 1, scale, k, power});
+      for_each_vector<T>(C, Terms<T, A, kRows, Power>{pixel, pixel - p.before, g + (first + i) * C,
+                                                      q.pixel(i), own.pixel(i), rows, 1, power});
     }
     for (int64_t i = 0; i < count; ++i) {
       for_each_vector<T>(C, Gather<T, A, kRows>{copies.pixel(i), q.pixel(i) - p.after, own.pixel(i),
@@ -152,6 +236,8 @@ void run(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t
     constexpr int kRows = decltype(rows)::value;
     if (p.layout == Layout::kNHWC) {
       backward_nhwc<T, kRows, Power>(p, scratch, begin, end);
+    } else if constexpr (kRows == 5 && std::is_same_v<Power, ThreeQuarters<VecF>>) {
+      backward_by_four<T>(p, scratch, begin, end);
     } else {
       backward_nchw<T, kRows, Power>(p, scratch, begin, end);
     }
