@@ -126,6 +126,22 @@ def depthwise_conv2d_backward_weight(
     return torch.func.vjp(of_weight, weight)[1](grad_output)[0], grad_output.sum((0, 2, 3))
 
 
+def depthwise_conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of depthwise_conv2d, without activation, for its input, weight and bias."""
+
+    def of_both(input: Tensor, weight: Tensor) -> Tensor:
+        return depthwise_conv2d(input, weight, None, stride, padding, dilation)
+
+    return *torch.func.vjp(of_both, input, weight)[1](grad_output), grad_output.sum((0, 2, 3))
+
+
 def stem_conv2d(
     input: Tensor,
     weight: Tensor,

@@ -259,8 +259,8 @@ def test_same_bits_on_any_threads(window, layout):
     y = depthwise_conv2d(x, w, b, *window[1:4])
     g, raw = torch.randn_like(y), torch.ops.fastconv
     assert_same_bits_on_any_threads(lambda: depthwise_conv2d(x, w, b, *window[1:4], "silu"))
-    for backward in (raw.depthwise_conv2d_backward_input, raw.depthwise_conv2d_backward_weight):
-        assert_same_bits_on_any_threads(partial(backward, g, x, w, *arguments))
+    backward = partial(raw.depthwise_conv2d_backward, g, x, w, *arguments)
+    assert_same_bits_on_any_threads(backward)
 
 
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
@@ -294,8 +294,8 @@ def test_opcheck(layout, requires_grad):
     opcheck(raw.depthwise_conv2d.default, (x, w, b, *window[1:4], "relu6"))
     opcheck(raw.depthwise_conv2d.default, (x, w, None, *window[1:4], "silu"))
     g = torch.randn_like(raw.depthwise_conv2d(x.detach(), w.detach(), None, *window[1:4]))
-    opcheck(raw.depthwise_conv2d_backward_input.default, (g, x, w, *window[1:4]))
-    opcheck(raw.depthwise_conv2d_backward_weight.default, (g, x, w, *window[1:4]))
+    for which in ("", "_input", "_weight"):
+        opcheck(getattr(raw, f"depthwise_conv2d_backward{which}").default, (g, x, w, *window[1:4]))
 
 
 @given(

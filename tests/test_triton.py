@@ -63,6 +63,7 @@ X, WINDOW = (2, 8, 9, 7), ((1, 1), (1, 1, 1, 1), (1, 1))
     [
         ("residual_add", (X, X), ("relu",)),
         ("depthwise_conv2d", (X, (8, 1, 3, 3), (8,)), (*WINDOW, "silu")),
+        ("depthwise_conv2d_backward", (X, X, (8, 1, 3, 3)), WINDOW),
         ("depthwise_conv2d_backward_weight", (X, X, (8, 1, 3, 3)), WINDOW),
         ("local_response_norm_backward", (X, X), (5,)),
         ("local_response_norm_backward", (X, X), (11,)),

@@ -19,6 +19,7 @@ Importing this package imports Triton; fastconv.dispatch does so once a CUDA ten
 from fastconv.triton_kernels import (
     activation_backward,
     depthwise_conv2d,
+    depthwise_conv2d_backward,
     depthwise_conv2d_backward_weight,
     inverted_residual,
     local_response_norm,
@@ -35,6 +36,7 @@ __all__ = [
     "Launch",
     "activation_backward",
     "depthwise_conv2d",
+    "depthwise_conv2d_backward",
     "depthwise_conv2d_backward_weight",
     "inverted_residual",
     "local_response_norm",

@@ -116,12 +116,29 @@ double unit_cost(const DepthwiseConv2dShape& s, int64_t units) {
   return outputs * s.taps() * kNanosecondsATap / std::max<int64_t>(units, 1);
 }
 
+// What the sums of p go to: the gradients of weight, in its strides, and of bias.
+std::tuple<Tensor, Tensor> weight_gradients(DepthwiseConv2dBackwardWeightParams& p,
+                                            const Tensor& grad_output, const Tensor& input,
+                                            const Tensor& weight) {
+  Tensor of_weight = torch::stable::empty_like(weight);
+  Tensor of_bias = empty_like(input, {p.shape.out_channels()}, Layout::kNCHW);
+  p.grad_output = grad_output.const_data_ptr(), p.input = input.const_data_ptr();
+  p.grad_weight = of_weight.mutable_data_ptr(), p.grad_bias = of_bias.mutable_data_ptr();
+  p.grad_stride_channel = of_weight.stride(0);
+  p.grad_stride_h = of_weight.stride(2), p.grad_stride_w = of_weight.stride(3);
+  return {of_weight, of_bias};
+}
+
+cuda::DepthwiseWeight gpu_weight(const Tensor& weight) {
+  return {weight.const_data_ptr(), weight.stride(0), weight.stride(2), weight.stride(3)};
+}
+
 cuda::DepthwiseParams gpu_params(const DepthwiseConv2dShape& s, bool transposed,
                                  const Tensor& weight) {
   cuda::DepthwiseParams p{};
   p.shape = s;
   p.transposed = transposed;
-  p.weight = {weight.const_data_ptr(), weight.stride(0), weight.stride(2), weight.stride(3)};
+  p.weight = gpu_weight(weight);
   cuda::complete(p);
   return p;
 }
@@ -140,21 +157,47 @@ void backward_input_on_gpu(const DepthwiseConv2dBackwardInputParams& p, const Te
   run_on_gpu(gpu, input);
 }
 
-void backward_weight_on_gpu(const DepthwiseConv2dBackwardWeightParams& p, const Tensor& input) {
-  const DepthwiseConv2dShape& s = p.shape;
-  cuda::DepthwiseWeightParams parts{};
-  parts.shape = s;
-  parts.grad_output = p.grad_output, parts.input = p.input;
-  cuda::complete(parts, gpu_of(input));
+// Runs what gives the partial sums of p, whose `sums` is part of it, then adds them up.
+template <class Params>
+void sum_on_gpu(const DepthwiseConv2dBackwardWeightParams& to, Params& p,
+                cuda::DepthwiseWeightParams& sums, const Tensor& input) {
+  const DepthwiseConv2dShape& s = to.shape;
   const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
   const Tensor partial =
-      empty_bytes(input, parts.slabs * (s.taps() + 1) * s.out_channels() * element);
-  parts.partial = partial.mutable_data_ptr();
-  run_on_gpu(parts, input);
-  run_on_gpu(cuda::DepthwiseWeightSumParams{s, parts.partial, parts.slabs, p.grad_weight,
-                                            p.grad_stride_channel, p.grad_stride_h, p.grad_stride_w,
-                                            p.grad_bias},
+      empty_bytes(input, sums.slabs * (s.taps() + 1) * s.out_channels() * element);
+  sums.partial = partial.mutable_data_ptr();
+  run_on_gpu(p, input);
+  run_on_gpu(cuda::DepthwiseWeightSumParams{s, sums.partial, sums.slabs, to.grad_weight,
+                                            to.grad_stride_channel, to.grad_stride_h,
+                                            to.grad_stride_w, to.grad_bias},
              input);
+}
+
+cuda::DepthwiseWeightParams gpu_sums(const DepthwiseConv2dBackwardWeightParams& p) {
+  cuda::DepthwiseWeightParams sums{};
+  sums.shape = p.shape;
+  sums.grad_output = p.grad_output, sums.input = p.input;
+  return sums;
+}
+
+void backward_weight_on_gpu(const DepthwiseConv2dBackwardWeightParams& p, const Tensor& input) {
+  cuda::DepthwiseWeightParams sums = gpu_sums(p);
+  cuda::complete(sums, gpu_of(input));
+  sum_on_gpu(p, sums, sums, input);
+}
+
+// Both gradients: in one pass where a kernel does that.
+void backward_on_gpu(const DepthwiseConv2dBackwardInputParams& of_input,
+                     const DepthwiseConv2dBackwardWeightParams& of_weight, const Tensor& weight,
+                     const Tensor& input) {
+  cuda::DepthwiseGradientsParams p{};
+  p.sums = gpu_sums(of_weight);
+  p.weight = gpu_weight(weight);
+  p.grad_input = of_input.grad_input;
+  cuda::complete(p, gpu_of(input));
+  if (cuda::takes_gradients(p, gpu_of(input))) return sum_on_gpu(of_weight, p, p.sums, input);
+  backward_input_on_gpu(of_input, weight, input);
+  backward_weight_on_gpu(of_weight, input);
 }
 
 }  // namespace
@@ -226,7 +269,6 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
   return grad_input;
 }
 
-// The gradients of weight, in its strides, and of bias.
 std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_output,
                                                             const Tensor& input,
                                                             const Tensor& weight,
@@ -238,23 +280,14 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
   check_grad_output(op, grad_output, input, s);
 
   const Tensor g = dense(grad_output, s.layout), x = dense(input, s.layout);
-  Tensor grad_weight = torch::stable::empty_like(weight);
-  Tensor grad_bias = empty_like(input, {s.out_channels()}, Layout::kNCHW);
+  const std::tuple<Tensor, Tensor> gradients = weight_gradients(p, g, x, weight);
   if (s.batch == 0) {
-    zero(grad_weight);
-    zero(grad_bias);
-    return {grad_weight, grad_bias};
+    zero(std::get<0>(gradients)), zero(std::get<1>(gradients));
+    return gradients;
   }
-  p.grad_output = g.const_data_ptr();
-  p.input = x.const_data_ptr();
-  p.grad_weight = grad_weight.mutable_data_ptr();
-  p.grad_stride_channel = grad_weight.stride(0);
-  p.grad_stride_h = grad_weight.stride(2);
-  p.grad_stride_w = grad_weight.stride(3);
-  p.grad_bias = grad_bias.mutable_data_ptr();
   if (on_gpu(input)) {
     backward_weight_on_gpu(p, input);
-    return {grad_weight, grad_bias};
+    return gradients;
   }
   const int64_t element = s.dtype == DType::kFloat64 ? 8 : 4;
   const int64_t sums = depthwise_conv2d_chunks(s) * (s.taps() + 1) * s.out_channels();
@@ -270,13 +303,37 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_weight(const Tensor& grad_o
   const int64_t sum_units = depthwise_conv2d_sum_units(s);
   parallel(sum_units, double(sums) / sum_units * kNanosecondsATap,
            [&](int64_t begin, int64_t end) { kernels.sum_partials(p, begin, end); });
-  return {grad_weight, grad_bias};
+  return gradients;
+}
+
+// The gradients of input, weight and bias: where a kernel does it, in one pass over both tensors.
+std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward(
+    const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Ints& stride,
+    const Ints& padding, const Ints& dilation) {
+  const char* op = "depthwise_conv2d_backward";
+  DepthwiseConv2dBackwardWeightParams p{};
+  p.shape = shape_of(op, input, weight, stride, padding, dilation);
+  check_grad_output(op, grad_output, input, p.shape);
+
+  const Tensor g = dense(grad_output, p.shape.layout), x = dense(input, p.shape.layout);
+  if (!on_gpu(input) || input.numel() == 0) {
+    auto [of_weight, of_bias] =
+        depthwise_conv2d_backward_weight(g, x, weight, stride, padding, dilation);
+    return {depthwise_conv2d_backward_input(g, x, weight, stride, padding, dilation), of_weight,
+            of_bias};
+  }
+  auto [of_weight, of_bias] = weight_gradients(p, g, x, weight);
+  const Tensor of_input =
+      empty_like(x, {input.sizes().begin(), input.sizes().end()}, p.shape.layout);
+  backward_on_gpu({p.shape, p.grad_output, nullptr, of_input.mutable_data_ptr()}, p, weight, x);
+  return {of_input, of_weight, of_bias};
 }
 
 }  // namespace fastconv::ops
 
 FASTCONV_IMPL(depthwise_conv2d, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::depthwise_conv2d>(m, "depthwise_conv2d");
+  m.impl("depthwise_conv2d_backward", TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward));
   m.impl("depthwise_conv2d_backward_input",
          TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward_input));
   m.impl("depthwise_conv2d_backward_weight",

@@ -14,6 +14,9 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "depthwise_conv2d_backward_weight(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
+  m.def(
+      "depthwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
+      "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation) -> (Tensor, Tensor, Tensor)");
   // With mean and var over those, which two empty tensors then stand for in the result; without
   // them over the batch's own, which are then the second result and the third (biased).
   m.def(

@@ -39,6 +39,7 @@ def pairs(call: Call) -> str:
 
 LIMITS: dict[str, Callable[[Call], str]] = {
     "depthwise_conv2d": window,
+    "depthwise_conv2d_backward": window,
     "depthwise_conv2d_backward_input": window,
     "depthwise_conv2d_backward_weight": window,
     "pointwise_conv2d": pairs,

@@ -117,9 +117,12 @@ def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad = activation_backward(grad_output, z, ctx.activation)
 
     grad_input = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
+    of_sums = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    if ctx.needs_input_grad[0] and of_sums:
+        grad_input, grad_weight, grad_bias = _backward(grad, input, weight, *ctx.window)
+    elif ctx.needs_input_grad[0]:
         grad_input = _backward_input(grad, input, weight, *ctx.window)
-    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+    elif of_sums:
         grad_weight, grad_bias = _backward_weight(grad, input, weight, *ctx.window)
     if not ctx.needs_input_grad[2]:
         grad_bias = None
@@ -136,6 +139,13 @@ def fake_backward_weight(
     grad_output: Tensor, input: Tensor, weight: Tensor, *_window: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(weight), weight.new_empty(weight.shape[0])
+
+
+def fake_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, *window: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (grad_output, input, weight)
+    return fake_backward_input(*tensors, *window), *fake_backward_weight(*tensors, *window)
 
 
 _op = Op(
@@ -160,6 +170,13 @@ _backward_weight = BackwardOp(
     tensors=3,
     reference=reference.depthwise_conv2d_backward_weight,
     fake=fake_backward_weight,
+)
+
+_backward = BackwardOp(
+    "depthwise_conv2d_backward",
+    tensors=3,
+    reference=reference.depthwise_conv2d_backward,
+    fake=fake_backward,
 )
 
 
@@ -190,3 +207,8 @@ def backward_flops(
 ) -> int:
     """Each gradient takes what the forward pass takes."""
     return 2 * torch.Size(grad_output_shape).numel() * weight_shape[2] * weight_shape[3]
+
+
+@register_flop_formula(torch.ops.fastconv.depthwise_conv2d_backward)
+def both_flops(*shapes: Sequence[int], **_kwargs: object) -> int:
+    return 2 * backward_flops(*shapes)

@@ -31,7 +31,7 @@ def window_of(kernel, stride, padding):
 def test_channels_last(kernel, stride, padding, size):
     dtype = type_of(kernel, stride, SIZES.index(size))
     with launches("depthwise_conv2d_nhwc_tile"), launches("depthwise_conv2d_weight_nhwc_tile"):
-        check(size, window_of(kernel, stride, padding), channels_last, dtype)
+        check(size, window_of(kernel, stride, padding), channels_last, dtype, together=False)
 
 
 # Whole planes, several a block; bands of rows; rows of 2, 4 and 8 elements' alignment.
@@ -50,7 +50,7 @@ PLANES = [(3, 7, 7), (40, 14, 13), (5, 9, 30), (2, 90, 28), (3, 40, 100), (1, 3,
 def test_contiguous(size, window):
     dtype = type_of(*window[:2], PLANES.index(size))
     with launches("depthwise_conv2d_nchw_tile"), launches("depthwise_conv2d_weight_nchw_tile"):
-        check(size, window, contiguous, dtype)
+        check(size, window, contiguous, dtype, together=False)
 
 
 COMPILING = _C.gpu.Device(architecture=90, multiprocessors=3, compiles=True)
@@ -62,4 +62,5 @@ COMPILING = _C.gpu.Device(architecture=90, multiprocessors=3, compiles=True)
 def test_kernels_compiled_at_run_time(kernel, stride, padding, layout):
     kind = "nchw_tile" if layout is contiguous else "nhwc_tile"
     with launches(f"depthwise_conv2d_{kind}"), launches(f"depthwise_conv2d_weight_{kind}"):
-        check((24, 15, 17), (kernel, stride, padding, 1, 1), layout, device=COMPILING)
+        window = (kernel, stride, padding, 1, 1)
+        check((24, 15, 17), window, layout, together=False, device=COMPILING)

@@ -28,6 +28,12 @@ CALLS = {
     "depthwise_conv2d, tiles": lambda x: _depthwise(
         channels_last(x.repeat(1, 4, 1, 1)), 4, stride=2, padding=1
     ),
+    "depthwise_conv2d, both gradients": lambda x: _depthwise(
+        channels_last(x.repeat(1, 4, 1, 1)), 4, padding="same"
+    ),
+    "depthwise_conv2d, both gradients of planes": lambda x: _depthwise(
+        x.contiguous(), 5, padding=2
+    ),
     "depthwise_conv2d, planes": lambda x: _depthwise(x.contiguous(), 6, padding=3),
     "depthwise_conv2d, band": lambda x: _depthwise(x, 9, padding=4),
     "inverted_residual": lambda x: ops.inverted_residual(

@@ -60,6 +60,15 @@ struct DepthwiseWeightParams {
   void* partial;  // (slabs, taps + 1, out_channels) in the accumulation type, the bias last
 };
 
+// Both gradients of a convolution of stride 1 in one pass over input and grad_output.
+struct DepthwiseGradientsParams {
+  // Those of the transpose, a convolution with the weights turned around: it takes grad_output for
+  // its input and input for its grad_output. The partial sums are those of the weight as it is.
+  DepthwiseWeightParams sums;
+  DepthwiseWeight weight;  // turned around
+  void* grad_input;        // (batch, channels, height, width)
+};
+
 struct DepthwiseWeightSumParams {
   DepthwiseConv2dShape shape;
   const void* partial;
@@ -90,8 +99,14 @@ void complete(DepthwiseParams& p);
 // early does not leave it idle.
 void complete(DepthwiseWeightParams& p, const Device& device);
 
+void complete(DepthwiseGradientsParams& p, const Device& device);
+
+// Whether one pass serves both gradients.
+bool takes_gradients(const DepthwiseGradientsParams& p, const Device& device);
+
 Launch plan(const DepthwiseParams& p, const Device& device);
 Launch plan(const DepthwiseWeightParams& p, const Device& device);
+Launch plan(const DepthwiseGradientsParams& p, const Device& device);
 Launch plan(const DepthwiseWeightSumParams& p, const Device& device);
 
 }  // namespace fastconv::cuda

@@ -10,9 +10,12 @@
       FASTCONV_INSTANCE(depthwise_conv2d_##layout##_tile, dtype, kernel, 2, 1),     \
       FASTCONV_INSTANCE(depthwise_conv2d_weight_##layout##_tile, dtype, kernel, 1), \
       FASTCONV_INSTANCE(depthwise_conv2d_weight_##layout##_tile, dtype, kernel, 2)
-#define FASTCONV_DEPTHWISE_TILES_OF(layout, dtype)                                      \
-  FASTCONV_DEPTHWISE_TILE(layout, dtype, 3), FASTCONV_DEPTHWISE_TILE(layout, dtype, 5), \
-      FASTCONV_DEPTHWISE_TILE(layout, dtype, 7)
+#define FASTCONV_DEPTHWISE_GRADIENTS(layout, dtype, kernel) \
+  FASTCONV_INSTANCE(depthwise_conv2d_gradients_##layout##_tile, dtype, kernel)
+#define FASTCONV_DEPTHWISE_TILES_OF(layout, dtype)                                               \
+  FASTCONV_DEPTHWISE_TILE(layout, dtype, 3), FASTCONV_DEPTHWISE_TILE(layout, dtype, 5),          \
+      FASTCONV_DEPTHWISE_TILE(layout, dtype, 7), FASTCONV_DEPTHWISE_GRADIENTS(layout, dtype, 3), \
+      FASTCONV_DEPTHWISE_GRADIENTS(layout, dtype, 5)
 
 // The gates of the compiler's output look at one type where all would take minutes. The emulator
 // has kernels, too, that are only compiled at run time.
@@ -24,9 +27,10 @@
       FASTCONV_DEPTHWISE_TILES_OF(layout, 3) FASTCONV_EMULATED_TILES(layout)
 #endif
 #if defined(FASTCONV_EMULATED)
-#define FASTCONV_EMULATED_TILES(layout)                                           \
-  , FASTCONV_DEPTHWISE_TILE(layout, 0, 2), FASTCONV_DEPTHWISE_TILE(layout, 0, 4), \
-      FASTCONV_DEPTHWISE_TILE(layout, 0, 6)
+#define FASTCONV_EMULATED_TILES(layout)                                                  \
+  , FASTCONV_DEPTHWISE_TILE(layout, 0, 2), FASTCONV_DEPTHWISE_TILE(layout, 0, 4),        \
+      FASTCONV_DEPTHWISE_TILE(layout, 0, 6), FASTCONV_DEPTHWISE_GRADIENTS(layout, 0, 2), \
+      FASTCONV_DEPTHWISE_GRADIENTS(layout, 0, 4)
 #else
 #define FASTCONV_EMULATED_TILES(layout)
 #endif

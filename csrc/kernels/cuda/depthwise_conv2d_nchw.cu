@@ -1,7 +1,5 @@
-#include "depthwise_conv2d_nchw.cuh"
-
+#include "depthwise_conv2d_gradients_nchw.cuh"
 #include "depthwise_conv2d_instances.cuh"
-#include "depthwise_conv2d_weight_nchw.cuh"
 
 namespace fastconv::cuda {
 

@@ -89,6 +89,17 @@ FASTCONV_INLINE void sum_plane_inside(const PlaneSource<T>& s, const T* weight,
   }
 }
 
+// A plane's weights; check is NaN then where not all are finite.
+template <int kernel, class T>
+FASTCONV_INLINE void load_weights(const T* weight, const DepthwiseWeight& by,
+                                  float (&weights)[kernel * kernel], float& check) {
+#pragma unroll
+  for (int tap = 0; tap < kernel * kernel; ++tap) {
+    weights[tap] = widen(weight[tap / kernel * by.stride_h + tap % kernel * by.stride_w]);
+    check += weights[tap] * 0;
+  }
+}
+
 template <int stride, int phase>
 FASTCONV_INLINE int first_source(int target, int64_t padding, int first) {
   return phase < 0 ? target * stride - int(padding) : (target + int(padding)) / stride + first;
@@ -118,12 +129,7 @@ __global__ void __launch_bounds__(kTileThreads, plane_blocks(kernel))
   float weights[kernel * kernel], bias = 0, check = 0;
   if (exists) {
     if (p.bias) bias = widen(static_cast<const T*>(p.bias)[channel]);
-#pragma unroll
-    for (int tap = 0; tap < kernel * kernel; ++tap) {
-      const int64_t by = tap / kernel * p.weight.stride_h + tap % kernel * p.weight.stride_w;
-      weights[tap] = widen(weight[by]);
-      check += weights[tap] * 0;
-    }
+    load_weights<kernel>(weight, p.weight, weights, check);
   }
   wait_copies<0>();
   __syncthreads();

@@ -9,10 +9,9 @@ namespace fastconv::cuda {
 // Puts the weights of a block, (tap, channel), into shared memory; whether all are finite. A thread
 // keeps its channel.
 template <int kernel, class T>
-FASTCONV_INLINE bool stage_weights(const DepthwiseParams& p, int channel, float* to) {
-  const DepthwiseWeight& w = p.weight;
+FASTCONV_INLINE bool stage_weights(const DepthwiseWeight& w, int channel, int channels, float* to) {
   const int offset = threadIdx.x % kTileChannels;
-  const bool exists = channel + offset < p.shape.channels;
+  const bool exists = channel + offset < channels;
   const T* from = static_cast<const T*>(w.data) + (channel + offset) * w.stride_channel;
   bool finite = true;
 #pragma unroll 4
@@ -87,6 +86,58 @@ FASTCONV_INLINE float sum_inside(const T* sources, int pitch, const float* weigh
   return sum;
 }
 
+// Where a tile's targets lie, and where its first source is.
+struct TileTargets {
+  int height, width, channels;  // of the tensor
+  int row, column, channel;
+  int64_t image;
+  int source_row, source_column, source_height, source_width;
+
+  FASTCONV_INLINE int64_t first() const {
+    return ((image * height + row) * width + column) * channels + channel;
+  }
+};
+
+template <class T, int rows, int columns>
+FASTCONV_INLINE void store_tile(T* target, const TileTargets& t,
+                                const float (&sums)[rows][columns][2]) {
+  target += t.first();
+#pragma unroll
+  for (int i = 0; i < rows; ++i) {
+    if (t.row + i >= t.height) break;
+#pragma unroll
+    for (int j = 0; j < columns; ++j) {
+      if (t.column + j < t.width) {
+        store_pair(target + j * t.channels, sums[i][j][0], sums[i][j][1]);
+      }
+    }
+    target += int64_t(t.width) * t.channels;
+  }
+}
+
+// Sums and stores a tile without the taps in the padding.
+template <class T, int kernel, int stride, int phase>
+FASTCONV_INLINE void store_inside(T* target, const TileTargets& t, const DepthwiseTile& tile,
+                                  const T* sources, int pitch, const float* weights, const T* bias,
+                                  Activation activation) {
+  const int rows[] = {-t.source_row, t.source_height - t.source_row};
+  const int columns[] = {-t.source_column, t.source_width - t.source_column};
+  target += t.first();
+#pragma unroll 1
+  for (int i = 0; i < tile.rows * tile.columns; ++i) {
+    const int h = i / tile.columns, w = i % tile.columns;
+    if (t.row + h >= t.height || t.column + w >= t.width) continue;
+#pragma unroll 1
+    for (int c = 0; c < 2; ++c) {
+      float sum = bias ? widen(bias[t.channel + c]) : 0;
+      sum += sum_inside<T, kernel, stride, phase>(sources + c, pitch, weights + c, rows, columns, h,
+                                                  w);
+      activate(activation, &sum, 1);
+      target[(int64_t(h) * t.width + w) * t.channels + c] = narrow<T>(sum);
+    }
+  }
+}
+
 template <int dtype, int kernel, int stride, int phase>
 __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
     depthwise_conv2d_nhwc_tile(const DepthwiseParams p) {
@@ -107,61 +158,42 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
                     int(p.source_width()), channels},
                    t, o, sources);
   commit_copies();
-  const bool finite = stage_weights<kernel, T>(p, first_channel, weights);
+  const bool finite = stage_weights<kernel, T>(p.weight, first_channel, channels, weights);
   wait_copies<0>();
   const bool skips = __syncthreads_or(!finite);
 
   const TilePlace at = tile_place(t);
-  const int lane = threadIdx.x % kTileLanes;
-  const int channel = first_channel + 2 * lane, image = o.image + at.image;
-  const int row = o.row + at.row * tile.rows, column = o.column + at.column * tile.columns;
-  if (image >= batch || channel >= channels) return;
+  const int lane = threadIdx.x % kTileLanes, pitch = t.source_columns * kTileChannels;
+  const TileTargets targets{height,
+                            width,
+                            channels,
+                            o.row + at.row * tile.rows,
+                            o.column + at.column * tile.columns,
+                            first_channel + 2 * lane,
+                            o.image + at.image,
+                            o.source_row + at.row * tile.step_rows,
+                            o.source_column + at.column * tile.step_columns,
+                            int(p.source_height()),
+                            int(p.source_width())};
+  if (targets.image >= batch || targets.channel >= channels) return;
 
-  const int pitch = t.source_columns * kTileChannels;
   const T* from = staged_tile(sources, t, tile, at);
-  T* target = static_cast<T*>(p.target) +
-              ((int64_t(image) * height + row) * width + column) * channels + channel;
+  const T* biases = static_cast<const T*>(p.bias);
+  T* target = static_cast<T*>(p.target);
   if (skips) {
-    const int source_row = o.source_row + at.row * tile.step_rows;
-    const int source_column = o.source_column + at.column * tile.step_columns;
-    const int rows[] = {-source_row, int(p.source_height()) - source_row};
-    const int columns[] = {-source_column, int(p.source_width()) - source_column};
-#pragma unroll 1
-    for (int i = 0; i < tile.rows * tile.columns; ++i) {
-      const int h = i / tile.columns, w = i % tile.columns;
-      if (row + h >= height || column + w >= width) continue;
-#pragma unroll 1
-      for (int c = 0; c < 2; ++c) {
-        const float bias = p.bias ? widen(static_cast<const T*>(p.bias)[channel + c]) : 0;
-        float sum = bias + sum_inside<T, kernel, stride, phase>(
-                               from + c, pitch, weights + 2 * lane + c, rows, columns, h, w);
-        activate(p.activation, &sum, 1);
-        target[(int64_t(h) * width + w) * channels + c] = narrow<T>(sum);
-      }
-    }
+    store_inside<T, kernel, stride, phase>(target, targets, tile, from, pitch, weights + 2 * lane,
+                                           biases, p.activation);
     return;
   }
-
   float bias[2] = {0, 0};
-  if (p.bias) {
-    const T* from = static_cast<const T*>(p.bias) + channel;
-    bias[0] = widen(from[0]), bias[1] = widen(from[1]);
-  }
+  if (biases)
+    bias[0] = widen(biases[targets.channel]), bias[1] = widen(biases[targets.channel + 1]);
   float sums[tile.rows][tile.columns][2];
 #pragma unroll
   for (int i = 0; i < tile.rows * tile.columns * 2; ++i) (&sums[0][0][0])[i] = bias[i % 2];
   sum_tile<T, kernel, stride, phase>(from, pitch, weights + 2 * lane, sums);
   if (phase < 0) activate(p.activation, &sums[0][0][0], tile.rows * tile.columns * 2);
-
-#pragma unroll
-  for (int i = 0; i < tile.rows; ++i) {
-    if (row + i >= height) break;
-#pragma unroll
-    for (int j = 0; j < tile.columns; ++j) {
-      if (column + j < width) store_pair(target + j * channels, sums[i][j][0], sums[i][j][1]);
-    }
-    target += int64_t(width) * channels;
-  }
+  store_tile(target, targets, sums);
 }
 
 }  // namespace fastconv::cuda

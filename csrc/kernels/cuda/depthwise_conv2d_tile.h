@@ -55,11 +55,30 @@ FASTCONV_INLINE constexpr DepthwiseTile depthwise_weight_tile(int kernel, int st
   return make_tile(kernel <= 3 && stride == 1 ? 4 : 2, 7, kernel, stride, -1);
 }
 
+constexpr int kMostGradientsKernel = 5;  // 7x7: 100 sums alone would be in registers
+
+// Both gradients at once: of the input, where the sums of a tap, of a pixel and the pixel's value
+// are in registers.
+FASTCONV_INLINE constexpr DepthwiseTile depthwise_gradients_tile(int kernel) {
+  return make_tile(2, 7, kernel, 1, -1);
+}
+
+// The tap along an axis by which each pixel of grad_output is met by one of the input, so that the
+// sums of the bias are the input's tiles' too.
+FASTCONV_INLINE constexpr int middle_tap(int kernel) {
+  return kernel / 2;
+}
+
 // Contiguous tensors: of one plane. The columns are read one by one, so more of them share a load;
 // eight would waste half of the lanes on maps of 28 and less.
 FASTCONV_INLINE constexpr DepthwiseTile plane_tile(int kernel, int stride, int phase) {
   if (phase < 0) return make_tile(stride == 1 ? 7 : 4, 4, kernel, stride, phase);
   return make_tile(8, 4, kernel, stride, phase);
+}
+
+// Both gradients at once: seven rows of 5x5, whose 51 weights and sums are in registers, spill.
+FASTCONV_INLINE constexpr DepthwiseTile plane_gradients_tile(int kernel) {
+  return make_tile(kernel <= 3 ? 7 : 4, 4, kernel, 1, -1);
 }
 
 // Blocks a multiprocessor by registers: 128 a thread, 168 for 7x7, which would spill with 128.
@@ -70,6 +89,18 @@ FASTCONV_INLINE constexpr int tile_blocks(int kernel) {
 // Contiguous: k x k weights or sums of one plane, and its targets, are in registers.
 FASTCONV_INLINE constexpr int plane_blocks(int kernel) {
   return kernel <= 3 ? 6 : kernel <= 5 ? 5 : 4;
+}
+
+// Of both gradients at once.
+FASTCONV_INLINE constexpr int gradients_blocks(int kernel) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  return kernel <= 3 ? 4 : 2;  // three would spill two registers
+#else
+  return kernel <= 3 ? 4 : 3;
+#endif
+}
+FASTCONV_INLINE constexpr int plane_gradients_blocks(int kernel) {
+  return kernel <= 3 ? 4 : 3;
 }
 
 // The tap by which target i meets source r, along either axis; outside of the kernel where none.

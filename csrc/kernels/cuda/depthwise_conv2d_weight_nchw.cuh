@@ -28,6 +28,71 @@ FASTCONV_INLINE void load_targets(const T* plane, int height, int width, const P
 
 constexpr int kSumLanes = 8;  // threads that add up what a plane's tiles bring to a sum
 
+// The patches of a slab: bands and images of one group of planes.
+struct PlaneSlab {
+  const PlaneTiles& tiles;
+  DepthwiseTile tile;
+  uint32_t slab, group, first, last;
+  int channels;
+
+  FASTCONV_INLINE PlaneSlab(const DepthwiseWeightParams& p, const DepthwiseTile& tile)
+      : tiles(p.planes), tile(tile), slab(blockIdx.x), channels(int(p.shape.channels)) {
+    group = take(slab, tiles.groups);
+    const uint32_t patches = tiles.patches / tiles.groups.divisor;
+    const uint32_t size = div_up(patches, uint32_t(p.slabs));
+    first = slab * size, last = min_of(patches, first + size);
+  }
+
+  FASTCONV_INLINE PlanePlace place(uint32_t patch) const {
+    const uint32_t band = take(patch, tiles.bands);
+    patch = (patch * tiles.groups.divisor + group) * tiles.bands.divisor + band;
+    return plane_place(tiles, tile, patch, channels);
+  }
+};
+
+// Writes the sums of a slab, those of the taps and the bias's: over the tiles of a plane, always in
+// the same order. turned: those of a convolution with the weights turned around.
+template <class T, int taps, bool turned>
+__device__ __forceinline__ void write_sums(const DepthwiseWeightParams& p, const PlaneSlab& patches,
+                                           const float (&sums)[taps + 1], float* parts) {
+  const PlaneTiles& t = p.planes;
+  const int channels = patches.channels;
+  bool is_nan = false;
+#pragma unroll
+  for (int i = 0; i <= taps; ++i) {
+    is_nan |= sums[i] != sums[i];
+    parts[i * kTileThreads + threadIdx.x] = sums[i];
+  }
+  const bool skips = __syncthreads_or(is_nan);
+  const int tiles = t.across.divisor * t.down.divisor, lane = threadIdx.x % kSumLanes;
+  float* partial = static_cast<float*>(p.partial) + patches.slab * (taps + 1) * int64_t(channels);
+  const int count = t.planes * (taps + 1);
+  for (int i = threadIdx.x / kSumLanes; i < div_up(count, 32) * 32; i += kTileThreads / kSumLanes) {
+    const int tap = i / t.planes, plane = i % t.planes;
+    const int channel = patches.group * t.planes + plane;
+    const bool exists = i < count && channel < channels;
+    float sum = 0;
+    for (int j = lane; exists && j < tiles; j += kSumLanes) {
+      sum += parts[tap * kTileThreads + plane * tiles + j];
+    }
+#pragma unroll
+    for (int j = kSumLanes / 2; j > 0; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
+    if (lane > 0 || !exists) continue;
+    if (skips && tap < taps) {
+      sum = 0;
+      for (uint32_t patch = patches.first; patch < patches.last; ++patch) {
+        const PlanePlace at = patches.place(patch);
+        const int rows = t.down.divisor * patches.tile.rows;
+        sum += weight_sum_inside<T>(
+            p, channel, tap,
+            {at.image, at.image + 1, at.first_row, at.first_row + rows, 0, p.shape.out_width});
+      }
+    }
+    const int to = turned && tap < taps ? taps - 1 - tap : tap;
+    partial[int64_t(to) * channels + channel] = sum;
+  }
+}
+
 template <int dtype, int kernel, int stride>
 __global__ void __launch_bounds__(kTileThreads, plane_blocks(kernel))
     depthwise_conv2d_weight_nchw_tile(const DepthwiseWeightParams p) {
@@ -40,20 +105,10 @@ __global__ void __launch_bounds__(kTileThreads, plane_blocks(kernel))
   const int channels = int(s.channels), height = int(s.height), width = int(s.width);
   const int out_height = int(s.out_height), out_width = int(s.out_width);
 
-  uint32_t slab = blockIdx.x;
-  const uint32_t group = take(slab, t.groups);
-  const uint32_t patches = t.patches / t.groups.divisor;
-  const uint32_t size = div_up(patches, uint32_t(p.slabs));
-  const uint32_t first = slab * size, last = min_of(patches, first + size);
-  const auto place = [&](uint32_t patch) {
-    const uint32_t band = take(patch, t.bands);
-    return plane_place(t, tile, (patch * t.groups.divisor + group) * t.bands.divisor + band,
-                       channels);
-  };
-
+  const PlaneSlab patches(p, tile);
   float sums[kTaps + 1] = {};  // the bias last
-  for (uint32_t patch = first; patch < last; ++patch) {
-    const PlanePlace at = place(patch);
+  for (uint32_t patch = patches.first; patch < patches.last; ++patch) {
+    const PlanePlace at = patches.place(patch);
     const T* plane = stage_planes(static_cast<const T*>(p.input), s.batch, channels, height, width,
                                   t, at, at.first_row * stride - int(s.pad_top), shared);
     commit_copies();
@@ -87,40 +142,7 @@ __global__ void __launch_bounds__(kTileThreads, plane_blocks(kernel))
     __syncthreads();  // before the next sources
   }
 
-  // Over the tiles of a plane, always in the same order.
-  float* parts = reinterpret_cast<float*>(shared);
-  bool is_nan = false;
-#pragma unroll
-  for (int i = 0; i <= kTaps; ++i) {
-    is_nan |= sums[i] != sums[i];
-    parts[i * kTileThreads + threadIdx.x] = sums[i];
-  }
-  const bool skips = __syncthreads_or(is_nan);
-  const int tiles = t.across.divisor * t.down.divisor, lane = threadIdx.x % kSumLanes;
-  float* partial = static_cast<float*>(p.partial) + slab * (kTaps + 1) * int64_t(channels);
-  const int count = t.planes * (kTaps + 1);
-  for (int i = threadIdx.x / kSumLanes; i < div_up(count, 32) * 32; i += kTileThreads / kSumLanes) {
-    const int tap = i / t.planes, plane = i % t.planes, channel = group * t.planes + plane;
-    const bool exists = i < count && channel < channels;
-    float sum = 0;
-    for (int j = lane; exists && j < tiles; j += kSumLanes) {
-      sum += parts[tap * kTileThreads + plane * tiles + j];
-    }
-#pragma unroll
-    for (int j = kSumLanes / 2; j > 0; j /= 2) sum += __shfl_xor_sync(~0u, sum, j);
-    if (lane > 0 || !exists) continue;
-    if (skips && tap < kTaps) {
-      sum = 0;
-      for (uint32_t patch = first; patch < last; ++patch) {
-        const PlanePlace at = place(patch);
-        const int rows = t.down.divisor * tile.rows;
-        sum += weight_sum_inside<T>(
-            p, channel, tap,
-            {at.image, at.image + 1, at.first_row, at.first_row + rows, 0, out_width});
-      }
-    }
-    partial[int64_t(tap) * channels + channel] = sum;
-  }
+  write_sums<T, kTaps, false>(p, patches, sums, reinterpret_cast<float*>(shared));
 }
 
 }  // namespace fastconv::cuda

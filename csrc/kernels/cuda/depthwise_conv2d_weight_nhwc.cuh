@@ -41,12 +41,47 @@ FASTCONV_INLINE float sum_inside(const DepthwiseWeightParams& p, const Depthwise
   return sum;
 }
 
+// Writes the sums of a slab, those of the taps and the bias's: over the half warps of a warp, then
+// over the warps, always in the same order. turned: those of a convolution with the weights turned
+// around.
+template <class T, int taps, bool turned>
+__device__ __forceinline__ void write_sums(const DepthwiseWeightParams& p,
+                                           const DepthwiseTile& tile, int first_channel,
+                                           uint32_t slab, uint32_t first, uint32_t last,
+                                           float (&sums)[taps + 1][2], float* parts) {
+  constexpr int kSums = taps + 1, kWarps = kTileThreads / 32;
+  const int channels = int(p.shape.channels), lane = threadIdx.x % kTileLanes;
+  bool is_nan = false;
+#pragma unroll
+  for (int i = 0; i < kSums * 2; ++i) {
+    float& sum = sums[i / 2][i % 2];
+    is_nan |= sum != sum;
+    sum += __shfl_xor_sync(~0u, sum, kTileLanes);
+    const int warp = threadIdx.x / 32;
+    if (threadIdx.x % 32 < kTileLanes) {
+      parts[(warp * kSums + i / 2) * kTileChannels + 2 * lane + i % 2] = sum;
+    }
+  }
+  const bool skips = __syncthreads_or(is_nan);
+  float* partial = static_cast<float*>(p.partial) + slab * kSums * int64_t(channels);
+  for (int i = threadIdx.x; i < kSums * kTileChannels; i += kTileThreads) {
+    const int tap = i / kTileChannels, c = first_channel + i % kTileChannels;
+    if (c >= channels) continue;
+    float sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) sum += parts[warp * kSums * kTileChannels + i];
+    if (skips && tap < taps) sum = sum_inside<T>(p, tile, first, last, tap, c);
+    const int to = turned && tap < taps ? taps - 1 - tap : tap;
+    partial[int64_t(to) * channels + c] = sum;
+  }
+}
+
 template <int dtype, int kernel, int stride>
 __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
     depthwise_conv2d_weight_nhwc_tile(const DepthwiseWeightParams p) {
   using T = element_t<dtype>;
   constexpr DepthwiseTile tile = depthwise_weight_tile(kernel, stride);
-  constexpr int kTaps = kernel * kernel, kWarps = kTileThreads / 32;
+  constexpr int kTaps = kernel * kernel;
   FASTCONV_SHARED(shared);
   const DepthwiseConv2dShape& s = p.shape;
   const DepthwiseTiles& t = p.tiles;
@@ -102,32 +137,8 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
     __syncthreads();  // before the next sources
   }
 
-  // Over the half warps of a warp, then over the warps, always in the same order.
-  float* parts = reinterpret_cast<float*>(shared);
-  bool is_nan = false;
-#pragma unroll
-  for (int i = 0; i < (kTaps + 1) * 2; ++i) {
-    float& sum = sums[i / 2][i % 2];
-    is_nan |= sum != sum;
-    sum += __shfl_xor_sync(~0u, sum, kTileLanes);
-    const int warp = threadIdx.x / 32;
-    if (threadIdx.x % 32 < kTileLanes) {
-      parts[(warp * (kTaps + 1) + i / 2) * kTileChannels + 2 * lane + i % 2] = sum;
-    }
-  }
-  const bool skips = __syncthreads_or(is_nan);
-  float* partial = static_cast<float*>(p.partial) + slab * (kTaps + 1) * int64_t(channels);
-  for (int i = threadIdx.x; i < (kTaps + 1) * kTileChannels; i += kTileThreads) {
-    const int tap = i / kTileChannels, c = first_channel + i % kTileChannels;
-    if (c >= channels) continue;
-    float sum = 0;
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) {
-      sum += parts[warp * (kTaps + 1) * kTileChannels + i];
-    }
-    if (skips && tap < kTaps) sum = sum_inside<T>(p, tile, first, last, tap, c);
-    partial[int64_t(tap) * channels + c] = sum;
-  }
+  write_sums<T, kTaps, false>(p, tile, first_channel, slab, first, last, sums,
+                              reinterpret_cast<float*>(shared));
 }
 
 }  // namespace fastconv::cuda
