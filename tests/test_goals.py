@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 import bench.goals
 import bench.goals.__main__ as command
 import fastconv
+from bench.goals import networks
 from bench.goals.figures import Figure, Row, worst
 from bench.goals.timing import check, in_turn, share, speedup
 from bench.goals.training import ops
 from bench.processes import KEEPING_MEMORY, in_own_process, variables
 from fastconv import probe
+from fastconv.compare import Comparison, Rival
 from fastconv.profiling.record import Roofs
 from tests.helpers import MATRIX_ISAS, isa, unboxed
 
@@ -32,6 +34,20 @@ def test_the_worst_shape_stands_for_all():
     assert worst("deep", {"a": 0.8, "b": 0.2}, 0.5).value == 0.2
     assert str(worst("deep", {"a": 0.8, "b": 0.2}, 0.5)) == "deep 0.2 (mean 0.4)x"
     assert worst("call", {"a": 3.0, "b": 7.0}, 5.0, "us", at_most=True).value == 7.0
+
+
+def test_each_rival_of_a_network_has_its_share_of_peak(monkeypatch):
+    flops = 2 * 2 * 416_520  # of two images
+    rivals = [Rival("fastconv", "ours", "ok"), Rival("openvino", "theirs", "ok")]
+    rivals.append(Rival("onnxruntime", "absent", "skipped"))
+    for r, speed, milliseconds in zip(rivals, (4.0, 2.0, None), (1.0, 2.0, None), strict=True):
+        r.speedup, r.median_ms = speed, milliseconds
+    raced = Comparison("lenet5", "float32", 2, (2, 1, 32, 32), "Zen 5", 2, 3, "torch", rivals)
+    monkeypatch.setattr(networks, "peak_flops", lambda dtype: 1e10)
+    figure = networks.against_engines("batch 2", raced, 1.6)
+    assert figure.value == 2.0
+    assert figure.shares == pytest.approx({"fastconv": flops / 1e7, "openvino": flops / 2e7})
+    assert "of peak: fastconv 0.17, openvino 0.08" in str(figure)
 
 
 def test_times_in_turn_compare_a_call_with_half_of_its_work():

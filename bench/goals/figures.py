@@ -12,6 +12,7 @@ class Figure:
 
     parts: the numbers behind it, one a shape. The value is then the worst of them.
     rivals: how many times as fast as plain torch each rival was.
+    shares: what part of the machine's peak each rival reached.
     """
 
     what: str
@@ -21,6 +22,7 @@ class Figure:
     at_most: bool = False
     parts: Mapping[str, float] = field(default_factory=dict)
     rivals: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool:
@@ -32,7 +34,10 @@ class Figure:
         text = f"{self.what} {self.value:.3g}"
         if len(self.parts) > 1:
             text += f" (mean {geometric_mean(self.parts.values()):.3g})"
-        return f"{text}{'' if self.unit == 'x' else ' '}{self.unit}"
+        text = f"{text}{'' if self.unit == 'x' else ' '}{self.unit}"
+        if self.shares:
+            text += f" (of peak: {', '.join(f'{k} {v:.2f}' for k, v in self.shares.items())})"
+        return text
 
 
 def worst(
