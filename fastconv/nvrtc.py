@@ -1,8 +1,8 @@
 """CUDA kernels compiled at run time by NVRTC through CuPy, from the sources that nvcc takes too.
 
 A kernel is compiled when first launched, for the very template arguments of the launch (element
-type, kernel size, stride, ...), and kept on disk under a key of all sources, compiler version and
-architecture.
+type, kernel size, stride, channels, ...), and kept on disk under a key of these, all sources,
+compiler version and architecture.
 """
 
 import functools
@@ -90,7 +90,8 @@ def compile_cubin(op: str, expression: str, architecture: str) -> tuple[str, byt
             ) from None
         symbol = nvrtc.getLoweredName(program, expression)
         symbol = symbol.decode() if isinstance(symbol, bytes) else symbol
-        cubin = nvrtc.getCUBIN(program)
+        # CuPy leaves out the last byte, as if it ended a string.
+        cubin = nvrtc.getCUBIN(program) + b"\0"
     finally:
         nvrtc.destroyProgram(program)
     _write(path, symbol, cubin)

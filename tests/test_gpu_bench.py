@@ -5,12 +5,14 @@ import os
 import pytest
 import torch
 
+from bench.cases import cases_of
 from bench.gpu import __main__ as file
 from bench.gpu.__main__ import Run, empty_caches, line, pairs
-from bench.gpu.calls import compiled_anew
+from bench.gpu.calls import calls_of, compiled_anew
 from bench.gpu.measure import measure
 from bench.gpu.rivals import Rival
-from fastconv import kept
+from bench.shapes import read
+from fastconv import _C, gpu, kept
 
 
 def only_one_image(x, residual):
@@ -98,9 +100,25 @@ def test_another_run_goes_on_where_one_had_no_time(run, capsys):
     assert [row["case"] for row in resumed.rows] == [str(case) for case, _ in cases]
 
 
+@pytest.mark.parametrize(("fused", "programs"), [(False, 29), (True, 15)])
+def test_nvrtc_compiles_so_many_kernels_for_a_network(fused, programs):
+    device = _C.gpu.Device(architecture=90, compiles=True)
+    layers = [layer for layer in read("mobilenet_v2") if (layer.op == "inverted_residual") == fused]
+    calls = [
+        call
+        for case in cases_of(layers, [32], ["bfloat16"])
+        if case.direction == "forward"
+        for call in calls_of(case, "nhwc")
+    ]
+    found = {launch.expression for op, tensors in calls for launch in gpu.plan(op, tensors, device)}
+    assert len(found) == programs
+
+
 def test_nvrtc_is_timed_apart_where_it_compiles_other_code():
     found = {str(case): case for case, _ in pairs([1], ["mobilenet_v2"], ["bfloat16"])}
     block = found["inverted_residual forward 1x64x14x14-64k3s1h384 bfloat16"]
     assert compiled_anew(block, "nhwc", 90)
     assert not compiled_anew(block, "nchw", 90)
+    depthwise = found["depthwise_conv2d forward 1x144x56x56-144k3s1 bfloat16"]
+    assert not compiled_anew(depthwise, "nhwc", 90)  # but for its channels
     assert not compiled_anew(smallest("forward")[0], "nhwc", 90)

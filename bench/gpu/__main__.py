@@ -76,14 +76,14 @@ def kind_of(case: Case) -> tuple[str, str, str]:
     return case.op, case.direction, case.dtype_name
 
 
+def kernel_of(case: Case) -> tuple[Any, ...]:
+    return *kind_of(case), case.layer.kernel, case.layer.stride
+
+
 def in_turns(cases: list[tuple[Case, Case]]) -> list[tuple[Case, Case]]:
     """One of each kind, then a second of each with another kernel or stride: a cut leaves some of
     all.
     """
-
-    def kernel_of(case: Case) -> tuple[Any, ...]:
-        return *kind_of(case), case.layer.kernel, case.layer.stride
-
     for key in (kernel_of, kind_of):
         groups: dict[tuple[Any, ...], list[tuple[Case, Case]]] = {}
         for pair in cases:
@@ -94,8 +94,8 @@ def in_turns(cases: list[tuple[Case, Case]]) -> list[tuple[Case, Case]]:
 
 
 def variants_of(case: Case, first: bool, device: torch.device) -> dict[str, Rival]:
-    """Ours, and the rivals that start at once. What NVRTC compiles just as nvcc did is timed in
-    the first case of a kind only, for what its first calls cost.
+    """Ours, and the rivals that start at once. What NVRTC compiles as nvcc did, but for known
+    channels, is timed in the first case of a kernel and stride only, for what these are worth.
     """
     ours = ours_of(case)
     if not first and all(f"{way} {layout}" in ours for way in gpu.WAYS for layout in FORMATS):
@@ -185,7 +185,7 @@ class Run:
     def time(self, cases: list[tuple[Case, Case]]) -> None:
         """Each case with all but torch.compile."""
         had = {row["case"] for row in self.rows}
-        kinds = {kind_of(case) for case, _ in cases if str(case) in had}
+        seen = {of(case) for case, _ in cases if str(case) in had for of in (kind_of, kernel_of)}
         cases = [pair for pair in cases if str(pair[0]) not in had]
         rate = self.result["copy_bytes_a_second"]
         for i, (case, larger) in enumerate(cases):
@@ -193,11 +193,10 @@ class Run:
             if not self.has(1 - COMPILED_SHARE):
                 print(f"{len(cases) - i} cases are left for another run, with --resume")
                 return
-            first = kind_of(case) not in kinds
-            kinds.add(kind_of(case))
+            wider = larger if kind_of(case) not in seen else None
             try:
-                variants = variants_of(case, first, self.device)
-                wider = larger if first else None
+                variants = variants_of(case, kernel_of(case) not in seen, self.device)
+                seen |= {kind_of(case), kernel_of(case)}
                 row = measure(case, wider, variants, self.device, rate, self.rounds)
             except Exception as reason:  # no memory for its oracle, say
                 row = {"case": str(case), "ours": None, "variants": {}, "failed": told(reason)}

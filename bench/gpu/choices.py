@@ -40,7 +40,7 @@ def rows_of(result: dict[str, Any], cases: dict[str, Case]) -> Iterable[dict[str
                 backend: row["variants"].get(f"{name} {layout}", {})
                 for name, backend in BACKENDS.items()
             }
-            found["nvrtc"] = found["nvrtc"] or found["cuda"]  # left out where it is the same code
+            found["nvrtc"] = found["nvrtc"] or found["cuda"]  # left out where only constants differ
             times = {
                 backend: round(1e6 * variant["seconds"], 2)
                 for backend, variant in found.items()

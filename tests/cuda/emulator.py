@@ -14,6 +14,7 @@ LIBRARY = SETUP["BUILD_DIR"] / SETUP["EMULATOR"]
 ORDERS = ["forward", "backward", "rotated"]  # in which the threads of a block take their turns
 # Few multiprocessors, so that small shapes fill them.
 SMALL_H100 = _C.gpu.Device(architecture=90, multiprocessors=3)
+COMPILING = _C.gpu.Device(architecture=90, multiprocessors=3, compiles=True)  # as NVRTC does
 
 
 @functools.cache

@@ -7,9 +7,16 @@ import torch
 
 from fastconv import _C
 from fastconv.ops import depthwise_conv2d
-from tests.cuda.emulator import ORDERS, emulated, launch_counts, launches, recorded
+from tests.cuda.emulator import (
+    COMPILING,
+    ORDERS,
+    emulated,
+    launch_counts,
+    launches,
+    recorded,
+)
 from tests.cuda.test_depthwise_conv2d import apart, check
-from tests.cuda.test_depthwise_conv2d_tiles import COMPILING, TYPES
+from tests.cuda.test_depthwise_conv2d_tiles import TYPES
 from tests.helpers import channels_last, contiguous
 from tests.test_depthwise_conv2d import fits, reference_arguments, tensors
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fastconv import _C
 from tests.cuda.emulator import launches
 from tests.cuda.test_depthwise_conv2d import check
 from tests.helpers import channels_last, contiguous
@@ -51,16 +50,3 @@ def test_contiguous(size, window):
     dtype = type_of(*window[:2], PLANES.index(size))
     with launches("depthwise_conv2d_nchw_tile"), launches("depthwise_conv2d_weight_nchw_tile"):
         check(size, window, contiguous, dtype, together=False)
-
-
-COMPILING = _C.gpu.Device(architecture=90, multiprocessors=3, compiles=True)
-
-
-@pytest.mark.parametrize("layout", [contiguous, channels_last])
-@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (2, 2)])
-@pytest.mark.parametrize("kernel", [2, 4, 6])
-def test_kernels_compiled_at_run_time(kernel, stride, padding, layout):
-    kind = "nchw_tile" if layout is contiguous else "nhwc_tile"
-    with launches(f"depthwise_conv2d_{kind}"), launches(f"depthwise_conv2d_weight_{kind}"):
-        window = (kernel, stride, padding, 1, 1)
-        check((24, 15, 17), window, layout, together=False, device=COMPILING)

@@ -16,10 +16,10 @@ def gradient(x, g, *arguments):
     return x.grad
 
 
-def check(x, *arguments):
+def check(x, *arguments, **emulation):
     """Forward and backward of x, whatever kernels serve it."""
     g = torch.randn_like(x)
-    with emulated():
+    with emulated(**emulation):
         y, dx = ops.local_response_norm(x, *arguments), gradient(x, g, *arguments)
     alpha, beta, k = (*arguments[1:], *(1e-4, 0.75, 1.0)[len(arguments) - 1 :])
     expected = reference.local_response_norm(x.double(), arguments[0], alpha, beta, k)

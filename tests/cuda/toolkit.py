@@ -78,6 +78,11 @@ def compile_file(path: Path, architecture: str, folder: Path, *options: str) -> 
     built = folder / f"{path.stem}.{architecture}.o"
     common = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", *options]
     run("nvcc", *common, "-c", "-o", built, path)
+    return read(built)
+
+
+def read(built: Path) -> list[Compiled]:
+    """The kernels of an object file or a cubin."""
     usage = run("cuobjdump", "-res-usage", built)
     rows = re.findall(r"Function (\w+):\s*REG:(\d+) STACK:(\d+)", usage)
     sass: dict[str, list[str]] = {}

@@ -4,9 +4,18 @@
 #include "../depthwise_conv2d.h"
 #include "depthwise_conv2d_band.h"
 #include "depthwise_conv2d_tile.h"
-#include "launch.h"
+#include "known.h"
 
 namespace fastconv::cuda {
+
+// The parameters, of this number of channels where that is known.
+template <int channels, class Params>
+FASTCONV_INLINE decltype(auto) with_channels(const Params& p) {
+  return with_known<(channels > 0)>(p, [](Params& copy) {
+    constexpr Divider kBlocks = make_divider(div_up(max_of(channels, 1), kTileChannels));
+    copy.shape.channels = channels, copy.tiles.channel_blocks = kBlocks;
+  });
+}
 
 // Weights where the tensor has them: nothing is packed on the way to a GPU.
 struct DepthwiseWeight {

@@ -7,14 +7,14 @@
 
 namespace fastconv::cuda {
 
-template <int dtype, int kernel>
+template <int dtype, int kernel, int known_channels = 0>
 __global__ void __launch_bounds__(kTileThreads, gradients_blocks(kernel))
     depthwise_conv2d_gradients_nhwc_tile(const DepthwiseGradientsParams p) {
   using T = element_t<dtype>;
   constexpr DepthwiseTile tile = depthwise_gradients_tile(kernel);
   constexpr int kTaps = kernel * kernel, kMiddle = middle_tap(kernel);
   FASTCONV_SHARED(shared);
-  const DepthwiseWeightParams& q = p.sums;
+  const DepthwiseWeightParams& q = with_channels<known_channels>(p.sums);
   const DepthwiseConv2dShape& s = q.shape;
   const DepthwiseTiles& t = q.tiles;
   const int channels = int(s.channels), batch = int(s.batch);

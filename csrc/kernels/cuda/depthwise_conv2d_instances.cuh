@@ -17,20 +17,11 @@
       FASTCONV_DEPTHWISE_TILE(layout, dtype, 7), FASTCONV_DEPTHWISE_GRADIENTS(layout, dtype, 3), \
       FASTCONV_DEPTHWISE_GRADIENTS(layout, dtype, 5)
 
-// The gates of the compiler's output look at one type where all would take minutes. The emulator
-// has kernels, too, that are only compiled at run time.
+// The gates of the compiler's output look at one type where all would take minutes.
 #if defined(FASTCONV_ONLY_BFLOAT16)
 #define FASTCONV_DEPTHWISE_TILES(layout) FASTCONV_DEPTHWISE_TILES_OF(layout, 2)
 #else
 #define FASTCONV_DEPTHWISE_TILES(layout)                                          \
   FASTCONV_DEPTHWISE_TILES_OF(layout, 0), FASTCONV_DEPTHWISE_TILES_OF(layout, 2), \
-      FASTCONV_DEPTHWISE_TILES_OF(layout, 3) FASTCONV_EMULATED_TILES(layout)
-#endif
-#if defined(FASTCONV_EMULATED)
-#define FASTCONV_EMULATED_TILES(layout)                                                  \
-  , FASTCONV_DEPTHWISE_TILE(layout, 0, 2), FASTCONV_DEPTHWISE_TILE(layout, 0, 4),        \
-      FASTCONV_DEPTHWISE_TILE(layout, 0, 6), FASTCONV_DEPTHWISE_GRADIENTS(layout, 0, 2), \
-      FASTCONV_DEPTHWISE_GRADIENTS(layout, 0, 4)
-#else
-#define FASTCONV_EMULATED_TILES(layout)
+      FASTCONV_DEPTHWISE_TILES_OF(layout, 3)
 #endif

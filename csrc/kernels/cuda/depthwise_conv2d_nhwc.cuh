@@ -138,9 +138,10 @@ FASTCONV_INLINE void store_inside(T* target, const TileTargets& t, const Depthwi
   }
 }
 
-template <int dtype, int kernel, int stride, int phase>
+template <int dtype, int kernel, int stride, int phase, int known_channels = 0>
 __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
-    depthwise_conv2d_nhwc_tile(const DepthwiseParams p) {
+    depthwise_conv2d_nhwc_tile(const DepthwiseParams params) {
+  const DepthwiseParams& p = with_channels<known_channels>(params);
   using T = element_t<dtype>;
   constexpr DepthwiseTile tile = depthwise_tile(kernel, stride, phase);
   FASTCONV_SHARED(shared);

@@ -59,7 +59,7 @@ Launch plan(const DepthwiseParams& p, const Device& device) {
   if (takes_tiles(p, device)) {
     const int64_t blocks = int64_t{p.tiles.patches} * p.tiles.channel_blocks.divisor;
     return with_arguments(tile_launch(Kernel::depthwise_conv2d_nhwc_tile, blocks, tile_bytes(p)),
-                          s.dtype, s.kernel_h, s.stride_h, phase_of(p));
+                          s.dtype, s.kernel_h, s.stride_h, phase_of(p), known(s.channels, device));
   }
   if (takes_planes(p, device)) {
     return with_arguments(

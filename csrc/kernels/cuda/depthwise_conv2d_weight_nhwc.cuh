@@ -76,9 +76,10 @@ __device__ __forceinline__ void write_sums(const DepthwiseWeightParams& p,
   }
 }
 
-template <int dtype, int kernel, int stride>
+template <int dtype, int kernel, int stride, int known_channels = 0>
 __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
-    depthwise_conv2d_weight_nhwc_tile(const DepthwiseWeightParams p) {
+    depthwise_conv2d_weight_nhwc_tile(const DepthwiseWeightParams params) {
+  const DepthwiseWeightParams& p = with_channels<known_channels>(params);
   using T = element_t<dtype>;
   constexpr DepthwiseTile tile = depthwise_weight_tile(kernel, stride);
   constexpr int kTaps = kernel * kernel;

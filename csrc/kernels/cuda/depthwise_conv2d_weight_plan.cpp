@@ -112,7 +112,7 @@ Launch plan(const DepthwiseWeightParams& p, const Device& device) {
     const int64_t blocks = p.slabs * p.tiles.channel_blocks.divisor;
     return with_arguments(
         tile_launch(Kernel::depthwise_conv2d_weight_nhwc_tile, blocks, tile_bytes(p)),
-        p.shape.dtype, p.shape.kernel_h, p.shape.stride_h);
+        p.shape.dtype, p.shape.kernel_h, p.shape.stride_h, known(p.shape.channels, device));
   }
   if (takes_planes(p, device)) {
     return with_arguments(tile_launch(Kernel::depthwise_conv2d_weight_nchw_tile,
@@ -146,7 +146,7 @@ Launch plan(const DepthwiseGradientsParams& p, const Device& device) {
     const int64_t blocks = q.slabs * q.tiles.channel_blocks.divisor;
     return with_arguments(
         tile_launch(Kernel::depthwise_conv2d_gradients_nhwc_tile, blocks, tile_bytes(p)),
-        q.shape.dtype, q.shape.kernel_h);
+        q.shape.dtype, q.shape.kernel_h, known(q.shape.channels, device));
   }
   return with_arguments(tile_launch(Kernel::depthwise_conv2d_gradients_nchw_tile,
                                     q.slabs * q.planes.groups.divisor, plane_bytes(q)),

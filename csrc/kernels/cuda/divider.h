@@ -17,7 +17,7 @@ struct Divider {
 
 // 2^32 + factor is 2^(32 + shift) / divisor, rounded up (Granlund and Montgomery, "Division by
 // invariant integers using multiplication", 1994).
-inline Divider make_divider(int64_t divisor) {
+FASTCONV_INLINE constexpr Divider make_divider(int64_t divisor) {
   uint32_t shift = 0;
   while ((int64_t{1} << shift) < divisor) ++shift;
   const uint64_t above = (uint64_t{1} << shift) - uint64_t(divisor);

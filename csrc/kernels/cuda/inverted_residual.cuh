@@ -162,9 +162,11 @@ FASTCONV_INLINE void filter_any(float (&sums)[2], const T* hidden, int oy, int o
 }
 
 // kernel, stride: of the depthwise part, square, or 0 for any; outs: output channels, at least.
-template <int dtype, int kernel, int stride, int outs>
+template <int dtype, int kernel, int stride, int outs, int known_ins = 0, int known_hidden = 0,
+          int known_outs = 0>
 __global__ void __launch_bounds__(kBlockThreads, fused_blocks(kernel, outs))
-    inverted_residual_fused(const InvertedResidualBlockParams p) {
+    inverted_residual_fused(const InvertedResidualBlockParams params) {
+  const InvertedResidualBlockParams& p = with_channels<known_ins, known_hidden, known_outs>(params);
   using T = element_t<dtype>;
   const int chunks = p.expands ? int(div_up<int64_t>(p.in_channels, kChunk)) : 0;
   FASTCONV_SHARED(shared);

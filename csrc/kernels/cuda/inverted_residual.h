@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../inverted_residual.h"
-#include "launch.h"
+#include "known.h"
 #include "matrix_tile.h"
 #include "weight_tile.h"
 
@@ -36,6 +36,16 @@ struct InvertedResidualBlockParams : InvertedResidualShape {
   Activation activation, project_activation;
   int tile_h, tile_w;  // of the output; see complete()
 };
+
+// The parameters, of these channels where they are known.
+template <int ins, int hidden, int outs, class Params>
+FASTCONV_INLINE decltype(auto) with_channels(const Params& p) {
+  return with_known<(ins > 0 && hidden > 0 && outs > 0)>(p, [](Params& copy) {
+    copy.in_channels = copy.expand.ins = ins;
+    copy.hidden = copy.expand.outs = copy.project.ins = hidden;
+    copy.out_channels = copy.project.outs = outs;
+  });
+}
 
 FASTCONV_INLINE int halo_of(int64_t outputs, int64_t kernel, int64_t stride, int64_t dilation) {
   return int((outputs - 1) * stride + (kernel - 1) * dilation + 1);

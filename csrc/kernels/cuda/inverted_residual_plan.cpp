@@ -59,7 +59,7 @@ bool complete(InvertedResidualBlockParams& p, const Device& device) {
 Launch plan(const InvertedResidualBlockParams& p, const Device& device) {
   const bool plain = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w && p.dilation_h == 1 &&
                      p.dilation_w == 1 && p.stride_h <= 2;
-  const bool known =
+  const bool has_tile =
       plain && (p.kernel_h == 3 || (device.compiles && p.kernel_h <= 7 && p.kernel_h > 1));
   Launch launch{};
   launch.kernel = Kernel::inverted_residual_fused;
@@ -67,8 +67,9 @@ Launch plan(const InvertedResidualBlockParams& p, const Device& device) {
   launch.shared_bytes = shared_bytes(p, device);
   launch.blocks =
       p.batch * div_up<int64_t>(p.out_height, p.tile_h) * div_up<int64_t>(p.out_width, p.tile_w);
-  return with_arguments(launch, p.dtype, known ? p.kernel_h : 0, known ? p.stride_h : 0,
-                        outs_of(p, device));
+  return with_arguments(launch, p.dtype, has_tile ? p.kernel_h : 0, has_tile ? p.stride_h : 0,
+                        outs_of(p, device), known(p.in_channels, device), known(p.hidden, device),
+                        known(p.out_channels, device));
 }
 
 }  // namespace fastconv::cuda

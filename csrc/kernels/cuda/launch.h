@@ -20,7 +20,7 @@ struct Device {
   int multiprocessors;
   int shared_bytes;  // a block may have, at most
   // Whether template arguments may take any value, because the kernel is compiled for this very
-  // launch; else only those of the tables in <op>.cu.
+  // launch, and channels are among them (known.h); else only those of the tables in <op>.cu.
   bool compiles;
 };
 

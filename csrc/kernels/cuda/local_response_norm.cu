@@ -19,11 +19,19 @@ namespace fastconv::cuda {
   FASTCONV_INSTANCE(kernel, 0), FASTCONV_INSTANCE(kernel, 1), FASTCONV_INSTANCE(kernel, 2), \
       FASTCONV_INSTANCE(kernel, 3)
 
+#if defined(FASTCONV_EMULATED)  // has some that are only compiled at run time
+#define FASTCONV_EMULATED_ONLY                                \
+  , FASTCONV_INSTANCE(local_response_norm_nhwc, 0, 4, 1, 40), \
+      FASTCONV_INSTANCE(local_response_norm_backward_nhwc, 0, 4, 1, 40)
+#else
+#define FASTCONV_EMULATED_ONLY
+#endif
+
 FASTCONV_DEFINE_TABLE(local_response_norm, FASTCONV_NCHW(local_response_norm_nchw),
                       FASTCONV_NCHW(local_response_norm_backward_nchw),
                       FASTCONV_NHWC(local_response_norm_nhwc),
                       FASTCONV_NHWC(local_response_norm_backward_nhwc),
                       FASTCONV_ANY(local_response_norm_any),
-                      FASTCONV_ANY(local_response_norm_backward_any))
+                      FASTCONV_ANY(local_response_norm_backward_any) FASTCONV_EMULATED_ONLY)
 
 }  // namespace fastconv::cuda

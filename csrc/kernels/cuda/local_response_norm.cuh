@@ -154,9 +154,10 @@ FASTCONV_INLINE void load_three_packs(const LocalResponseNormParams& p, const vo
   if (channel + kPack < p.channels) load_wide<kPack>(middle + kPack, to + 2 * kPack, kPack);
 }
 
-template <int dtype, int window, int three_quarters>
+template <int dtype, int window, int three_quarters, int known_channels = 0>
 __global__ void __launch_bounds__(kNormThreads)
-    local_response_norm_nhwc(const LocalResponseNormParams p) {
+    local_response_norm_nhwc(const LocalResponseNormParams params) {
+  const LocalResponseNormParams& p = with_channels<known_channels>(params);
   using T = element_t<dtype>;
   constexpr int kPack = kWide<T>, kBefore = window / 2;
   const int64_t at = (int64_t(blockIdx.x) * kNormThreads + threadIdx.x) * kPack;
@@ -178,9 +179,10 @@ __global__ void __launch_bounds__(kNormThreads)
   store_narrow<kPack>(static_cast<T*>(p.output) + at, y, kPack);
 }
 
-template <int dtype, int window, int three_quarters>
+template <int dtype, int window, int three_quarters, int known_channels = 0>
 __global__ void __launch_bounds__(kNormThreads)
-    local_response_norm_backward_nhwc(const LocalResponseNormParams p) {
+    local_response_norm_backward_nhwc(const LocalResponseNormParams params) {
+  const LocalResponseNormParams& p = with_channels<known_channels>(params);
   using T = element_t<dtype>;
   constexpr int kPack = kWide<T>, kBefore = window / 2, kAfter = (window - 1) / 2;
   const int64_t at = (int64_t(blockIdx.x) * kNormThreads + threadIdx.x) * kPack;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../local_response_norm.h"
-#include "launch.h"
+#include "known.h"
 
 namespace fastconv::cuda {
 
@@ -15,6 +15,12 @@ constexpr int kNormMostWindow = 15;
 constexpr int64_t kNormLeastChannels = 32;
 // NCHW: elements of a pack. The rings of a backward pass take 13 registers an element.
 constexpr int kNormMostPack = 4;
+
+// The parameters, of this number of channels where that is known.
+template <int channels, class Params>
+FASTCONV_INLINE decltype(auto) with_channels(const Params& p) {
+  return with_known<(channels > 0)>(p, [](Params& copy) { copy.channels = channels; });
+}
 
 Launch plan(const LocalResponseNormParams& p, const Device& device);
 

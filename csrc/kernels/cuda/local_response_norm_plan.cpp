@@ -65,7 +65,8 @@ Launch plan(const LocalResponseNormParams& p, const Device& device) {
     launch.kernel =
         backward ? Kernel::local_response_norm_backward_nhwc : Kernel::local_response_norm_nhwc;
     launch.blocks = div_up<int64_t>(elements / (16 / size_of(p.dtype)), kNormThreads);
-    return with_arguments(launch, p.dtype, whole_window(p), p.beta == 0.75);
+    return with_arguments(launch, p.dtype, whole_window(p), p.beta == 0.75,
+                          known(p.channels, device));
   }
   launch.kernel =
       backward ? Kernel::local_response_norm_backward_any : Kernel::local_response_norm_any;

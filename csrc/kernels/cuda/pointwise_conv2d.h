@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../pointwise_conv2d.h"
-#include "launch.h"
+#include "known.h"
 #include "matrix_tile.h"
 
 namespace fastconv::cuda {
@@ -42,6 +42,13 @@ FASTCONV_INLINE int64_t mma_chunks(const PointwiseConv2dShape& p) {
 }
 FASTCONV_INLINE bool mma_weights_stay(const PointwiseConv2dShape& p, int outs) {
   return mma_chunks(p) * outs * kChunkPitch * 2 <= kMmaPanelBytes;
+}
+
+// The parameters, of these channels where they are known.
+template <int ins, int outs, class Params>
+FASTCONV_INLINE decltype(auto) with_channels(const Params& p) {
+  return with_known<(ins > 0 && outs > 0)>(
+      p, [](Params& copy) { copy.in_channels = ins, copy.out_channels = outs; });
 }
 
 // The weight's gradient, (out, in): kGradTile x kGradTile of it a block, over a part of the pixels.

@@ -21,9 +21,10 @@ FASTCONV_INLINE Part part_of(const PointwiseConv2dPartialParams& p, int64_t spli
   return {min_of(split * size, pixels), min_of((split + 1) * size, pixels)};
 }
 
-template <int dtype, int layout_>
+template <int dtype, int layout_, int known_ins = 0, int known_outs = 0>
 __global__ void __launch_bounds__(kGradThreads, 2)
-    pointwise_conv2d_weight_gradient_simt(const PointwiseConv2dPartialParams p) {
+    pointwise_conv2d_weight_gradient_simt(const PointwiseConv2dPartialParams params) {
+  const PointwiseConv2dPartialParams& p = with_channels<known_ins, known_outs>(params);
   using T = element_t<dtype>;
   using A = accumulate_t<T>;
   constexpr Layout layout = static_cast<Layout>(layout_);
@@ -110,9 +111,10 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   }
 }
 
-template <int dtype>
+template <int dtype, int known_ins = 0, int known_outs = 0>
 __global__ void __launch_bounds__(kElementwiseThreads)
-    pointwise_conv2d_weight_gradient_sum(const PointwiseConv2dSumParams p) {
+    pointwise_conv2d_weight_gradient_sum(const PointwiseConv2dSumParams params) {
+  const PointwiseConv2dSumParams& p = with_channels<known_ins, known_outs>(params);
   using T = element_t<dtype>;
   using A = accumulate_t<T>;
   const int64_t at = int64_t(blockIdx.x) * kElementwiseThreads + threadIdx.x;
@@ -130,9 +132,10 @@ __global__ void __launch_bounds__(kElementwiseThreads)
   static_cast<T*>(p.grad_weight)[o * p.weight_out_stride + c * p.weight_in_stride] = narrow<T>(sum);
 }
 
-template <int dtype>
+template <int dtype, int known_ins = 0, int known_outs = 0>
 __global__ void __launch_bounds__(kElementwiseThreads)
-    pointwise_conv2d_spread(const PointwiseConv2dSpreadParams p) {
+    pointwise_conv2d_spread(const PointwiseConv2dSpreadParams params) {
+  const PointwiseConv2dSpreadParams& p = with_channels<known_ins, known_outs>(params);
   using T = element_t<dtype>;
   const int64_t at = int64_t(blockIdx.x) * kElementwiseThreads + threadIdx.x;
   if (at >= p.batch * p.in_channels * p.in_height * p.in_width) return;

@@ -11,9 +11,10 @@
 
 namespace fastconv::cuda {
 
-template <int dtype, int layout_, int width, int outs>
+template <int dtype, int layout_, int width, int outs, int known_ins = 0, int known_outs = 0>
 __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
-    pointwise_conv2d_mma(const PointwiseConv2dParams p) {
+    pointwise_conv2d_mma(const PointwiseConv2dParams params) {
+  const PointwiseConv2dParams& p = with_channels<known_ins, known_outs>(params);
   using T = element_t<dtype>;
   constexpr Layout layout = static_cast<Layout>(layout_);
   constexpr bool nhwc = layout == Layout::kNHWC;

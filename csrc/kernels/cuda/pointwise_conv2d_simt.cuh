@@ -14,9 +14,10 @@ template <class A>
 constexpr int kSimtWeightRow = kSimtOuts + 16 / sizeof(A);
 
 // width: elements of a 16-byte access to input, residual and output, or 1.
-template <int dtype, int layout_, int width>
+template <int dtype, int layout_, int width, int known_ins = 0, int known_outs = 0>
 __global__ void __launch_bounds__(kSimtThreads, 1)
-    pointwise_conv2d_simt(const PointwiseConv2dParams p) {
+    pointwise_conv2d_simt(const PointwiseConv2dParams params) {
+  const PointwiseConv2dParams& p = with_channels<known_ins, known_outs>(params);
   using T = element_t<dtype>;
   using A = accumulate_t<T>;
   constexpr Layout layout = static_cast<Layout>(layout_);

@@ -82,8 +82,10 @@ __global__ void __launch_bounds__(kAddThreads, kAddBlocks)
   add_same_size<dtype, width, true>(p);
 }
 
-template <int dtype>
-__global__ void __launch_bounds__(kAddThreads) residual_add_shortcut(const ResidualAddParams p) {
+template <int dtype, int known_channels = 0, int known_residual = 0>
+__global__ void __launch_bounds__(kAddThreads)
+    residual_add_shortcut(const ResidualAddParams params) {
+  const ResidualAddParams& p = with_channels<known_channels, known_residual>(params);
   using T = element_t<dtype>;
   using A = accumulate_t<T>;
   const int64_t at = int64_t(blockIdx.x) * kAddThreads + threadIdx.x;
