@@ -111,20 +111,25 @@ def test_sum_backward(layout):
 @pytest.mark.parametrize(
     ("layout", "dtype", "shape"),
     [
-        (contiguous, torch.float32, (3, 67, 103, 103)),
-        (contiguous, torch.bfloat16, (6, 67, 103, 103)),
+        (contiguous, torch.float32, (9, 67, 103, 103)),
+        (contiguous, torch.bfloat16, (18, 67, 103, 103)),
+        (contiguous, torch.float64, (3, 67, 76, 76)),
         (channels_last, torch.float32, (3, 80, 94, 94)),
         (channels_last, torch.float64, (3, 16, 150, 150)),
     ],
 )
 def test_results_past_the_caches(shape, dtype, layout, name):
-    """Results of 8 MiB and more are stored another way."""
-    x = layout(torch.randn(shape).to(dtype))
-    assert x.nbytes >= 8 << 20
+    """Results of 8 MiB and more, of some kernels 24, are stored another way."""
+    x, g = (layout(torch.randn(shape).to(dtype)) for _ in range(2))
     with isa(name):
-        y = local_response_norm(x, 5, alpha=1.0)
+        y, grad = local_response_norm(x, 5, alpha=1.0), raw_backward(g, x, 5, 1.0, 0.75, 1.0)
         parts = [local_response_norm(image, 5, alpha=1.0) for image in x.split(1)]
+        grads = [
+            raw_backward(*pair, 5, 1.0, 0.75, 1.0)
+            for pair in zip(g.split(1), x.split(1), strict=True)
+        ]
     assert torch.equal(y, torch.cat(parts))
+    assert torch.equal(grad, torch.cat(grads))
 
 
 def test_variants_are_reached():

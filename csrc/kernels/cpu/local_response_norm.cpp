@@ -66,33 +66,35 @@ struct NormaliseFour {
   RowsAround<T> rows;
   ThreeQuarters<VecF> power;
   int64_t channels;
-  T* y[kFour];
 
   template <class Lanes>
-  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes, VecF (&y)[kFour]) const {
     VecF x[kAround];
     rows.load_all(i, lanes, x);
     const FourPowers powers(power, x);
-    if (__builtin_expect(!powers.all_regular(), 0)) return mended(*this, i, lanes);
-    finish(x, powers, i, lanes);
+    if (__builtin_expect(!powers.all_regular(), 0)) {
+      VecF mended[kFour];
+      mend(*this, i, lanes, mended);
+      for (int r = 0; r < kFour; ++r) y[r] = mended[r];
+    } else {
+      finish(x, powers, y);
+    }
   }
 
  private:
   template <class Lanes>
-  __attribute__((noinline, cold)) static void mended(NormaliseFour self, int64_t i, Lanes lanes) {
+  __attribute__((noinline, cold)) static void mend(NormaliseFour self, int64_t i, Lanes lanes,
+                                                   VecF (&y)[kFour]) {
     VecF x[kAround];
     self.rows.load_all(i, lanes, x);
     FourPowers powers(self.power, x);
     powers.mend(self.power, x, self.channels);
-    self.finish(x, powers, i, lanes);
+    finish(x, powers, y);
   }
 
-  template <class Lanes>
-  FASTCONV_INLINE void finish(const VecF (&x)[kAround], const FourPowers& powers, int64_t i,
-                              Lanes lanes) const {
-    for (int r = 0; r < kFour; ++r) {
-      store(y[r] + i, (x[r + 2] * powers.rough[r]) * powers.correction[r], lanes);
-    }
+  FASTCONV_INLINE static void finish(const VecF (&x)[kAround], const FourPowers& powers,
+                                     VecF (&y)[kFour]) {
+    for (int r = 0; r < kFour; ++r) y[r] = (x[r + 2] * powers.rough[r]) * powers.correction[r];
   }
 };
 
@@ -111,11 +113,15 @@ void normalise_by_four(const LocalResponseNormParams& p, void* scratch, int64_t 
     const T* x = static_cast<const T*>(p.input) + start;
     T* y = static_cast<T*>(p.output) + start;
     for (int64_t c = 0; c < p.channels; c += kFour) {
-      NormaliseFour<T> four{{p, x, c, zeros}, power, p.channels - c, {}};
+      T* row[kFour];
       for (int r = 0; r < kFour; ++r) {
-        four.y[r] = c + r < p.channels ? y + (c + r) * p.pixels : ignored;
+        row[r] = c + r < p.channels ? y + (c + r) * p.pixels : ignored;
       }
-      for_each_vector<T>(count, four);
+      // Lines that two rows share are not written whole, but read first (streamed 16x96x55x55 4 %
+      // faster; backward gained nothing).
+      for (int r = 0; r <= kFour; ++r) prefetch(y + (c + kFour + r) * p.pixels);
+      const NormaliseFour<T> four{{p, x, c, zeros}, power, p.channels - c};
+      for_each_four<T>(local_response_norm_streams(p), row, count, four);
     }
   }
 }

@@ -122,30 +122,35 @@ struct FourGradients {
   float* pending;  // four rows: channels c - 2 to c + 1
   float* own;      // two rows: channels c - 2 and c - 1
   const T* g[kFour];
-  T* grad[kFour];
 
   template <class Lanes>
-  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes) const {
+  FASTCONV_INLINE void operator()(int64_t i, Lanes lanes, VecF (&grad)[kFour]) const {
     VecF x[kAround];
     rows.load_all(i, lanes, x);
     const FourPowers powers(power, x);
-    if (__builtin_expect(!powers.all_regular(), 0)) return mended(*this, i, lanes);
-    finish(x, powers, i, lanes);
+    if (__builtin_expect(!powers.all_regular(), 0)) {
+      VecF mended[kFour];
+      mend(*this, i, lanes, mended);
+      for (int r = 0; r < kFour; ++r) grad[r] = mended[r];
+    } else {
+      finish(x, powers, i, lanes, grad);
+    }
   }
 
  private:
   template <class Lanes>
-  __attribute__((noinline, cold)) static void mended(FourGradients self, int64_t i, Lanes lanes) {
+  __attribute__((noinline, cold)) static void mend(FourGradients self, int64_t i, Lanes lanes,
+                                                   VecF (&grad)[kFour]) {
     VecF x[kAround];
     self.rows.load_all(i, lanes, x);
     FourPowers powers(self.power, x);
     powers.mend(self.power, x, self.channels);
-    self.finish(x, powers, i, lanes);
+    self.finish(x, powers, i, lanes, grad);
   }
 
   template <class Lanes>
   FASTCONV_INLINE void finish(const VecF (&x)[kAround], const FourPowers& powers, int64_t i,
-                              Lanes lanes) const {
+                              Lanes lanes, VecF (&grad)[kFour]) const {
     VecF direct[kFour], q[kFour];
     for (int r = 0; r < kFour; ++r) {
       prefetch(g[r] + kFour * rows.step + i);
@@ -154,13 +159,10 @@ struct FourGradients {
     }
     const VecF first = q[0] + q[1], last = q[2] + q[3];
     float *owed = pending + i, *mine = own + i;
-    const VecF sum[kFour] = {load(owed) + q[0], load(owed + tile) + first,
-                             (load(owed + 2 * tile) + first) + q[2],
-                             (load(owed + 3 * tile) + first) + last};
-    store(grad[0] + i, fma(x[0], sum[0], load(mine)), lanes);
-    store(grad[1] + i, fma(x[1], sum[1], load(mine + tile)), lanes);
-    store(grad[2] + i, fma(x[2], sum[2], direct[0]), lanes);
-    store(grad[3] + i, fma(x[3], sum[3], direct[1]), lanes);
+    grad[0] = fma(x[0], load(owed) + q[0], load(mine));
+    grad[1] = fma(x[1], load(owed + tile) + first, load(mine + tile));
+    grad[2] = fma(x[2], (load(owed + 2 * tile) + first) + q[2], direct[0]);
+    grad[3] = fma(x[3], (load(owed + 3 * tile) + first) + last, direct[1]);
     store(mine, direct[2]), store(mine + tile, direct[3]);
     store(owed, first + last), store(owed + tile, q[1] + last);
     store(owed + 2 * tile, last), store(owed + 3 * tile, q[3]);
@@ -186,14 +188,15 @@ void backward_by_four(const LocalResponseNormParams& p, void* scratch, int64_t b
     T* grad = static_cast<T*>(p.output) + start;
     std::memset(pending, 0, sizeof(float) * 6 * tile);
     for (int64_t c = 0; c < p.channels + 2; c += kFour) {
-      FourGradients<T> four{
-          {p, x, c, zeros}, power, factor, p.channels - c, tile, pending, own, {}, {}};
+      FourGradients<T> four{{p, x, c, zeros}, power, factor, p.channels - c, tile,
+                            pending,          own,   {}};
+      T* row[kFour];
       for (int r = 0; r < kFour; ++r) {
         const int64_t done = c - 2 + r;
         four.g[r] = c + r < p.channels ? g + (c + r) * p.pixels : zeros;
-        four.grad[r] = done < 0 || done >= p.channels ? ignored : grad + done * p.pixels;
+        row[r] = done < 0 || done >= p.channels ? ignored : grad + done * p.pixels;
       }
-      for_each_vector<T>(count, four);
+      for_each_four<T>(local_response_norm_streams(p), row, count, four);
     }
   }
 }
@@ -242,6 +245,7 @@ void run(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t
       backward_nchw<T, kRows, Power>(p, scratch, begin, end);
     }
   });
+  if (local_response_norm_streams(p)) stream_fence();
 }
 
 }  // namespace

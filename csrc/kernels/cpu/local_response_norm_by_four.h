@@ -77,5 +77,85 @@ struct FourPowers {
   }
 };
 
+// A row of results that goes past the caches in whole lines: its vectors begin anywhere in a line,
+// so each line is made of the end of one and the head of the next.
+template <class T>
+class StreamedRow {
+ public:
+  static constexpr int L = kLanes<T>;
+
+  FASTCONV_INLINE void begin(T* row, VecF first) {
+    const auto past = int64_t(reinterpret_cast<uintptr_t>(row) / sizeof(T) % L);
+    head_ = (L - past) % L;
+    if (head_ > 0) store_partial(row, first, head_);
+    turn_ = kOrder.lane + head_;
+    kept_ = VecF::set1(float(L - head_));
+    before_ = permute(first, turn_);
+    line_ = row + head_;
+  }
+
+  FASTCONV_INLINE void add(int64_t i, VecF next) {
+    const VecF turned = permute(next, turn_);
+    stream(line_ + i - L, joined(turned));
+    before_ = turned;
+  }
+
+  // n lanes of `last` are left, fewer than all.
+  FASTCONV_INLINE void end(int64_t i, VecF last, int64_t n) {
+    const VecF turned = permute(last, turn_), line = joined(turned);
+    if (n >= head_) {
+      stream(line_ + i - L, line);
+      if (n > head_) store_partial(line_ + i, turned, n - head_);
+    } else {
+      store_partial(line_ + i - L, line, L - head_ + n);
+    }
+  }
+
+ private:
+  struct Order {
+    int32_t lane[2 * L];
+    float number[L];
+    constexpr Order() : lane(), number() {
+      for (int i = 0; i < L; ++i) lane[i] = lane[L + i] = i, number[i] = float(i);
+    }
+  };
+  static constexpr Order kOrder{};
+
+  FASTCONV_INLINE VecF joined(VecF turned) const {
+    return select_lt(load(kOrder.number), kept_, before_, turned);
+  }
+
+  int64_t head_;
+  T* line_;
+  const int32_t* turn_;
+  VecF kept_, before_;
+};
+
+// Calls body(i, lanes, results), which gives a vector for each of four rows, along the rows.
+template <class T, class Body>
+FASTCONV_INLINE void for_each_four(bool streams, T* const (&row)[kFour], int64_t count,
+                                   const Body& body) {
+  constexpr int L = kLanes<T>;
+  if (!streams || count < L) {
+    return for_each_vector<T>(count, [&](int64_t i, auto lanes) {
+      VecF result[kFour];
+      body(i, lanes, result);
+      for (int r = 0; r < kFour; ++r) store(row[r] + i, result[r], lanes);
+    });
+  }
+  StreamedRow<T> rows[kFour];
+  VecF result[kFour];
+  body(0, AllLanes{}, result);
+  for (int r = 0; r < kFour; ++r) rows[r].begin(row[r], result[r]);
+  int64_t i = L;
+  for (; i + L <= count; i += L) {
+    body(i, AllLanes{}, result);
+    for (int r = 0; r < kFour; ++r) rows[r].add(i, result[r]);
+  }
+  for (VecF& none : result) none = VecF::set1(0);
+  if (i < count) body(i, FirstLanes{count - i}, result);
+  for (int r = 0; r < kFour; ++r) rows[r].end(i, result[r], count - i);
+}
+
 }  // namespace
 }  // namespace fastconv::FASTCONV_ISA
