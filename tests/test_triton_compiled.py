@@ -64,11 +64,14 @@ for op, name, layer, limits in [
     ("", "3x3, planes", dict(channels=96, size=112, k=3, layout=nchw), (128, 10, 8)),
     ("", "3x3, planes of 14x14", dict(channels=576, size=14, k=3, layout=nchw), (200, 0, 0)),
     ("", "5x5, packed", dict(channels=240, size=28, k=5, packed=True), (200, 81, 7)),
-    ("", "7x7, packed", dict(channels=384, size=14, k=7, packed=True), (255, 21, 7)),
-    ("", "31x31", dict(channels=128, size=56, k=31, packed=True), (255, 30, 8)),
+    ("", "7x7, packed", dict(channels=384, size=14, k=7, packed=True), (128, 26, 7)),
+    ("", "7x7, planes", dict(channels=96, size=56, k=7, layout=nchw), (128, 0, 0)),
+    ("", "7x7, float32", dict(channels=96, size=56, k=7, dtype=torch.float32), (255, 13, 8)),
+    ("", "31x31", dict(channels=128, size=56, k=31, packed=True), (128, 26, 7)),
     ("_backward_input", "3x3", dict(channels=96, size=112, k=3), (255, 30, 8)),
     ("_backward_input", "3x3, planes", dict(channels=96, size=56, k=3, layout=nchw), (128, 10, 8)),
     ("_backward_input", "3x3, stride", dict(channels=144, size=56, k=3, stride=2), (232, 24, 7)),
+    ("_backward_input", "7x7", dict(channels=384, size=14, k=7), (128, 26, 7)),
     ("_backward_weight", "3x3", dict(channels=576, size=14, k=3), (255, 34, 0)),
     ("_backward_weight", "5x5", dict(channels=240, size=28, k=5), (232, 29, 0)),
     ("_backward_weight", "5x5, planes", dict(channels=240, size=28, k=5, layout=nchw), (240, 0, 0)),
@@ -110,7 +113,8 @@ def test_registers_spills_and_wide_accesses(architecture, call):
 
 def outputs_of_thread(launch):
     """Of a tile, each row of which is a tile of its own."""
-    sizes = [launch.options.get(name, 1) for name in ("ROWS", "GROUP", "COLUMNS", "CHANNELS")]
+    columns = ("ITEMS", "TARGETS") if "ITEMS" in launch.options else ("GROUP", "COLUMNS")
+    sizes = [launch.options.get(name, 1) for name in ("ROWS", *columns, "CHANNELS")]
     return math.prod(sizes) // (32 * launch.options["num_warps"])
 
 
@@ -121,6 +125,8 @@ INSTRUCTIONS = {
     "depthwise_conv2d, 3x3, packed": 41,
     "depthwise_conv2d, 3x3, planes": 27,
     "depthwise_conv2d, 5x5, packed": 69,
+    "depthwise_conv2d, 7x7, packed": 40,
+    "depthwise_conv2d, 7x7, planes": 28,
     "depthwise_conv2d_backward_input, 3x3": 34,
     "depthwise_conv2d_backward_input, 3x3, planes": 24,
 }
@@ -133,6 +139,22 @@ def test_instructions_an_output(call):
     (launch,) = KERNELS[name].plan(*arguments)
     instructions = sum(compile_for(90, launch).instructions.values())
     assert instructions / outputs_of_thread(launch) <= INSTRUCTIONS[call]
+
+
+# Products of 16 x 16 x 8 of a thread's warp, for each row of its filters 14 rows' worth of outputs.
+LARGE = {"7x7, packed": (80, 90, 100), "7x7, planes": (90,), "31x31": (90,)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "call"), [(sm, call) for call, sms in LARGE.items() for sm in sms]
+)
+def test_large_filters_are_multiplied_by_tensor_cores(architecture, call):
+    name, arguments, registers, *_ = CALLS[f"depthwise_conv2d, {call}"]
+    (launch,) = KERNELS[name].plan(*arguments)
+    compiled = compile_for(architecture, launch)
+    assert compiled.count(r"HMMA\.16816\..*") * 32 == outputs_of_thread(launch) * 7 * 8
+    assert compiled.stack == 0
+    assert compiled.registers <= registers
 
 
 def test_rows_of_28_pixels_are_read_8_bytes_at_a_time():

@@ -100,6 +100,71 @@ def correlate_row(
 
 
 @triton.jit
+def correlate_tile(
+    source,
+    weight,
+    bias,
+    output,
+    channel,
+    channels,
+    first,
+    column,
+    source_height,
+    source_width,
+    height,
+    width,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
+    PAD_TOP: tl.constexpr,
+    PAD_LEFT: tl.constexpr,
+    FLIPPED: tl.constexpr,
+    MULTIPLIER: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PACKED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """ROWS x COLUMNS outputs of some channels of an image, from (first, column)."""
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    STEP: tl.constexpr = -1 if FLIPPED else 1
+    filter_tap, filter_channel = (channels, 1) if PACKED else (1, TAPS)
+    channel = channel[None, :]
+    exists = channel < channels
+    if CHANNELS_LAST:
+        source_pixel, source_plane = channels // MULTIPLIER, 1
+        pixel, plane = channels, 1
+    else:
+        source_pixel, source_plane = 1, source_height.to(tl.int64) * source_width
+        pixel, plane = 1, height.to(tl.int64) * width
+    columns = column + tl.arange(0, COLUMNS)[:, None]
+    writes = (columns < width) & exists
+    reads = columns * STRIDE_W - PAD_LEFT
+    images = source + reads.to(tl.int64) * source_pixel + channel // MULTIPLIER * source_plane
+    filters = weight + channel * filter_channel
+    first_filter = filters + (TAPS - 1 if FLIPPED else 0) * filter_tap
+    offset = tl.zeros((1, channel.shape[1]), tl.float32)
+    if bias is not None:
+        offset = load(bias + channel, exists)
+    at = output + channel * plane + (columns + first.to(tl.int64) * width) * pixel
+    kernel_h, rows = KERNEL_H, ROWS
+    if TAPS > 25:  # the compiler is not to unroll what hardly ever runs
+        kernel_h, rows = tl.minimum(height, 1) * KERNEL_H, tl.minimum(height - first, ROWS)
+    for n in range(rows):
+        z = offset + correlate_row(
+            *(images, first_filter, (first + n) * STRIDE_H - PAD_TOP, reads),
+            *(source_height, source_width, source_pixel, source_plane),
+            *(kernel_h, KERNEL_W, filter_tap, filter_channel, exists),
+            *(KERNEL_W, DILATION_H, DILATION_W, STEP, STEP, 1),
+        )
+        write_row(at + width.to(tl.int64) * n * pixel, z, n, height - first, writes, ACTIVATION)
+
+
+@triton.jit
 def sum_of_tap(
     grads,
     images,

@@ -2,8 +2,8 @@
 
 A program computes ROWS x COLUMNS pixels of CHANNELS channels, each row a tile of its own in
 registers. A row of the source, moved to the column of a tap, is read once and multiplied into every
-row of the output that it reaches (_axis.py says which). By fma: of the products of a tl.dot, a
-channel of its own filter could use only a band.
+row of the output that it reaches (_depthwise.py says which). By fma: a tl.dot would be of zeros but
+for a band, which pays for large filters in 16 bits (depthwise_conv2d_bands.py).
 """
 
 import math
@@ -32,8 +32,10 @@ from fastconv.triton_kernels._depthwise_padding import (
     leaves,
     write_row,
 )
+from fastconv.triton_kernels._depthwise_plain import Correlation
 from fastconv.triton_kernels._kernel import cdiv, dense, is_channels_last, kernel, wrap_triton
 from fastconv.triton_kernels._language import load
+from fastconv.triton_kernels.depthwise_conv2d_bands import correlate_bands
 from fastconv.triton_kernels.depthwise_conv2d_planes import correlate_planes
 
 # Settings, beside those of _depthwise.py, by what the compiler makes of them for sm_90.
@@ -42,7 +44,6 @@ from fastconv.triton_kernels.depthwise_conv2d_planes import correlate_planes
 UNROLLED = 5
 # More rows of a filter at a time, as 31 of 31x31, spill 1 KB a thread.
 MOST_TAPS = 7
-
 
 SIZES = ("source_height", "source_width", "height", "width", "pad_top", "pad_left")
 BLOCKS = ("row_phases", "row_blocks", "column_phases", "column_blocks")
@@ -134,12 +135,7 @@ def correlate_kernel(
     else:
         source_pixel, source_plane = 1, source_height.to(tl.int64) * source_width
         pixel, plane = 1, height.to(tl.int64) * width
-    if PACKED:
-        filter_channel = 1
-        filter_tap = channels * SUMMED
-    else:
-        filter_channel = KERNEL_H * KERNEL_W
-        filter_tap = 1
+    filter_tap, filter_channel = (channels * SUMMED, 1) if PACKED else (1, KERNEL_H * KERNEL_W)
     source_line = source_width.to(tl.int64) * source_pixel
     filter_line = STEP_H * KERNEL_W * filter_tap
     CHUNK: tl.constexpr = min(TAPS_H, MOST_TAPS)
@@ -218,10 +214,13 @@ def _correlate(
 ) -> None:
     if output.numel() == 0:
         return
+    plain = Correlation.of(source, weight, output, window, transposed)
+    given = (source, weight, bias, output)
+    if plain and correlate_bands(*given, plain, activation, channels_last):
+        return
     space = SPACES[channels_last]
     settings = settings_of(space, source, output.shape, weight, window, transposed=transposed)
-    given = (source, weight, bias, output, window, transposed, activation, settings)
-    if not channels_last and correlate_planes(*given):
+    if plain and not channels_last and correlate_planes(*given, plain, activation, settings):
         return
     batch, channels, height, width = output.shape
     rows, columns = axes_of(transposed, output if transposed else source, weight, window)
@@ -294,6 +293,6 @@ def depthwise_conv2d_backward_input(
     window = (stride, padding, dilation)
     check_grad_output("depthwise_conv2d_backward_input", grad_output, input, weight, window)
     grad_input = fake_backward_input(grad_output, input, weight)
-    channels_last = is_channels_last(input)
-    _correlate(grad_output, weight, None, grad_input, channels_last, window, True, None)
+    layout = is_channels_last(input)
+    _correlate(grad_output, weight, None, grad_input, layout, window, True, None)
     return grad_input

@@ -13,13 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastconv.triton_kernels._depthwise import Settings, Window, is_packed
+from fastconv.triton_kernels._depthwise import Settings, is_packed
 from fastconv.triton_kernels._depthwise_padding import (
-    correlate_row,
+    correlate_tile,
     has_infinite,
     leaves,
-    write_row,
 )
+from fastconv.triton_kernels._depthwise_plain import Correlation, rows_of
 from fastconv.triton_kernels._kernel import block_of, cdiv, dense, wrap_triton
 from fastconv.triton_kernels._language import activate, apart, load, store, together
 
@@ -63,31 +63,17 @@ def correlate_again(
 ):
     """A tile of an image that met padding, from (first, column), where its weights need it."""
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
-    STEP: tl.constexpr = -1 if FLIPPED else 1
     filter_tap, filter_channel = (channels, 1) if PACKED else (1, TAPS)
-    channel = plane[None, :]
-    exists = channel < channels
-    filters = weight + channel * filter_channel
+    exists = plane[None, :] < channels
+    filters = weight + plane[None, :] * filter_channel
     if has_infinite(filters, filter_tap, filter_channel, exists, TAPS, 1, 16):
         tl.debug_barrier()  # the threads share out what they store in another way
-        columns = column + tl.arange(0, COLUMNS)[:, None]
-        writes = (columns < width) & exists
-        reads = columns * STRIDE_W - PAD_LEFT
-        source_plane = source_height.to(tl.int64) * source_width
-        images = source + reads + channel // MULTIPLIER * source_plane
-        first_filter = filters + (TAPS - 1 if FLIPPED else 0) * filter_tap
-        offset = tl.zeros((1, plane.shape[0]), tl.float32)
-        if bias is not None:
-            offset = load(bias + channel, exists)
-        at = output + columns + (channel * height.to(tl.int64) + first) * width
-        for n in range(ROWS):
-            z = offset + correlate_row(
-                *(images, first_filter, (first + n) * STRIDE_H - PAD_TOP, reads),
-                *(source_height, source_width, 1, source_plane),
-                *(KERNEL_H, KERNEL_W, filter_tap, filter_channel, exists),
-                *(KERNEL_W, DILATION_H, DILATION_W, STEP, STEP, 1),
-            )
-            write_row(at + n * width, z, n, height - first, writes, ACTIVATION)
+        correlate_tile(
+            *(source, weight, bias, output, plane, channels, first, column),
+            *(source_height, source_width, height, width),
+            *(KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W),
+            *(PAD_TOP, PAD_LEFT, FLIPPED, MULTIPLIER, ACTIVATION, False, PACKED, ROWS, COLUMNS),
+        )
 
 
 @triton.jit(do_not_specialize=("source_height", "height", "row_blocks", "column_blocks"))
@@ -207,34 +193,20 @@ def correlate_planes(
     weight: Tensor,
     bias: Tensor | None,
     output: Tensor,
-    window: Window,
-    transposed: bool,
+    given: Correlation,
     activation: str | None,
     settings: Settings,
 ) -> bool:
-    """The correlation of contiguous tensors; whether their rows are whole accesses.
-
-    Transposed, without a stride, it is that with the filters turned around.
-    """
-    stride, padding, dilation = window
+    """The correlation of contiguous tensors; whether their rows are whole accesses."""
     batch, channels, height, width = output.shape
-    kernel_h, kernel_w = weight.shape[2:]
-    multiplier = weight.shape[0] // min(channels, source.shape[1])
     group = math.gcd(source.shape[3], width, 16 // source.element_size())
-    top, left = padding[:2]
-    if transposed:
-        top, left = dilation[0] * (kernel_h - 1) - top, dilation[1] * (kernel_w - 1) - left
-    before = max(0, cdiv(left, group))
-    last = (group - 1) * stride[1] + (kernel_w - 1) * dilation[1] - left
+    before = max(0, cdiv(given.pad_left, group))
+    last = (group - 1) * given.stride_w + given.reach - 1 - given.pad_left
     after = max(0, last // group)
-    if group < LEAST_GROUP or kernel_h * kernel_w > MOST_TAPS or before + after >= MOST_GROUPS:
+    taps = given.kernel_h * given.kernel_w
+    if group < LEAST_GROUP or taps > MOST_TAPS or before + after >= MOST_GROUPS:
         return False
-    if transposed and (tuple(stride) != (1, 1) or multiplier > 1):
-        return False
-    most = max(1, settings.rows * SUMS // 8 // group)
-    rows = min(
-        (min(n, height) for n in range(most, most // 2, -1)), key=lambda n: cdiv(height, n) * n
-    )
+    rows = rows_of(height, max(1, settings.rows * SUMS // 8 // group))
     threads = settings.plane_tile // 2
     of_columns = block_of(width // group, threads)
     of_channels = block_of(channels, threads // of_columns)
@@ -253,16 +225,7 @@ def correlate_planes(
         channels,
         row_blocks,
         column_blocks,
-        KERNEL_H=kernel_h,
-        KERNEL_W=kernel_w,
-        STRIDE_H=stride[0],
-        STRIDE_W=stride[1],
-        DILATION_H=dilation[0],
-        DILATION_W=dilation[1],
-        PAD_TOP=top,
-        PAD_LEFT=left,
-        FLIPPED=transposed,
-        MULTIPLIER=multiplier,
+        **given.constants(),
         ACTIVATION=activation,
         PACKED=packed,
         GROUP=group,

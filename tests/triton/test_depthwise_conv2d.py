@@ -71,6 +71,19 @@ CASES = {
     "whole accesses, 5x5, multiplier": Case(
         (1, 2, 5, 16), (5, 5), padding=(2, 2, 2, 2), multiplier=2, dtype=BRAIN, activation="relu6"
     ),
+    # Large filters in 16 bits: see depthwise_conv2d_bands.py.
+    "bands": Case((2, 3, 9, 10), (7, 7), padding=(3, 3, 3, 3), dtype=HALF),
+    "bands, whole accesses": Case(
+        (1, 2, 5, 12), (7, 7), padding=(3, 3, 3, 3), dtype=BRAIN, activation="relu6"
+    ),
+    "bands of many parts": Case((1, 1, 2, 8), (2, 31), padding=(1, 15, 0, 15), dtype=HALF),
+    "bands, stride": Case((1, 1, 5, 8), (8, 7), (2, 2), (3, 2, 3, 4), dtype=BRAIN),
+    "bands, dilation, multiplier": Case(
+        (1, 1, 8, 5), (7, 9), padding=(1, 10, 0, 8), dilation=(1, 2), multiplier=2, dtype=HALF
+    ),
+    "bands, padding beyond the filter": Case(
+        (1, 1, 2, 4), (7, 7), padding=(7, 8, 0, 3), dtype=BRAIN
+    ),
 }
 LAYOUTS = [contiguous, channels_last]
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
@@ -127,6 +140,12 @@ def test_packed_weights(multiplier):
 
 @each_layout
 def test_infinite_pixels_stay_within_their_windows(layout):
+    x, w, b = Case((1, 2, 4, 10), (7, 7), dtype=HALF).tensors(layout)
+    x[0, 0, 3, 3], x[0, 1, 0, 0] = float("inf"), float("nan")
+    bands = ((1, 1), (3, 3, 3, 3), (1, 1))
+    assert_agrees("depthwise_conv2d", x, w, b, *bands, "silu", terms=50, scale=8)
+    assert_agrees("depthwise_conv2d_backward_input", x, x, w, *bands, terms=49, scale=8)
+
     x, w, b = Case((1, 2, 9, 7)).tensors(layout)
     x[0, 0, 8, 3], x[0, 1, 0, 0] = float("inf"), float("nan")
     for window in (((1, 1), (0, 0, 0, 0), (1, 1)), ((2, 2), (1, 1, 1, 1), (1, 1))):
@@ -145,6 +164,7 @@ WEIGHED = {
     "9x1": Case((1, 1, 4, 2), (9, 1), padding=(4, 0, 4, 0)),
     "whole accesses": Case((1, 3, 10, 8)),
     "whole accesses, stride": Case((1, 2, 5, 16), stride=(2, 2), dtype=HALF),
+    "bands": Case((1, 1, 3, 5), (7, 7), padding=(3, 3, 3, 3), dtype=HALF),
 }
 
 

@@ -161,6 +161,9 @@ for name, dtype in {"pointwise_conv2d": torch.float16, "pointwise_conv2d float32
 for name, layout in {"nhwc": channels_last, "nchw": contiguous}.items():
     g, x, w = tensors(X, X, (8, 1, 3, 3), layout=layout)
     CALLS[f"depthwise_conv2d {name}"] = ("depthwise_conv2d_backward_input", [g, x, w, *WINDOW])
+    large = tensors((1, 16, 4, 5), (16, 1, 7, 7), layout=layout, dtype=torch.float16)
+    padded = ((1, 1), (3, 3, 3, 3), (1, 1))
+    CALLS[f"depthwise_conv2d bands {name}"] = ("depthwise_conv2d", [*large, None, *padded])
     weight = f"depthwise_conv2d_backward_weight {name}"
     CALLS[weight] = ("depthwise_conv2d_backward_weight", [g, x, w, *WINDOW])
 
