@@ -170,4 +170,5 @@ def test_rows_of_28_pixels_are_read_8_bytes_at_a_time():
 
 def test_every_kernel_has_a_row():
     products = {name for name, *_ in test_triton_compiled_products.CALLS.values()}
-    assert {name for name, *_ in CALLS.values()} | products == set(KERNELS)
+    in_turn = {"depthwise_conv2d_backward"}  # launches the kernels of two others
+    assert {name for name, *_ in CALLS.values()} | products | in_turn == set(KERNELS)
