@@ -80,6 +80,13 @@ def convolution(case: "Case") -> Work:
         forms = {"packed": Packed(ours, pack)}
         return Work([x, w, (s.out_channels,)], moved, flops, theirs, ours, forms=forms)
 
+    if case.direction == "forward with residual":  # and ReLU: the end of a residual block
+        return Work(
+            *([x, w, (s.out_channels,), y], moved + elements(y), flops),
+            lambda x, w, b, r: F.relu(F.conv2d(x, w, b, s.stride) + r),
+            lambda x, w, b, r: ops.pointwise_conv2d(x, w, b, r, s.stride, "relu"),
+        )
+
     arguments = ([s.stride] * 2, [padding] * 2, [1] * 2, False, [0, 0], groups)
     mask = [case.direction == "grad_input", case.direction == "grad_weight"]
 

@@ -10,7 +10,7 @@ from bench.gpu import __main__ as file
 from bench.gpu.__main__ import Run, empty_caches, line, pairs
 from bench.gpu.calls import calls_of, compiled_anew
 from bench.gpu.measure import measure
-from bench.gpu.rivals import Rival
+from bench.gpu.rivals import Rival, rivals_of
 from bench.shapes import read
 from fastconv import _C, gpu, kept
 
@@ -112,6 +112,25 @@ def test_nvrtc_compiles_so_many_kernels_for_a_network(fused, programs):
     ]
     found = {launch.expression for op, tensors in calls for launch in gpu.plan(op, tensors, device)}
     assert len(found) == programs
+
+
+def test_the_ends_of_residual_blocks_are_compared_with_cudnn_in_one_call(monkeypatch):
+    def add_relu(x, w, z, alpha, b, stride, padding, dilation, groups):
+        return torch.relu(torch.conv2d(x, w, b, stride, padding, dilation, groups) + alpha * z)
+
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
+    cases = [case for case, _ in pairs([1], [], ["float32"]) if "residual" in case.direction]
+    assert [case.shape for case in cases] == [
+        "1x64x56x56-256k1s1",
+        "1x128x28x28-512k1s1",
+        "1x256x14x14-1024k1s1",
+        "1x512x7x7-2048k1s1",
+    ]
+    rivals = rivals_of(cases[-1])
+    fused = {name: rivals[name] for name in ("cuDNN add relu nhwc", "torch nhwc")}
+    ours = {"cpu nhwc": Rival(cases[-1].ours, "nhwc")}
+    variants = measure(cases[-1], None, ours | fused, torch.device("cpu"), 1e9, 2)["variants"]
+    assert all("seconds" in variant for variant in variants.values()), variants
 
 
 def test_nvrtc_is_timed_apart_where_it_compiles_other_code():

@@ -1,5 +1,6 @@
 """Ways to do what a case asks, on a GPU."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import Case, Function, cases_of, layers_of
+from bench.cases import DTYPES, Case, Function, cases_of, layers_of
 from bench.gpu import cudnn
 from bench.shapes import Shape
 from fastconv import reference
@@ -48,6 +49,8 @@ def rivals_of(case: Case) -> dict[str, Rival]:
     if case.op == "local_response_norm":
         return rivals_of_norm(case)
     rivals = in_both_layouts("torch", case.theirs)
+    if case.direction == "forward with residual":
+        rivals["cuDNN add relu nhwc"] = fused_convolution_and_sum(case.layer)
     if case.op in ("pointwise_conv2d", "depthwise_conv2d") and case.direction == "forward":
         rivals["cuDNN relu nhwc"] = fused_convolution(case)
         if case.op == "pointwise_conv2d" and case.layer.stride == 1:
@@ -77,6 +80,14 @@ def fused_convolution(case: Case) -> Rival:
     )
 
 
+def fused_convolution_and_sum(layer: Shape) -> Rival:
+    """cuDNN's 1x1 convolution with bias, residual and ReLU in one call."""
+    window = ([layer.stride] * 2, [0, 0], [1, 1], 1)
+    return Rival(
+        lambda x, w, b, r: torch.cudnn_convolution_add_relu(x, w, r, 1, b, *window), "nhwc"
+    )
+
+
 def matrix_product(layer: Shape) -> Rival:
     """cuBLASLt's product with bias and ReLU; it has no relu6."""
 
@@ -100,5 +111,12 @@ def rivals_of_norm(case: Case) -> dict[str, Rival]:
 
 
 def all_cases(batches: list[int], networks: list[str], dtypes: list[str]) -> Iterator[Case]:
-    few = [x for x in layers_of(MORE_NETWORKS) if x.op in ("local_response_norm", "residual_add")]
-    return cases_of(few + layers_of(networks), batches, dtypes)
+    more = layers_of(MORE_NETWORKS)
+    few = [x for x in more if x.op in ("local_response_norm", "residual_add")]
+    yield from cases_of(few + layers_of(networks), batches, dtypes)
+    added = {(x.channels, x.height, x.width) for x in few if x.op == "residual_add"}
+    for layer in more:
+        joins = (layer.out_channels, layer.height, layer.width) in added
+        if layer.op == "pointwise_conv2d" and layer.stride == 1 and joins:
+            for dtype, batch in itertools.product(dtypes, batches):
+                yield Case(layer, batch, DTYPES[dtype], "forward with residual")
