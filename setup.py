@@ -64,6 +64,7 @@ TILED = {
     "inverted_residual_bfloat16_hidden",
     "inverted_residual_strips",
     "pointwise_conv2d_bfloat16",
+    "pointwise_conv2d_bfloat16_nchw",
     "probe_bfloat16",
 }
 OPTIONAL_ISAS = ["avx2", "avx512", "avx512_bf16", "amx"]

@@ -76,11 +76,6 @@ FASTCONV_INLINE bool is_dots(const PointwiseConv2dParams& p) {
          p.weight_in_stride == 1 && p.weight_out_stride != 1 && !p.weight_is_pairs;
 }
 
-// Whether the kernels of pairs of bfloat16 serve.
-FASTCONV_INLINE bool multiplies_pairs(const PointwiseConv2dParams& p) {
-  return p.dtype == DType::kBFloat16 && p.layout == Layout::kNHWC && !is_dots(p);
-}
-
 FASTCONV_INLINE Variant pointwise_conv2d_variant(const PointwiseConv2dParams& p) {
   if (p.layout == Layout::kNCHW) return Variant::pointwise_conv2d_nchw;
   if (is_dots(p)) return Variant::pointwise_conv2d_nhwc_dots;

@@ -51,22 +51,34 @@ void tiles(PairTile<C> t, int64_t count) {
   const int64_t block = t.block_pairs > 0 ? t.block_pairs : t.pairs;
   const bool fetches = t.pairs > 2 * kPrefetchRows;
   const VecF low = VecF::set1(t.low), high = VecF::set1(t.high);
+  const auto* of_columns = t.bias_is_per_row ? nullptr : t.bias;
 
   for (; count > 0; --count) {
     VecF acc[MR][NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
       VecF start = VecF::set1(0);
-      if (t.bias != nullptr && j + 1 < NV) start = load(t.bias + j * L);
-      if (t.bias != nullptr && j + 1 == NV) {
+      if (of_columns != nullptr && j + 1 < NV) start = load(of_columns + j * L);
+      if (of_columns != nullptr && j + 1 == NV) {
         if constexpr (kShared) {
-          start = load_twice(t.bias + j * L, last);
+          start = load_twice(of_columns + j * L, last);
         } else {
-          start = load_partial(t.bias + j * L, last);
+          start = load_partial(of_columns + j * L, last);
         }
       }
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) acc[i][j] = start;
+    }
+    if (t.bias_is_per_row && t.bias != nullptr) {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const VecF start = VecF::set1(t.bias[i]);
+        for (int j = 0; j < NV; ++j) acc[i][j] = start;
+        if constexpr (kShared) {
+          if (i % 2 == 1) acc[i - 1][NV - 1] = halves(acc[i - 1][NV - 1], start);
+        }
+      }
+      t.bias += MR;
     }
 
     const bfloat16* a[kPointers];
@@ -169,6 +181,7 @@ void choose_rows(const PairTile<C>& t, std::integer_sequence<int, i...>) {
     const int64_t first = taller * (rows + 1);
     part.a += first * t.a_row, part.c += first * t.c_row;
     if (t.residual != nullptr) part.residual += first * t.residual_row;
+    if (t.bias_is_per_row && t.bias != nullptr) part.bias += first;
   }
   kInstances[rows - 1](part, count - taller);
 }
@@ -211,12 +224,14 @@ void pair_tile(Tiles&, const PairTile<bfloat16>& t, Activation activation) {
   PairTile<float> wide{};
   wide.a_row = t.a_row, wide.a_pair = t.a_pair, wide.block_pairs = t.block_pairs,
   wide.a_block = t.a_block;
-  wide.b = t.b, wide.b_row = t.b_row, wide.bias = t.bias;
+  wide.b = t.b, wide.b_row = t.b_row;
+  wide.bias = t.bias, wide.bias_is_per_row = t.bias_is_per_row;
   wide.c = sums, wide.c_row = kRow;
   wide.columns = t.columns, wide.pairs = t.pairs, wide.low = t.low, wide.high = t.high;
   for (int64_t first = 0; first < t.rows; first += kPairRows) {
     wide.rows = min_of<int64_t>(kPairRows, t.rows - first);
     wide.a = t.a + first * t.a_row;
+    if (t.bias_is_per_row && t.bias != nullptr) wide.bias = t.bias + first;
     choose(wide);
     dispatch_activation(activation, [&](auto op) {
       for (int64_t i = 0; i < wide.rows; ++i) {

@@ -25,7 +25,8 @@ struct PairTile {
   int64_t c_row;
   const C* residual;  // (rows, columns) or null; may be c itself
   int64_t residual_row;
-  const float* bias;             // one value a column, or null
+  const float* bias;  // one value a column, or a row, or null
+  bool bias_is_per_row;
   int64_t rows, columns, pairs;  // columns <= kPairColumns
   float low, high;
   bool streams;  // past the caches: then c and c_row are whole vectors from address 0

@@ -33,7 +33,7 @@ void sum_columns(Tiles& tiles, const PairTile<bfloat16>& t, const RowTiles& rows
   // A block of the depth is that of a register.
   const int64_t a_step = t.block_pairs > 0 ? t.a_block : 2 * kTilePairs;
   const bfloat16 *a = t.a, *b = t.b + 2 * column;
-  if (t.bias != nullptr) {
+  if (t.bias != nullptr && !t.bias_is_per_row) {
     (tiles.load<i>(t.bias + column, 0), ...);
   } else {
     (tiles.zero<i>(), ...);
@@ -67,9 +67,11 @@ void finish(const PairTile<bfloat16>& t, const float* sums, Activation activatio
   constexpr int64_t L = kLanes<float>;
   dispatch_activation(activation, [&](auto op) {
     for (int64_t i = 0; i < t.rows; ++i) {
+      const bool adds = t.bias_is_per_row && t.bias != nullptr;
+      const VecF bias = VecF::set1(adds ? t.bias[i] : 0);
       for (int64_t j = 0; j < t.columns; j += L) {
         const int64_t lanes = min_of(L, t.columns - j);
-        VecF z = load(sums + i * kPairColumns + j);
+        VecF z = load(sums + i * kPairColumns + j) + bias;
         if (t.residual != nullptr) {
           z = z + load_partial(t.residual + i * t.residual_row + j, lanes);
         }
@@ -96,6 +98,7 @@ void pair_tile(Tiles& tiles, const PairTile<bfloat16>& whole, Activation activat
     finish(t, sums, activation);
     t.a += kMostRows * t.a_row, t.c += kMostRows * t.c_row;
     if (t.residual != nullptr) t.residual += kMostRows * t.residual_row;
+    if (t.bias_is_per_row && t.bias != nullptr) t.bias += kMostRows;
   }
 }
 

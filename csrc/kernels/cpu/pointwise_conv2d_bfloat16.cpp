@@ -1,10 +1,11 @@
-// Pointwise convolution of channels_last bfloat16 on the CPU: tiles of a matrix product straight
-// from and to the tensors; pixels are copied together only where a stride or an odd number of
-// channels asks for it.
+// Pointwise convolution of bfloat16 on the CPU, here channels_last: tiles of a matrix product
+// straight from and to the tensors; pixels are copied together only where a stride or an odd number
+// of channels asks for it.
 #include <cstring>
 
 #include "../pointwise_conv2d.h"
 #include "gemm_bfloat16.h"
+#include "pointwise_conv2d_bfloat16_nchw.h"
 #include "registry.h"
 #include "stage_pairs.h"
 
@@ -54,6 +55,7 @@ Grid grid_of(const Params& p) {
 }
 
 PointwiseConv2dPlan plan(const Params& p) {
+  if (p.layout == Layout::kNCHW) return plan_pairs_nchw(p);
   const Grid grid = grid_of(p);
   PointwiseConv2dPlan plan{};
   if (!p.weight_is_pairs) {
@@ -66,6 +68,7 @@ PointwiseConv2dPlan plan(const Params& p) {
 }
 
 void prepare(const Params& p, void* prepared, int64_t begin, int64_t end) {
+  if (p.layout == Layout::kNCHW) return prepare_pairs_nchw(p, prepared);
   const bfloat16* weight = static_cast<const bfloat16*>(p.weight);
   for (int64_t unit = begin; unit < end; ++unit) {
     const Range panel = pair_panel_at(unit, p.out_channels);
@@ -104,6 +107,7 @@ FASTCONV_INLINE const float* bias_of(const Params& p, Range panel, float* wide) 
 }
 
 void run(const Params& p, const void* prepared, void* scratch, int64_t begin, int64_t end) {
+  if (p.layout == Layout::kNCHW) return run_pairs_nchw(p, prepared, scratch, begin, end);
   const Grid grid = grid_of(p);
   const bfloat16* weight = static_cast<const bfloat16*>(p.weight_is_pairs ? p.weight : prepared);
   const bfloat16* residual = static_cast<const bfloat16*>(p.residual);
