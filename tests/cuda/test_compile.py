@@ -41,7 +41,7 @@ REGISTERS = {
     "depthwise_conv2d_any": 80,
     "depthwise_conv2d_band": 128,
     "depthwise_conv2d_gradients_nchw_tile": 168,
-    "depthwise_conv2d_gradients_nhwc_tile": 184,
+    "depthwise_conv2d_gradients_nhwc_tile": 208,
     "depthwise_conv2d_nchw_tile": 128,
     "depthwise_conv2d_nhwc_tile": 168,
     "depthwise_conv2d_weight_any": 80,
