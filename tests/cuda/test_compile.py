@@ -48,6 +48,7 @@ REGISTERS = {
     "depthwise_conv2d_weight_nchw_tile": 128,
     "depthwise_conv2d_weight_nhwc_tile": 168,
     "depthwise_conv2d_weight_sum": 64,
+    "depthwise_conv2d_window": 80,
     "inverted_residual_fused": 224,
     "pointwise_conv2d_mma": 232,
     "pointwise_conv2d_simt": 168,

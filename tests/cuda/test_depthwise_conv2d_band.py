@@ -102,7 +102,7 @@ def test_an_infinite_weight_skips_the_padding(layout):
         (5, torch.bfloat16, "nhwc_tile"),
         (7, torch.float32, "nhwc_tile"),
         (4, torch.float16, "band"),  # no tile is compiled
-        (35, torch.float16, "any"),
+        (35, torch.float16, "window"),
     ],
 )
 def test_choice(kernel, dtype, chosen):

@@ -35,6 +35,7 @@ CALLS = {
         x.contiguous(), 5, padding=2
     ),
     "depthwise_conv2d, planes": lambda x: _depthwise(x.contiguous(), 6, padding=3),
+    "depthwise_conv2d, window": lambda x: _depthwise(x.float(), 9, padding=4),
     "depthwise_conv2d, band": lambda x: _depthwise(x, 9, padding=4),
     "inverted_residual": lambda x: ops.inverted_residual(
         x, _w(16, 8), None, _w(16, 1, 5, 5), None, _w(8, 16), None, 1, 2, "silu", True

@@ -30,6 +30,9 @@ namespace fastconv::cuda {
 #endif
 
 FASTCONV_DEFINE_TABLE(depthwise_conv2d, FASTCONV_FOR_EACH_DTYPE(depthwise_conv2d_any),
+                      FASTCONV_INSTANCE(depthwise_conv2d_window, 0),
+                      FASTCONV_INSTANCE(depthwise_conv2d_window, 2),
+                      FASTCONV_INSTANCE(depthwise_conv2d_window, 3),
                       FASTCONV_FOR_EACH_DTYPE_AND(depthwise_conv2d_weight_any, 1),
                       FASTCONV_FOR_EACH_DTYPE_AND(depthwise_conv2d_weight_any, 32),
                       FASTCONV_FOR_EACH_DTYPE(depthwise_conv2d_weight_sum),

@@ -9,3 +9,4 @@
 #include "depthwise_conv2d_nhwc.cuh"
 #include "depthwise_conv2d_weight_nchw.cuh"
 #include "depthwise_conv2d_weight_nhwc.cuh"
+#include "depthwise_conv2d_window.cuh"

@@ -4,6 +4,7 @@
 #include "../depthwise_conv2d.h"
 #include "depthwise_conv2d_band.h"
 #include "depthwise_conv2d_tile.h"
+#include "depthwise_conv2d_window.h"
 #include "known.h"
 
 namespace fastconv::cuda {
@@ -39,6 +40,7 @@ struct DepthwiseParams {
   DepthwiseTiles tiles;  // of channels_last tensors
   PlaneTiles planes;     // of contiguous ones
   BandTiles band;        // of either, where the matrix unit multiplies
+  WindowTiles window;    // of either, where the window has no tile
 
   FASTCONV_INLINE int64_t source_height() const {
     return transposed ? shape.out_height : shape.height;
@@ -100,6 +102,11 @@ constexpr int kDepthwiseSumRows = 8;       // its warps, each with slabs of its 
 BandTiles arrange_band(const DepthwiseConv2dShape& s);
 bool takes_band(const DepthwiseParams& p, const Device& device);
 Launch band_launch(const DepthwiseParams& p);
+
+// The same for a window of any size on CUDA cores.
+WindowTiles arrange_window(const DepthwiseConv2dShape& s);
+bool takes_window(const DepthwiseParams& p, const Device& device);
+Launch window_launch(const DepthwiseParams& p);
 
 // Fills the periods and the tiles, which follow from the rest.
 void complete(DepthwiseParams& p);

@@ -37,8 +37,8 @@ void complete(DepthwiseParams& p) {
   const DepthwiseConv2dShape& s = p.shape;
   p.period_h = p.transposed ? s.stride_h / std::gcd(s.stride_h, s.dilation_h) : 1;
   p.period_w = p.transposed ? s.stride_w / std::gcd(s.stride_w, s.dilation_w) : 1;
-  p.tiles = {}, p.planes = {}, p.band = {};
-  if (!p.transposed) p.band = arrange_band(s);
+  p.tiles = {}, p.planes = {}, p.band = {}, p.window = {};
+  if (!p.transposed) p.band = arrange_band(s), p.window = arrange_window(s);
   const bool phases_agree = s.pad_top % s.stride_h == s.pad_left % s.stride_w;
   if (has_tile(s) && (phases_agree || !p.transposed)) {
     const int kernel = int(s.kernel_h), stride = int(s.stride_h), phase = phase_of(p);
@@ -66,6 +66,7 @@ Launch plan(const DepthwiseParams& p, const Device& device) {
         tile_launch(Kernel::depthwise_conv2d_nchw_tile, p.planes.patches, plane_bytes(p)), s.dtype,
         s.kernel_h, s.stride_h, phase_of(p));
   }
+  if (takes_window(p, device)) return window_launch(p);
   Launch launch{};
   launch.kernel = Kernel::depthwise_conv2d_any;
   launch.threads = kDepthwiseThreads;
