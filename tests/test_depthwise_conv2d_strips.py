@@ -118,3 +118,18 @@ def test_strides_and_dilations_past_32_bits(large, layout):
     assert_close(depthwise_conv2d(x, column, None, 1, 0, (1, large)).detach(), z.detach(), 3, 10)
     with pytest.raises(RuntimeError, match="kernel no larger"):
         depthwise_conv2d(x, w, b, 1, 1, large)
+
+
+# Past the caches: from 16 MiB of output stored past them, from 32 MiB in all read row by row.
+@pytest.mark.parametrize("name", [n for n in ISAS if n != "scalar"])
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_tensors_past_the_caches(stride, layout, name):
+    sizes = (2, 144, 121, 125) if stride == 1 else (2, 144, 235, 251)
+    x, w, b = layout(torch.randn(sizes)), torch.randn(144, 1, 3, 3), torch.randn(144)
+    with isa(name):
+        assert_same_bits_on_any_threads(lambda: depthwise_conv2d(x, w, b, stride, 1))
+        y = depthwise_conv2d(x, w, b, stride, 1)
+    assert y.numel() * 4 >= 16 << 20
+    z = torch.nn.functional.conv2d(x, w, b, stride, 1, groups=144)
+    torch.testing.assert_close(y, z, rtol=1e-5, atol=1e-4)

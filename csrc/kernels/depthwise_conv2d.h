@@ -84,11 +84,16 @@ FASTCONV_INLINE int64_t depthwise_conv2d_strip_rows(const DepthwiseConv2dShape& 
   return rows;
 }
 
-// Rows longer than a vector and few taps: to read along the row costs less than to transpose. On
-// one core of a Zen 5, us along the row / transposed: 1x144x56x56 3x3 80 / 110; 1x192x28x28 29 /
-// 33; 1x384x14x14 15.2 / 15.3, in float16 19 / 14; 1x240x28x28 5x5 72 / 62; 1x960x7x7 3x3 22 / 13.
+// To read along the row costs less than to transpose, but not of rows that fill half a vector, nor
+// where each of many taps widens its own shift of 16 bits. On one core of a Zen 5, us along the row
+// / transposed: 1x192x28x28 3x3 29.8 / 41, 1x384x14x14 16.1 / 17.9, in float16 19 / 14;
+// 1x96x112x112 stride 2 127 / 153; 5x5 1x240x28x28 63 / 74, 1x672x14x14 48 / 50; 7x7 1x384x14x14 41
+// / 39, 1x240x56x56 stride 2 167 / 180; 3x3 1x960x7x7 22 / 13.
 FASTCONV_INLINE bool depthwise_conv2d_by_rows(const DepthwiseConv2dShape& s) {
-  return depthwise_conv2d_fits_tiles(s) && s.kernel_h == 3 && min_of(s.width, s.out_width) > 16;
+  const int64_t width = min_of(s.width, s.out_width);
+  if (!depthwise_conv2d_fits_tiles(s)) return false;
+  if (s.dtype != DType::kFloat32) return s.kernel_h == 3 && width > 16;
+  return width > (s.kernel_h == 3 ? 8 : 16);
 }
 
 FASTCONV_INLINE bool depthwise_conv2d_fits_planes(const DepthwiseConv2dShape& s) {
@@ -131,7 +136,9 @@ FASTCONV_INLINE bool depthwise_conv2d_weight_by_strips(const DepthwiseConv2dShap
   if (s.layout == Layout::kNHWC) {
     return depthwise_conv2d_fits_pixels(s) && depthwise_conv2d_correlates_weight(s);
   }
-  return depthwise_conv2d_fits_planes(s) && (s.batch > 1 || !depthwise_conv2d_by_rows(s));
+  const bool by_rows =
+      depthwise_conv2d_fits_tiles(s) && s.kernel_h == 3 && min_of(s.width, s.out_width) > 16;
+  return depthwise_conv2d_fits_planes(s) && (s.batch > 1 || !by_rows);
 }
 
 // Bytes of scratch a thread brings: weights, bias and the two strips.
