@@ -44,6 +44,8 @@ struct PointwiseConv2dWeightGradientParams : PointwiseConv2dShape {
   void* grad_bias;          // (out_channels) or null
 
   int64_t weight_out_stride, weight_in_stride;  // in elements
+  bool adds;                                    // run: to what the partials hold
+  int64_t splits;  // reduce: the partials there are; 0: those of run's plan
 };
 
 // Zeroes grad_input but for the pixels a stride above one reads, which it takes from compact.

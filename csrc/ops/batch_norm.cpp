@@ -1,23 +1,14 @@
 // fastconv::batch_norm and its backward pass on CPU tensors.
-#include "../kernels/batch_norm.h"
+#include "batch_norm.h"
 
 #include <tuple>
 
 #include "../kernels/cpu/registry.h"
 #include "scratch.h"
-#include "tensor.h"
 
 namespace fastconv::ops {
 
-namespace {
-
-constexpr double kNanosecondsAByte = 0.05;  // 20 GB/s a thread
-
 using Optional = std::optional<Tensor>;
-
-bool same_sizes(const Tensor& a, const Tensor& b) {
-  return a.dim() == b.dim() && std::equal(a.sizes().begin(), a.sizes().end(), b.sizes().begin());
-}
 
 // A parameter or statistic of each channel as a dense tensor, null where there is none.
 Optional of_channels(const char* op, const char* name, const Optional& t, const Tensor& input) {
@@ -39,8 +30,8 @@ const void* data(const Optional& t) {
   return t ? t->const_data_ptr() : nullptr;
 }
 
-BatchNormParams params(const char* op, const Tensor& input, double eps,
-                       const std::optional<Text>& activation) {
+BatchNormParams batch_norm_params(const char* op, const Tensor& input, double eps,
+                                  const std::optional<Text>& activation) {
   BatchNormParams p{};
   p.dtype = dtype_of(input, op);
   p.activation = parse_activation(activation);
@@ -55,6 +46,20 @@ BatchNormParams params(const char* op, const Tensor& input, double eps,
   return p;
 }
 
+// One tensor of a number a channel, in the accumulation type.
+Tensor new_of_channels(const Tensor& input, bool used) {
+  using torch::headeronly::ScalarType;
+  const auto dtype =
+      input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return torch::stable::new_empty(input, {used ? input.size(1) : 0}, dtype);
+}
+
+namespace {
+
+bool same_sizes(const Tensor& a, const Tensor& b) {
+  return a.dim() == b.dim() && std::equal(a.sizes().begin(), a.sizes().end(), b.sizes().begin());
+}
+
 // Memory for the sums and coefficients of a call, and the layout the kernels take.
 void prepare(BatchNormParams& p) {
   if (p.pixels == 1) p.layout = Layout::kNHWC;  // the same memory, and full vectors
@@ -65,29 +70,12 @@ void prepare(BatchNormParams& p) {
   p.coefficients = memory + partials;
 }
 
-template <class Kernel>
-void over_units(const BatchNormParams& p, Kernel kernel, int64_t passes) {
-  const int64_t units = BatchNormUnits(p).units;
-  const double bytes =
-      static_cast<double>(passes * p.batch * p.channels * p.pixels * size_of(p.dtype));
-  parallel(units, bytes * kNanosecondsAByte / static_cast<double>(std::max<int64_t>(units, 1)),
-           [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
-}
-
-// One tensor of a number a channel, in the accumulation type.
-Tensor new_of_channels(const Tensor& input, bool used) {
-  using torch::headeronly::ScalarType;
-  const auto dtype =
-      input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::new_empty(input, {used ? input.size(1) : 0}, dtype);
-}
-
 std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& input, const Optional& weight,
                                               const Optional& bias, const Optional& mean,
                                               const Optional& var, double eps,
                                               const std::optional<Text>& activation) {
   const char* op = "batch_norm";
-  BatchNormParams p = params(op, input, eps, activation);
+  BatchNormParams p = batch_norm_params(op, input, eps, activation);
   FASTCONV_CHECK(mean.has_value() == var.has_value(), op, ": expected mean and var, or neither");
   p.training = !mean;
   const Optional w = of_channels(op, "weight", weight, input);
@@ -127,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad_output
                                                        const std::optional<Text>& activation,
                                                        std::vector<bool> output_mask) {
   const char* op = "batch_norm_backward";
-  BatchNormParams p = params(op, input, eps, activation);
+  BatchNormParams p = batch_norm_params(op, input, eps, activation);
   check_like_input(op, "grad_output", grad_output, input);
   FASTCONV_CHECK(same_sizes(grad_output, input), op, ": expected grad_output of shape ",
                  to_string(input), ", got ", to_string(grad_output));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernels/inverted_residual.h"
+#include "../kernels/pointwise_conv2d.h"
 #include "out.h"
 
 namespace fastconv::ops {
@@ -9,6 +10,9 @@ namespace fastconv::ops {
 // Whether a 1x1 weight of a bfloat16 input is packed: int32 (out, in / 2 rounded up, 1, 1), each
 // value the bfloat16 weights of two input channels, output channels together in memory.
 bool is_pairs(const Tensor& weight, const Tensor& input);
+
+// By dtype and layout.
+const PointwiseConv2dKernels& pointwise_conv2d_kernels_of(const PointwiseConv2dParams& p);
 
 Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,

@@ -26,6 +26,12 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, "
       "Tensor mean, Tensor var, bool training, float eps, str? activation, bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
+  // Of a 1x1 convolution without bias and the batch norm in training behind it: the gradients of
+  // input, conv_weight, weight and bias.
+  m.def(
+      "pointwise_batch_norm_backward(Tensor grad_output, Tensor conv_output, Tensor input, "
+      "Tensor conv_weight, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps, "
+      "str? activation) -> (Tensor, Tensor, Tensor, Tensor)");
   def_with_out(m, "residual_add(Tensor input, Tensor residual, str? activation=None) -> Tensor");
   // For training on a GPU, with ReLU or ReLU6 and tensors of one size: the second result has a bit
   // an element, where the gradient passes, in the order of the output's memory.

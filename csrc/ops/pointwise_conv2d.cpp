@@ -14,10 +14,6 @@ namespace fastconv::ops {
 
 namespace {
 
-constexpr const char* kOp = "pointwise_conv2d";
-constexpr double kFlopsANanosecond = 100;
-constexpr double kNanosecondsAByte = 0.05;
-
 // Whether bfloat16 is multiplied in pairs rather than widened first. Contiguous pixels must be
 // copied together either way; us by pairs / widened, batch 16, one core of a Zen 5: 24 -> 144,
 // 56x56: AVX512-BF16 930 / 2353, AVX-512 1675 / 2554, AVX2 4048 / 5262; 960 -> 160, 7x7: 539 /
@@ -28,9 +24,17 @@ bool multiplies_pairs(const PointwiseConv2dParams& p) {
   return p.dtype == DType::kBFloat16 && !is_dots(p) && pays;
 }
 
-const PointwiseConv2dKernels& kernels_of(const PointwiseConv2dParams& p) {
+}  // namespace
+
+const PointwiseConv2dKernels& pointwise_conv2d_kernels_of(const PointwiseConv2dParams& p) {
   return multiplies_pairs(p) ? pointwise_conv2d_bfloat16_kernels() : pointwise_conv2d_kernels();
 }
+
+namespace {
+
+constexpr const char* kOp = "pointwise_conv2d";
+constexpr double kFlopsANanosecond = 100;
+constexpr double kNanosecondsAByte = 0.05;
 
 // Sizes of input and weight, checked.
 PointwiseConv2dShape shape_of(const Tensor& input, const Tensor& weight,
@@ -83,7 +87,10 @@ Layout kernel_layout(const PointwiseConv2dShape& s) {
 class PointwiseWork final : public Work {
  public:
   explicit PointwiseWork(const PointwiseConv2dParams& p)
-      : Work(pointwise_conv2d_variant(p)), kernels_(kernels_of(p)), p_(p), plan_(kernels_.plan(p)) {
+      : Work(pointwise_conv2d_variant(p)),
+        kernels_(pointwise_conv2d_kernels_of(p)),
+        p_(p),
+        plan_(kernels_.plan(p)) {
     const double weights = double(p.in_channels) * p.out_channels;
     units[0] = plan_.prepare_units, units[1] = plan_.units;
     cost[0] = plan_.prepare_units > 0 ? weights * 8 * kNanosecondsAByte : 0;

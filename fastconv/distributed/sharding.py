@@ -31,6 +31,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "local_response_norm": ("0 -> 0", "2 -> 2"),
     "local_response_norm_backward": ("0 0 -> 0", "2 2 -> 2"),
     "max_pool2d": ("0 -> 0", "1 -> 1"),
+    "pointwise_batch_norm_backward": ("r r r r r r r r -> r r r r",),
     "pointwise_conv2d": ("0 r r 0 -> 0", "r 0 0 1 -> 1", "1 1 p p -> p"),
     "pointwise_conv2d_backward": ("0 0 r -> 0 p p", "1 r 0 -> p 0 0", "r 1 1 -> 1 1 r"),
     "residual_add": ("0 0 -> 0", "1 1 -> 1"),

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastconv import ops
+from fastconv.ops.pointwise_batch_norm import forget
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -22,6 +23,8 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Tensor):  # and no proxy of torch.fx, which has no dimensions yet
             self._check_input_dim(input)
+            if self._forward_pre_hooks:  # they have seen it
+                forget(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

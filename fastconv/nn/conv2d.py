@@ -3,8 +3,10 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from fastconv import ops, reference
+from fastconv.ops.pointwise_batch_norm import remember
 
 
 class Conv2d(nn.Conv2d):
@@ -15,6 +17,7 @@ class Conv2d(nn.Conv2d):
     """
 
     activation: str | None = None
+    feeds_norm = False  # a batch norm, which alone sees the output; set by swap_
 
     def __init__(self, *args: Any, activation: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -23,7 +26,7 @@ class Conv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
             return reference.activate(super()._conv_forward(input, weight, bias), self.activation)
-        return ops.conv2d(
+        output = ops.conv2d(
             input,
             weight,
             bias,
@@ -33,6 +36,10 @@ class Conv2d(nn.Conv2d):
             self.groups,
             self.activation,
         )
+        hooked = self._forward_hooks or self._backward_hooks or _has_any_global_hook()
+        if self.feeds_norm and self.training and bias is None and not hooked:
+            remember(output, input, weight)
+        return output
 
     def extra_repr(self) -> str:
         activation = f", activation={self.activation!r}" if self.activation else ""

@@ -13,6 +13,7 @@ from fastconv import reference
 from fastconv.ops._check import check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
+from fastconv.ops.pointwise_batch_norm import NormOfPointwise, convolution_behind
 
 
 def batch_norm(
@@ -70,7 +71,11 @@ def batch_norm(
     if count == 0:
         z = F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
         return reference.activate(z, activation)
-    output, mean, var = _op(input, weight, bias, None, None, eps, activation)
+    if behind := convolution_behind(input, weight, bias):
+        with_conv = (*behind, weight, bias, input.detach())
+        output, mean, var = NormOfPointwise.apply(*with_conv, eps, activation)
+    else:
+        output, mean, var = _op(input, weight, bias, None, None, eps, activation)
     with torch.no_grad():
         if running_mean is not None:
             running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)

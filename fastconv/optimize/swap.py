@@ -97,6 +97,7 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
     the very same objects, so optimizers and checkpoints go on working. restore_ undoes it.
     An activation that follows a batch norm in an nn.Sequential is computed by the batch norm, where
     neither is called from elsewhere or has hooks; the batch norm's own output is then not seen.
+    Nor is, where a batch norm follows a 1x1 convolution so, the gradient between the two.
 
     Args:
         model: any module; depthwise and 1x1 nn.Conv2d and nn.Conv1d, nn.BatchNorm2d,
@@ -113,10 +114,13 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
             continue
         _replace(module, replacement)
         swapped.add(module)
-    for norm, activation in _activated_norms(model):
-        if norm in swapped:
-            norm.activation = _ACTIVATIONS[type(activation)]
-            _replace(activation, Absorbed)
+    for first, second in _private_neighbours(model):
+        if type(second) is fast.BatchNorm2d and type(first) is fast.Conv2d and first in swapped:
+            first.feeds_norm = first.activation is None
+        kind = _ACTIVATIONS.get(type(second))
+        if type(first) is fast.BatchNorm2d and first in swapped and kind:
+            first.activation = kind
+            _replace(second, Absorbed)
     return model
 
 
@@ -129,8 +133,8 @@ def _replace(module: nn.Module, replacement: type[nn.Module]) -> None:
     module.__class__ = after
 
 
-def _activated_norms(model: nn.Module) -> list[tuple[fast.BatchNorm2d, nn.Module]]:
-    """The batch norms of ours whose output an activation of the same chain is sure to take."""
+def _private_neighbours(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Modules of which the second of a chain is sure to take what the first gives, unseen."""
     modules = [module for _, module in model.named_modules(remove_duplicate=False)]
     places = Counter(modules)
 
@@ -139,16 +143,13 @@ def _activated_norms(model: nn.Module) -> list[tuple[fast.BatchNorm2d, nn.Module
         of_calls = (name for name in hooks if "state_dict" not in name)
         return places[module] == 1 and not any(module.__dict__[name] for name in of_calls)
 
-    pairs = []
-    for chain in places:
-        if not isinstance(chain, nn.Sequential) or type(chain).forward is not _CHAIN:
-            continue
-        for norm, activation in pairwise(chain):
-            if type(norm) is not fast.BatchNorm2d or type(activation) not in _ACTIVATIONS:
-                continue
-            if private(norm) and private(activation):
-                pairs.append((norm, activation))
-    return pairs
+    return [
+        pair
+        for chain in places
+        if isinstance(chain, nn.Sequential) and type(chain).forward is _CHAIN
+        for pair in pairwise(chain)
+        if all(map(private, pair))
+    ]
 
 
 def restore_(model: M) -> M:
@@ -157,6 +158,7 @@ def restore_(model: M) -> M:
         if _ORIGINAL in module.__dict__:
             if isinstance(module, fast.BatchNorm2d):
                 module.__dict__.pop("activation", None)
+            module.__dict__.pop("feeds_norm", None)
             kind, original = type(module), module.__dict__.pop(_ORIGINAL)
             ours = next(base for base in kind.__mro__ if base in _OURS)
             module.__class__ = vars(kind).get(_DERIVED) or _rebased(kind, ours, original)

@@ -142,7 +142,7 @@ void run_as(const Params& p, accumulate_t<T>* partials, accumulate_t<T>* scratch
     for (int64_t block = range.first; block < range.first + range.count; ++block) {
       const int64_t image = block / blocks.an_image;
       const Range pixels = part_of(blocks.pixels, blocks.an_image, block % blocks.an_image);
-      const bool first = block == range.first;
+      const bool first = block == range.first && !p.adds;
       if (p.grad_weight != nullptr) {
         multiply_block<T>(p, image, pixels, panel, first, partials + split * product, scratch);
       }
@@ -180,7 +180,7 @@ void add_splits(const accumulate_t<T>* partials, int64_t splits, int64_t size, R
 // One unit is one output channel.
 template <class T>
 void reduce_as(const Params& p, const accumulate_t<T>* partials, int64_t begin, int64_t end) {
-  const int64_t splits = blocks_of<accumulate_t<T>>(p).splits;
+  const int64_t splits = p.splits > 0 ? p.splits : blocks_of<accumulate_t<T>>(p).splits;
   const int64_t in = p.in_channels, product = p.out_channels * in;
   for (int64_t c = begin; p.grad_weight != nullptr && c < end; ++c) {
     T* to = static_cast<T*>(p.grad_weight) + c * p.weight_out_stride;
