@@ -123,8 +123,8 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   constexpr int64_t kInputs = K + (kRows - 1) * S;
   const DepthwiseConv2dShape& s = p.shape;
   const int64_t outputs = s.batch * s.out_channels() * s.out_height * s.out_width;
-  const bool streams =
-      outputs * int64_t(sizeof(T)) >= kStreamBytes && kDepthwisePlaneRows * s.out_width <= kBuffer;
+  const bool streams = outputs * int64_t(sizeof(T)) >= kStreamedBytes &&
+                       kDepthwisePlaneRows * s.out_width <= kBuffer;
   const T* const tensor = static_cast<const T*>(p.input);
   const T* const tensor_end = tensor + s.batch * s.channels * s.height * s.width;
   alignas(64) T buffer[kBuffer];

@@ -6,6 +6,7 @@
 #include "../depthwise_conv2d.h"
 #include "registry.h"
 #include "simd/simd.h"
+#include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 
@@ -84,20 +85,6 @@ FASTCONV_INLINE void store_lanes(T* p, vec_t<T> v, int64_t n) {
   } else {
     store_partial(p, v, n);
   }
-}
-
-// Outputs that cannot stay in the caches are stored past them, which saves reading the lines first.
-// From 16 MiB on, as in pointwise_conv2d_panel.h: the input gradient 16x240x28x28 5x5 stride 2, 12
-// MB, was 1.28 and 1.29 times as fast as torch past them, 1.42 and 1.57 through them (bench.goals).
-constexpr int64_t kStreamBytes = 16 << 20;
-
-// Whether every vector of channels_last pixels is stored so; they must be whole and aligned.
-template <class T>
-FASTCONV_INLINE bool wants_stream(const void* output, int64_t pixels, int64_t channels) {
-  constexpr int64_t kVectorBytes = kLanes<T> * sizeof(T);
-  const int64_t pixel_bytes = channels * sizeof(T);
-  return pixels * pixel_bytes >= kStreamBytes && pixel_bytes % kVectorBytes == 0 &&
-         reinterpret_cast<uintptr_t>(output) % kVectorBytes == 0;
 }
 
 // n output channels from c on as lanes; with Repeat, lane i reads input channel (c + i) /

@@ -5,6 +5,7 @@
 #include "gemm_bfloat16.h"
 #include "registry.h"
 #include "stage_pairs.h"
+#include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 using Params = InvertedResidualBfloat16Params;
 
 // As in inverted_residual.cpp, in bytes.
-constexpr int64_t kFetchedBytes = 2 << 20, kStreamedBytes = 16 << 20;
+constexpr int64_t kFetchedBytes = 2 << 20;
 constexpr int64_t kWeightBytesInCache = 256 << 10;
 
 // Pixels of one image from panels into the output.
@@ -29,20 +30,13 @@ FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t
   return row_groups(pixels) * pair_panel_count(s.out_channels);
 }
 
-FASTCONV_INLINE bool streams(const Params& p) {
-  constexpr uint64_t kVectorBytes = kLanes<float> * sizeof(bfloat16);
-  return p.batch * p.pixels() * p.out_channels * int64_t(sizeof(bfloat16)) >= kStreamedBytes &&
-         p.out_channels % kLanes<float> == 0 &&
-         reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
-}
-
 // Tiles [begin, end) of projection_tiles.
 void project(Tiles& matrix, const Params& p, const Projection& from, int64_t begin, int64_t end) {
   PairTile<bfloat16> t{};
   t.a_row = kHiddenPanel, t.a_pair = 2, t.pairs = div_up<int64_t>(p.hidden, 2);
   t.block_pairs = kHiddenPanel / 2, t.a_block = from.panel;
   t.b_row = 2 * p.project_row, t.c_row = t.residual_row = p.out_channels;
-  t.streams = streams(p);
+  t.streams = wants_stream<bfloat16>(p.output, p.batch * p.pixels(), p.out_channels);
   set_clamp(t, p.project_activation);
   const int64_t tiles = row_groups(from.count);
   const int64_t panels = pair_panel_count(p.out_channels);

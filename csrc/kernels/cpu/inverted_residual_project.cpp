@@ -1,22 +1,13 @@
 // The projection of a fused block.
 #include "inverted_residual_project.h"
 
+#include "streaming.h"
+
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-// An output beyond half the shared cache is written past it, as pointwise_conv2d does: separable
-// 32 -> 64, 112x112, batch 16: 8.2 to 5.3 ms; 128 -> 128, 56x56: 10.5 to 9.1 ms (one core). From
-// 4 MiB on it gained 8 to 15 % more, at the cost of the reader that then finds it in no cache.
-constexpr int64_t kStreamedBytes = 16 << 20;
 // Weights of the projection that stay in the L2 cache are passed over for each tile of pixels.
 constexpr int64_t kWeightBytesInCache = 256 << 10;
-
-FASTCONV_INLINE bool streams(const InvertedResidualParams& p) {
-  constexpr uint64_t kVectorBytes = kLanes<float> * sizeof(float);
-  return p.batch * p.pixels() * p.out_channels * int64_t(sizeof(float)) >= kStreamedBytes &&
-         p.out_channels % kLanes<float> == 0 &&
-         reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
-}
 
 }  // namespace
 
@@ -34,7 +25,8 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
   t.b_row = p.project_row, t.c_row = t.residual_row = p.out_channels;
   t.low = clamps && act != Activation::kNone ? 0 : -kInfinity;
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
-  t.streams = to.is_output && clamps && streams(p);
+  t.streams =
+      to.is_output && clamps && wants_stream<float>(p.output, p.batch * p.pixels(), p.out_channels);
   const int64_t tiles = pixel_groups(from.count);
   const int64_t panels = panel_count<float>(p.out_channels);
   const bool pixels_outside = t.depth * p.out_channels * 4 <= kWeightBytesInCache;

@@ -36,13 +36,11 @@ FASTCONV_INLINE void walk(bool streams, int64_t count, const Body& body) {
 // Channels outside, pixels inside: the rows of a window stay in L1 until their last use.
 template <class T, int kRows, class Power>
 void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end) {
-  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  const int64_t tile = local_response_norm_pixels_a_unit(p);
   const bool streams = local_response_norm_streams(p);
   const Power power(p);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / tiles, first = unit % tiles * tile;
-    const int64_t count = min_of(tile, p.pixels - first);
-    const int64_t start = n * p.channels * p.pixels + first;
+    const auto [start, count] = planes_tile(p, unit);
     const T* x = static_cast<const T*>(p.input) + start;
     T* y = static_cast<T*>(p.output) + start;
     for (int64_t c = 0; c < p.channels; ++c) {
@@ -102,14 +100,12 @@ struct NormaliseFour {
 template <class T>
 void normalise_by_four(const LocalResponseNormParams& p, void* scratch, int64_t begin,
                        int64_t end) {
-  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  const int64_t tile = local_response_norm_pixels_a_unit(p);
   T *zeros = static_cast<T*>(scratch), *ignored = zeros + tile;
   std::memset(zeros, 0, sizeof(T) * tile);
   const ThreeQuarters<VecF> power(p);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / tiles, first = unit % tiles * tile;
-    const int64_t count = min_of(tile, p.pixels - first);
-    const int64_t start = n * p.channels * p.pixels + first;
+    const auto [start, count] = planes_tile(p, unit);
     const T* x = static_cast<const T*>(p.input) + start;
     T* y = static_cast<T*>(p.output) + start;
     for (int64_t c = 0; c < p.channels; c += kFour) {

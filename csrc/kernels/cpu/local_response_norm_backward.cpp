@@ -66,16 +66,14 @@ template <class T, int kRows, class Power>
 void backward_nchw(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
   using V = vec_t<T>;
   using A = accumulate_t<T>;
-  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  const int64_t tile = local_response_norm_pixels_a_unit(p);
   const int64_t rows = local_response_norm_rows(p);
   A* q = static_cast<A*>(scratch);
   A* own = q + rows * tile;
   const V factor = V::set1(-2 * p.scale * p.beta * Power::kFactor);
   const Power power(p);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / tiles, first = unit % tiles * tile;
-    const int64_t count = min_of(tile, p.pixels - first);
-    const int64_t start = n * p.channels * p.pixels + first;
+    const auto [start, count] = planes_tile(p, unit);
     const T* x = static_cast<const T*>(p.input) + start;
     const T* g = static_cast<const T*>(p.grad_output) + start;
     T* grad = static_cast<T*>(p.output) + start;
@@ -171,7 +169,7 @@ struct FourGradients {
 
 template <class T>
 void backward_by_four(const LocalResponseNormParams& p, void* scratch, int64_t begin, int64_t end) {
-  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  const int64_t tile = local_response_norm_pixels_a_unit(p);
   float* pending = static_cast<float*>(scratch);
   float* own = pending + kFour * tile;
   T* zeros = reinterpret_cast<T*>(own + 2 * tile);
@@ -180,9 +178,7 @@ void backward_by_four(const LocalResponseNormParams& p, void* scratch, int64_t b
   const ThreeQuarters<VecF> power(p);
   const VecF factor = VecF::set1(float(-2 * p.scale * p.beta * power.kFactor));
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / tiles, first = unit % tiles * tile;
-    const int64_t count = min_of(tile, p.pixels - first);
-    const int64_t start = n * p.channels * p.pixels + first;
+    const auto [start, count] = planes_tile(p, unit);
     const T* x = static_cast<const T*>(p.input) + start;
     const T* g = static_cast<const T*>(p.grad_output) + start;
     T* grad = static_cast<T*>(p.output) + start;

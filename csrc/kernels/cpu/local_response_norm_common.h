@@ -102,6 +102,17 @@ FASTCONV_INLINE vec_t<T> sum_of_squares(const T* x, int64_t rows, int64_t step, 
   return sum;
 }
 
+// The pixels of a unit of contiguous planes: the first one's offset in channel 0, and how many.
+struct PlanesTile {
+  int64_t start, count;
+};
+
+FASTCONV_INLINE PlanesTile planes_tile(const LocalResponseNormParams& p, int64_t unit) {
+  const int64_t tile = local_response_norm_pixels_a_unit(p), tiles = div_up(p.pixels, tile);
+  const int64_t image = unit / tiles, first = unit % tiles * tile;
+  return {image * p.channels * p.pixels + first, min_of(tile, p.pixels - first)};
+}
+
 // The part of the window of channel c that lies within the channels.
 struct Window {
   int64_t first, rows;

@@ -8,6 +8,7 @@
 #include "pointwise_conv2d_bfloat16_nchw.h"
 #include "registry.h"
 #include "stage_pairs.h"
+#include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -20,7 +21,6 @@ constexpr int64_t kWeightBytesInCache = 256 << 10;
 constexpr int64_t kGroupBytes = 16 << 10, kLargeGroupBytes = 256 << 10, kGroupTiles = 3;
 // Pieces of the work, so that several threads get equal shares of a small one.
 constexpr int64_t kUnitsWanted = 16;
-constexpr int64_t kStreamedBytes = 16 << 20;  // as in pointwise_conv2d.cpp
 
 FASTCONV_INLINE int64_t pairs_of(const Params& p) {
   return div_up<int64_t>(p.in_channels, 2);
@@ -91,13 +91,6 @@ void gather_pixels(const Params& p, Range rows, bfloat16* to) {
   }
 }
 
-FASTCONV_INLINE bool streams(const Params& p) {
-  constexpr uint64_t kVectorBytes = kLanes<float> * sizeof(bfloat16);
-  return p.batch * p.height * p.width * p.out_channels * 2 >= kStreamedBytes &&
-         p.out_channels % kLanes<float> == 0 &&
-         reinterpret_cast<uintptr_t>(p.output) % kVectorBytes == 0;
-}
-
 // The biases of a panel: where they are, or widened to `wide`.
 FASTCONV_INLINE const float* bias_of(const Params& p, Range panel, float* wide) {
   if (p.bias == nullptr) return nullptr;
@@ -117,7 +110,7 @@ void run(const Params& p, const void* prepared, void* scratch, int64_t begin, in
   t.a_pair = 2, t.pairs = pairs_of(p);
   t.b_row = 2 * (p.weight_is_pairs ? p.weight_in_stride : p.out_channels);
   t.c_row = t.residual_row = p.out_channels;
-  t.streams = streams(p);
+  t.streams = wants_stream<bfloat16>(p.output, p.batch * p.height * p.width, p.out_channels);
   set_clamp(t, p.activation);
   Tiles tiles;
   int64_t gathered = -1;

@@ -5,15 +5,12 @@
 #include "gemm.h"
 #include "registry.h"
 #include "stage.h"
+#include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 
 // Rows that pass through scratch at a time.
 constexpr int64_t kScratchRows = 16;
-
-// An output beyond half the shared cache is gone from it before it is read: it is written past it.
-// 28.9 MB (50176 pixels, 24 -> 144): 121 to 224 GFLOP/s; 9.6 MB: no difference (one core, Zen 5).
-constexpr int64_t kStreamedBytes = 16 << 20;
 
 template <class T>
 FASTCONV_INLINE bool streams(const PointwiseConv2dParams& p, int64_t row) {

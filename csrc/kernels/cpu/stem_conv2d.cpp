@@ -9,13 +9,10 @@
 #include "stage.h"
 #include "stem_conv2d_bfloat16.h"
 #include "stem_conv2d_tile.h"
+#include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
-
-// An output beyond half the shared cache is gone from it before it is read: it is written past it,
-// as pointwise_conv2d does.
-constexpr int64_t kStreamedBytes = 16 << 20;
 
 template <class S>
 FASTCONV_INLINE int64_t whole_vectors(int64_t elements) {

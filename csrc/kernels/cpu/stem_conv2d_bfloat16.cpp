@@ -7,11 +7,10 @@
 
 #include "gemm_bfloat16.h"
 #include "stage_pairs.h"
+#include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
-
-constexpr int64_t kStreamedBytes = 16 << 20;  // as in stem_conv2d.cpp
 
 FASTCONV_INLINE int64_t taps_a_row(const StemConv2dParams& p) {
   return p.kernel_w * p.channels;
@@ -143,9 +142,8 @@ void run_stem_bfloat16(const StemConv2dParams& p, const void* prepared, void* sc
   t.a_row = 2, t.a_pair = 2 * p.out_width;
   t.b_row = 2 * p.out_channels, t.c_row = p.out_channels;
   t.rows = p.out_width;
-  t.streams = p.batch * p.out_height * elements * int64_t(sizeof(bfloat16)) >= kStreamedBytes &&
-              p.out_channels % kLanes<float> == 0 &&
-              reinterpret_cast<uintptr_t>(p.output) % (kLanes<float> * sizeof(bfloat16)) == 0;
+  t.streams =
+      wants_stream<bfloat16>(p.output, p.batch * p.out_height * p.out_width, p.out_channels);
   set_clamp(t, p.activation);
   Tiles tiles;
   for (int64_t unit = begin; unit < end; ++unit) {
