@@ -36,7 +36,6 @@ FASTCONV_INLINE void walk(bool streams, int64_t count, const Body& body) {
 // Channels outside, pixels inside: the rows of a window stay in L1 until their last use.
 template <class T, int kRows, class Power>
 void normalise_nchw(const LocalResponseNormParams& p, int64_t begin, int64_t end) {
-  const int64_t tile = local_response_norm_pixels_a_unit(p);
   const bool streams = local_response_norm_streams(p);
   const Power power(p);
   for (int64_t unit = begin; unit < end; ++unit) {
