@@ -169,15 +169,19 @@ def cuda_compiler(torch):
     return nvcc
 
 
-def cuda_flags(nvcc):
-    """What to compile for: each architecture's own code, and PTX for those to come."""
+def cuda_architectures(nvcc):
+    """As nvcc numbers them."""
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     release = re.search(r"release (\d+)\.(\d+)", version)
     known = tuple(map(int, release.groups())) if release else (0, 0)
     if known < (12, 0):
         raise SystemExit(f"fastconv needs nvcc 12.0 or newer, and {nvcc} is {known[0]}.{known[1]}")
     wanted = os.environ.get("FASTCONV_CUDA_ARCHITECTURES", "").replace(",", " ").split()
-    architectures = wanted or ["80", "90", *(["100"] if known >= (12, 8) else [])]
+    return wanted or ["80", "90", *(["100"] if known >= (12, 8) else [])]
+
+
+def cuda_flags(architectures):
+    """What to compile for: each architecture's own code, and PTX for those to come."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     host = shlex.quote(shlex.split(CXX)[-1])
@@ -269,9 +273,11 @@ def ninja_file(target):
     includes = " ".join(f"-isystem {shlex.quote(str(folder))}" for folder in include_folders(torch))
     adapter_flags = f"-std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} {includes}"
     nvcc = cuda_compiler(torch)
+    architectures = cuda_architectures(nvcc) if nvcc else []
+    with_cuda = f" -DFASTCONV_WITH_CUDA='\"{' '.join(architectures)}\"'" if nvcc else ""
     for source in [*sorted((CSRC / "ops").glob("*.cpp")), *sorted(CSRC.glob("*.cpp"))]:
-        with_cuda = " -DFASTCONV_WITH_CUDA" if nvcc and source.stem == "gpu" else ""
-        compile(source, "", adapter_flags.replace("$", "$$") + with_cuda)
+        flags = adapter_flags.replace("$", "$$")
+        compile(source, "", flags + with_cuda if source.stem == "gpu" else flags)
 
     if nvcc:
         lines.append("rule compile_cuda")
@@ -280,7 +286,7 @@ def ninja_file(target):
         for source in sorted((CSRC / "kernels" / "cuda").glob("*.cu")):
             name = escape(f"{source.relative_to(CSRC)}.o")
             lines.append(f"build {name}: compile_cuda {escape(source)}")
-            lines.append(f"  flags = {cuda_flags(nvcc)}".replace("$", "$$"))
+            lines.append(f"  flags = {cuda_flags(architectures)}".replace("$", "$$"))
             objects.append(name)
 
     emulated = []

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/driver.h"
 #include "ops/gpu.h"
 
 namespace py = pybind11;
@@ -118,6 +119,9 @@ void define_gpu(py::module_ m) {
         "The ops that have CUDA kernels, overloads too: 'pointwise_conv2d.out'.");
   m.def("way", &way, "How CUDA tensors reach the kernels: 'cuda', 'nvrtc', 'emulated' or None.");
   m.def("built_with_cuda", &ops::built_with_cuda);
+  m.def("built_for", &ops::built_for,
+        "The architectures that nvcc compiled for, '80 90 100'; '' without CUDA.");
+  m.def("advice", &ops::advice, "What mends an error of CUDA's, by its number; '' if unknown.");
   m.def("use_compiled", &ops::use_compiled, "CUDA tensors take the kernels that nvcc compiled.");
   m.def("use_nvrtc", &use_nvrtc, py::arg("compile"),
         "CUDA tensors take kernels of compile(launch, device), which gives a CUfunction.");

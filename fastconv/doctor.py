@@ -130,10 +130,18 @@ def cuda_kernel_findings(topic: str) -> Iterator[Finding]:
         if (missing := gpu.missing(way)) is not None:
             yield Finding(topic, name, False, missing)
         elif way == live:
-            yield Finding(topic, name, True, "these serve CUDA tensors")
+            reason = why_refused()
+            yield Finding(topic, name, not reason, reason or "these serve CUDA tensors")
         else:
             why = f"another way serves: FASTCONV_GPU={way} takes this" if live else gpu.why_none()
             yield Finding(topic, name, True, why)
+
+
+def why_refused() -> str:
+    """Why the live kernels cannot run on the GPU at hand, '' where they can or there is none."""
+    from fastconv.dispatch import this_machine
+
+    return this_machine(0).why_no_cuda if torch.cuda.is_available() else ""
 
 
 def counter_findings(topic: str) -> Iterator[Finding]:

@@ -4,6 +4,7 @@
 through CuPy. Neither touches a GPU before the first call on one.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from fastconv import _C
 
 WAYS = ("cuda", "nvrtc")
+_log = logging.getLogger("fastconv")
 
 
 def start() -> None:
@@ -27,12 +29,17 @@ def start() -> None:
         raise ValueError(f"FASTCONV_GPU: expected 'cuda', 'nvrtc' or 'none', got '{wanted}'")
     if wanted is None and torch.version.cuda is None:
         return
+    passed: list[str] = []
     for way in (wanted,) if wanted else WAYS:
-        if missing(way) is None:
+        if (reason := missing(way)) is None:
             use(way)
+            if passed:
+                _log.info("CUDA tensors run on %s: %s", way, "; ".join(passed))
             return
+        passed.append(reason)
     if wanted:
         raise ValueError(f"FASTCONV_GPU={wanted}: {missing(wanted)}")
+    _log.info("CUDA tensors run on no CUDA kernels: %s", "; ".join(passed))
 
 
 def why_none() -> str:

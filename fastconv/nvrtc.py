@@ -27,6 +27,10 @@ using uintptr_t = unsigned long long;
     "cmath": "#pragma once\n",
 }
 
+# What a driver says to a runtime, or to code, that is newer than itself: INSUFFICIENT_DRIVER,
+# INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX and UNSUPPORTED_PTX_VERSION.
+TOO_OLD = (35, 200, 209, 218, 222)
+
 
 def sources() -> Path:
     """csrc/kernels: within the installed package, or beside it in a checkout."""
@@ -43,6 +47,20 @@ def _digest_of_sources() -> bytes:
     return digest.digest()
 
 
+def _nvrtc() -> Any:
+    """CuPy's NVRTC. Raises RuntimeError where it is not there."""
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except Exception as error:  # ImportError, or CuPy's own where it finds no NVRTC
+        raise RuntimeError(
+            f"fastconv compiles its CUDA kernels through CuPy, which does not work here ({error}): "
+            "`pip install cupy-cuda13x nvidia-cuda-nvrtc` (cupy-cuda12x for CUDA 12)"
+        ) from error
+    return nvrtc
+
+
 def compile_cubin(op: str, expression: str, architecture: str) -> tuple[str, bytes]:
     """The symbol and the cubin of a kernel, e.g. 'fastconv::cuda::residual_add_shortcut<0>'.
 
@@ -53,15 +71,8 @@ def compile_cubin(op: str, expression: str, architecture: str) -> tuple[str, byt
     Raises:
         RuntimeError: NVRTC is missing, or refuses; the message has its log.
     """
-    try:
-        from cupy.cuda import nvrtc
-
-        version = nvrtc.getVersion()
-    except Exception as error:  # ImportError, or CuPy's own where it finds no NVRTC
-        raise RuntimeError(
-            f"fastconv compiles its CUDA kernels through CuPy, which does not work here ({error}): "
-            "`pip install cupy-cuda13x nvidia-cuda-nvrtc` (cupy-cuda12x for CUDA 12)"
-        ) from error
+    nvrtc = _nvrtc()
+    version = nvrtc.getVersion()
     options = (
         "-std=c++17",
         "-default-device",  # the plans' declarations lie beside the kernels'
@@ -100,16 +111,25 @@ def compile_cubin(op: str, expression: str, architecture: str) -> tuple[str, byt
 
 def load(launch: Any, device: int) -> int:
     """The CUfunction of a planned launch on a device: what fastconv._C asks for."""
+    version = ".".join(map(str, _nvrtc().getVersion()))  # first: it says how to get CuPy
     import cupy
 
-    with cupy.cuda.Device(device) as current:
-        symbol, cubin = compile_cubin(
-            launch.op, launch.expression, f"sm_{current.compute_capability}"
-        )
-        module = cupy.cuda.function.Module()
-        module.load(cubin)
-        _loaded.append(module)
-        return int(module.get_function(symbol).ptr)
+    try:
+        with cupy.cuda.Device(device) as current:
+            architecture = f"sm_{current.compute_capability}"
+            symbol, cubin = compile_cubin(launch.op, launch.expression, architecture)
+            module = cupy.cuda.function.Module()
+            module.load(cubin)
+            _loaded.append(module)
+            return int(module.get_function(symbol).ptr)
+    except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
+        if error.status not in TOO_OLD:
+            raise
+        raise RuntimeError(
+            f"NVIDIA's driver is too old for the kernels that NVRTC {version} compiles ({error}): "
+            f"update it to one for CUDA {version}, or take a CuPy of the driver's CUDA "
+            "(`pip install cupy-cuda12x`; nvidia-smi shows the version)"
+        ) from error
 
 
 _loaded: list[Any] = []  # a module unloads its kernels when it is collected

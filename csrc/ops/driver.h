@@ -18,7 +18,11 @@ struct Driver {
 // Raises where there is no driver.
 const Driver& driver();
 
-// Raises with the driver's words where error is not zero.
+// Raises with the driver's words, and what mends it, where error is not zero.
 void check_driver(int error);
+
+// What mends an error of CUDA's, ": ..." behind its words; "" where nothing is known. The driver
+// numbers errors as the runtime does.
+const char* advice(int error);
 
 }  // namespace fastconv::ops

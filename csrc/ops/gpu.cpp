@@ -119,15 +119,23 @@ bool on_gpu(const Tensor& t) {
   return !t.is_cpu() || emulator != nullptr;
 }
 
+const Device& able(const Device& device) {
+  constexpr int kLeast = cuda::kLeastArchitecture;
+  FASTCONV_CHECK(device.architecture >= kLeast, "the CUDA kernels want a GPU of sm_", kLeast,
+                 " or newer, this is sm_", device.architecture,
+                 ": within fastconv.use_backend('reference') torch's own ops serve it");
+  return device;
+}
+
 Device gpu_of(const Tensor& t) {
-  if (t.is_cpu()) return emulated_device;
+  if (t.is_cpu()) return able(emulated_device);
   static std::map<int, Device> known;
   static std::mutex mutex;
   const int device = t.get_device_index();
   const std::lock_guard lock(mutex);
   auto found = known.find(device);
   if (found == known.end()) found = known.emplace(device, describe(device)).first;
-  Device result = found->second;
+  Device result = able(found->second);
   result.compiles = way == GpuWay::kNvrtc;
   return result;
 }
@@ -147,8 +155,9 @@ void launch(const Launch& launch, const void* params, const Tensor& t) {
   void* stream = current_stream(device);
 #if defined(FASTCONV_WITH_CUDA)
   if (way == GpuWay::kCompiled) {
-    const char* error = cuda::launch_compiled(launch, params, stream);
-    FASTCONV_CHECK(!error, "CUDA: ", error);
+    int number = 0;
+    const char* error = cuda::launch_compiled(launch, params, stream, number);
+    FASTCONV_CHECK(!error, "CUDA: ", error, advice(number));
     return;
   }
 #endif
@@ -163,12 +172,16 @@ GpuWay gpu_way() {
   return emulator ? GpuWay::kEmulated : way.load();
 }
 
-bool built_with_cuda() {
+const char* built_for() {
 #if defined(FASTCONV_WITH_CUDA)
-  return true;
+  return FASTCONV_WITH_CUDA;
 #else
-  return false;
+  return "";
 #endif
+}
+
+bool built_with_cuda() {
+  return *built_for() != 0;
 }
 
 void use_compiled() {

@@ -34,6 +34,8 @@ int64_t times_launched(cuda::Kernel kernel);
 enum class GpuWay { kNone, kCompiled, kNvrtc, kEmulated };
 GpuWay gpu_way();
 bool built_with_cuda();
+// The architectures that nvcc compiled for, "80 90 100"; "" without CUDA.
+const char* built_for();
 
 // Registers the ops for CUDA tensors, once.
 void use_compiled();

@@ -21,10 +21,15 @@ Tensor empty(const Tensor& like, int32_t dtype, const Sizes& sizes, const Sizes&
   return torch::stable::Tensor(handle);
 }
 
+std::string device_name(const Tensor& t) {
+  return t.is_cpu() ? "cpu" : "cuda:" + std::to_string(t.get_device_index());
+}
+
 void check_device(const char* op, const char* name, const Tensor& other, const Tensor& input) {
   FASTCONV_CHECK(
       other.is_cpu() == input.is_cpu() && other.get_device_index() == input.get_device_index(), op,
-      ": expected ", name, " on the same device as input");
+      ": expected ", name, " on the same device as input, ", device_name(input), ", got ",
+      device_name(other), ": ", name, ".to(input.device)");
 }
 
 }  // namespace

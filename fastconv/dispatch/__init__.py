@@ -15,7 +15,7 @@ from fastconv.dispatch.choice import (
     choose,
     why_not,
 )
-from fastconv.dispatch.here import decide, needs_reference
+from fastconv.dispatch.here import decide, needs_reference, refused
 from fastconv.dispatch.machine import GPUS, Machine, this_machine
 from fastconv.dispatch.measured import Measured, measured_rows
 from fastconv.dispatch.state import forced, use_backend
@@ -37,6 +37,7 @@ __all__ = [
     "listen",
     "measured_rows",
     "needs_reference",
+    "refused",
     "tell",
     "this_machine",
     "use_backend",

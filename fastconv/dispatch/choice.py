@@ -76,6 +76,8 @@ def why_not(backend: str, call: Call, machine: Machine) -> str:
         return NO_WAY[backend]
     if machine.way != backend:
         return f"the CUDA kernels came by '{machine.way}', which fastconv.gpu.use changes"
+    if machine.why_no_cuda:
+        return machine.why_no_cuda
     return "" if call.op in machine.cuda_ops else f"no CUDA kernel for {call.op}"
 
 

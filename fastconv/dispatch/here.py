@@ -21,6 +21,13 @@ def needs_reference(input: Tensor) -> bool:
     return input.dtype not in KERNEL_DTYPES or forward_ad._current_level >= 0
 
 
+def refused(input: Tensor) -> bool:
+    """Whether the kernels that the dispatcher has for input's GPU cannot run on that GPU."""
+    if not input.is_cuda or _C.gpu.way() is None:
+        return False
+    return this_machine(input.device.index).why_no_cuda != ""
+
+
 def decide(op: str, arguments: Sequence[Any]) -> Choice:
     """The choice for op on these arguments, here and now."""
     device = arguments[0].device.index

@@ -19,6 +19,7 @@ class Machine(NamedTuple):
     cuda_ops: frozenset[str] = frozenset()  # those with a CUDA kernel
     why_no_triton: str = ""  # '' where Triton can run
     interprets_triton: bool = False  # on CPU tensors, for tests
+    why_no_cuda: str = ""  # '' where the kernels of `way` can run on such a GPU
 
 
 # GPUs to plan for without one: the name torch gives them, their arch. A plan counts on Triton,
@@ -49,7 +50,36 @@ def _machine(device: int | None, way: str | None) -> Machine:
         frozenset(_C.gpu.ops()) if way else frozenset(),
         why_no_triton(arch),
         interprets_triton(),
+        why_no_cuda(arch, way, _C.gpu.built_for()),
     )
+
+
+def why_no_cuda(arch: int, way: str | None, built_for: str) -> str:
+    """Why the kernels of way cannot run on a GPU of that arch, '' where they can.
+
+    built_for: the architectures that nvcc compiled for, '80 90'.
+    """
+    if way is None:
+        return ""
+    if arch < LEAST_ARCH:
+        return f"the CUDA kernels want sm_{LEAST_ARCH} or newer, this is sm_{arch}"
+    if way == "cuda" and not _runs_on(arch, built_for.split()):
+        return (
+            f"fastconv was built for GPUs of {built_for}, this is sm_{arch}: FASTCONV_GPU=nvrtc "
+            f"compiles at run time, or build anew with FASTCONV_CUDA_ARCHITECTURES={arch}"
+        )
+    return ""
+
+
+def _runs_on(arch: int, built_for: list[str]) -> bool:
+    """Code runs on its own architecture and on the later ones of its generation; the PTX, which the
+    last of them left, on all that came later. What is named with a letter runs there alone.
+    """
+    if str(arch) in (built.rstrip("af") for built in built_for):
+        return True
+    plain = [int(built) if built.isdigit() else 0 for built in built_for]
+    same = any(built // 10 == arch // 10 and built <= arch for built in plain)
+    return same or 0 < plain[-1] <= arch
 
 
 def interprets_triton() -> bool:

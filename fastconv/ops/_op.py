@@ -12,7 +12,16 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from fastconv import _C
-from fastconv.dispatch import Choice, decide, forced, needs_reference, state, tell, use_backend
+from fastconv.dispatch import (
+    Choice,
+    decide,
+    forced,
+    needs_reference,
+    refused,
+    state,
+    tell,
+    use_backend,
+)
 from fastconv.ops._check import check_like_input, check_tensors
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -132,7 +141,7 @@ class Op:
             return self._traced(arguments)
         if torch._C._are_functorch_transforms_active():
             return self.under_transforms.apply(*self._cast(arguments))
-        if state.choosing:
+        if state.choosing or refused(arguments[0]):
             return self._by_choice(arguments)
         if torch.is_grad_enabled() and _requires_grad(*arguments[: self.tensors]):
             return self.with_gradient.apply(*self._cast(arguments))
@@ -191,10 +200,13 @@ class Op:
         choice = decide(self.name, args)
         if torch.compiler.is_exporting():  # an exported program keeps the op, for any machine
             return mode.__torch_dispatch__(op, types, args, kwargs)
-        if choice.backend != "triton":
-            return mode.__torch_dispatch__(op, types, args, kwargs)
-        with mode:
-            return triton_kernel(self.name)(*args, **kwargs)
+        if choice.backend == "triton":
+            with mode:
+                return triton_kernel(self.name)(*args, **kwargs)
+        if choice.backend == "reference" and refused(args[0]):
+            with mode:
+                return self.reference(*args, **kwargs)
+        return mode.__torch_dispatch__(op, types, args, kwargs)
 
     def _check(self, arguments: Sequence[Any]) -> None:
         """Raises TypeError for what is no tensor."""
@@ -224,7 +236,7 @@ class Op:
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return self._copy_into(out, self(*arguments))  # functional, and then one write
         with torch._C._AutoDispatchBelowAutograd():
-            if state.choosing:
+            if state.choosing or refused(arguments[0]):
                 choice = decide(self.name, arguments)
                 if choice.backend in BESIDE_DISPATCHER:
                     return self._copy_into(out, self._beside_dispatcher(choice, arguments))

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from fastconv import _C
-from tests.cuda.toolkit import ARCHITECTURES, KERNELS, Compiled, compile_file
+from tests.cuda.toolkit import ARCHITECTURES, KERNELS, Compiled, compile_file, templates_of
 
 FILES = {path.stem: path for path in sorted(KERNELS.glob("*.cu")) if "table" not in path.stem}
 FILES.pop("launcher")
@@ -63,7 +63,7 @@ WIDE = {
     ("activation_backward_elementwise", (2, 8)): (2, 1),
     ("depthwise_conv2d_band", (2, 1, 2, 4)): (8, 4),
     ("depthwise_conv2d_gradients_nchw_tile", (0, 3)): (8, 7),
-    ("depthwise_conv2d_gradients_nhwc_tile", (2, 3)): (1, 0),
+    ("depthwise_conv2d_gradients_nhwc_tile", (2, 3, 0)): (1, 0),
     ("depthwise_conv2d_nchw_tile", (0, 3, 1, -1)): (1, 7),
     ("depthwise_conv2d_nchw_tile", (2, 3, 1, -1)): (1, 0),
     ("depthwise_conv2d_nhwc_tile", (2, 3, 1, -1, 0)): (1, 0),
@@ -115,12 +115,39 @@ PRODUCT_SLOTS = {
     ("depthwise_conv2d_band", (2, 0, 2, 2)): 4.8,
     ("depthwise_conv2d_band", (2, 1, 5, 4)): 2.8,
 }
+# Kernel, arguments: instructions for a multiply-add at most, in the loop that has most of these.
+LOOP_SLOTS = {
+    ("depthwise_conv2d_window", (0,)): 1.36,
+    ("depthwise_conv2d_window", (2,)): 1.36,
+}
+GATES = {*WIDE, *SLOTS, *MATRIX, *PRODUCT_SLOTS, *LOOP_SLOTS}
 
 
 def test_every_kernel_has_a_row():
     kernels = {f"{op}_{name}" for op, name, *_ in _C.gpu.kernels()}
     assert REGISTERS.keys() == kernels
-    assert {kernel for kernel, _ in [*WIDE, *SLOTS, *MATRIX, *PRODUCT_SLOTS]} <= kernels
+    assert {kernel for kernel, _ in GATES} <= kernels
+
+
+def gates_without_a_kernel(kernels):
+    """The keys of gates that name a template of these kernels, but no instance of it."""
+    found = {(kernel.kernel, kernel.arguments) for kernel in kernels}
+    templates = {kernel for kernel, _ in found}
+    return {key for key in GATES - found if key[0] in templates}
+
+
+def test_a_gate_that_meets_no_kernel_is_found():
+    kernel, arguments = next(iter(MATRIX))
+    instance = Compiled(kernel, (*arguments, 0), 1, 0, [])
+    assert (kernel, arguments) in gates_without_a_kernel([instance])
+    instance.arguments = arguments
+    assert (kernel, arguments) not in gates_without_a_kernel([instance])
+
+
+def test_every_kernel_has_all_its_instances_in_one_file():
+    """Where its gates are held against them."""
+    templates = [name for path in FILES.values() for name in templates_of(path)]
+    assert sorted(templates) == sorted(REGISTERS)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -128,6 +155,8 @@ def test_every_kernel_has_a_row():
 def test_gates(stem, architecture, compiled):
     kernels = compiled(stem, architecture)
     assert kernels
+    if architecture == "90a":  # where float32 and all else is compiled
+        assert not gates_without_a_kernel(kernels)
     for kernel in kernels:
         what = f"{kernel.kernel}{kernel.arguments}"
         assert kernel.stack == 0, f"{what} spills {kernel.stack} bytes"
@@ -138,6 +167,10 @@ def test_gates(stem, architecture, compiled):
         assert took <= slots, f"{what} takes {took:.1f} issue slots an output of {slots}"
         if slots := PRODUCT_SLOTS.get((kernel.kernel, kernel.arguments)):
             took, products = kernel.main_run("HMMA")
+            assert took <= slots * products, f"{what}: {took} issue slots, {products} products"
+        if slots := LOOP_SLOTS.get((kernel.kernel, kernel.arguments)):
+            took, products = kernel.main_loop()
+            assert products >= 64, f"{what}: {products} multiply-adds in a loop"
             assert took <= slots * products, f"{what}: {took} issue slots, {products} products"
         loads, stores = WIDE.get((kernel.kernel, kernel.arguments), (0, 0))
         assert kernel.count(r"LDG(STS)?\.E\S*\.128") >= loads, f"{what}: narrow loads"

@@ -1,6 +1,7 @@
 """NVRTC compiles the sources that nvcc and the emulator take, with no device."""
 
 import logging
+import resource
 import sys
 
 import pytest
@@ -97,6 +98,20 @@ def test_goes_on_without_a_folder_to_write_to(cache, monkeypatch, caplog):
     assert caplog.text.count("are not kept") == 1
 
 
+def test_goes_on_where_the_disk_is_full(cache, monkeypatch, caplog):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with caplog.at_level(logging.WARNING, "fastconv"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))  # of a file: writing it fails
+        try:
+            symbol, cubin = nvrtc.compile_cubin(*ADD)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert len(cubin) > 2000
+    assert caplog.text.count("are not kept") == 1
+    assert not list(cache.iterdir()), "half a file was left"
+    assert nvrtc.compile_cubin(*ADD)[0] == symbol
+
+
 def test_says_what_the_compiler_refuses():
     with pytest.raises(RuntimeError, match="cannot compile fastconv::cuda::no_such<1>"):
         nvrtc.compile_cubin("residual_add", "fastconv::cuda::no_such<1>", "sm_90")
@@ -106,3 +121,49 @@ def test_says_how_to_get_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy.cuda", None)
     with pytest.raises(RuntimeError, match="pip install cupy-cuda13x"):
         nvrtc.compile_cubin(*ADD)
+
+
+def test_a_launch_says_how_to_get_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy.cuda", None)
+    with pytest.raises(RuntimeError, match="pip install cupy-cuda13x"):
+        nvrtc.load(_planned_addition(), 0)
+
+
+@pytest.mark.parametrize("error", [35, 222, 700])
+def test_a_driver_that_is_too_old_is_named_with_what_mends_it(error, monkeypatch):
+    """35: what CuPy's runtime says where there is no driver at all, too."""
+    import cupy
+
+    class Refused(cupy.cuda.driver.CUDADriverError):
+        def __init__(self, status):  # CuPy's own asks the driver for its words
+            self.status = status
+
+    class Module:
+        def load(self, cubin):
+            raise Refused(error)
+
+    class Device:
+        compute_capability = "90"
+
+        def __init__(self, index):
+            if error == 35:
+                raise cupy.cuda.runtime.CUDARuntimeError(error)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(cupy.cuda, "Device", Device)
+    monkeypatch.setattr(cupy.cuda.function, "Module", Module)
+    old = r"driver is too old for the kernels that NVRTC 13\.\d compiles .*: update it"
+    raised, words = (Refused, None) if error == 700 else (RuntimeError, old)
+    with pytest.raises(raised, match=words):
+        nvrtc.load(_planned_addition(), 0)
+
+
+def _planned_addition():
+    with recorded(DEVICE) as launches:
+        ops.residual_add(torch.zeros(4), torch.zeros(4))
+    return launches[0]

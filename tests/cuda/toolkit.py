@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +12,9 @@ from pathlib import Path
 from tests.helpers import ROOT
 
 KERNELS = ROOT / "csrc" / "kernels" / "cuda"
+EMULATOR = ROOT / "csrc" / "emulator" / "cuda.h"
+CXX = shlex.split(os.environ.get("CXX") or "g++")
+INSTRUCTION_BYTES = 16
 ARCHITECTURES = ["80", "90a", "100"]
 
 
@@ -32,6 +36,13 @@ def run(program: str, *arguments: object) -> str:
     )
     assert result.returncode == 0, f"{program}: {result.stderr}"
     return result.stdout + result.stderr
+
+
+def templates_of(path: Path) -> set[str]:
+    """The kernels that a .cu file has instances of, by its preprocessed text."""
+    flags = ["-E", "-P", "-std=c++17", "-x", "c++", "-include", str(EMULATOR)]
+    text = subprocess.run([*CXX, *flags, str(path)], capture_output=True, text=True, check=True)
+    return set(re.findall(r"&\s*(\w+)<", text.stdout.rpartition("_table() {")[2]))
 
 
 @dataclass
@@ -59,6 +70,16 @@ class Compiled:
                 length += 1
                 products += product in line
         return best[1], best[0]
+
+    def main_loop(self, product: str = "FFMA") -> tuple[int, int]:
+        """Instructions and products of the shortest loop that has the most products."""
+        best = (0, 0)
+        for end, line in enumerate(self.sass):
+            target = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", line)
+            start = int(target[1], 16) // INSTRUCTION_BYTES if target else end + 1
+            body = self.sass[start : end + 1]
+            best = max(best, (sum(product in line for line in body), -len(body)))
+        return -best[1], best[0]
 
 
 def _name(symbol: str) -> tuple[str, tuple[int, ...]]:

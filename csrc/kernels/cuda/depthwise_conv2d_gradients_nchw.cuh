@@ -20,13 +20,13 @@ __global__ void __launch_bounds__(kTileThreads, plane_gradients_blocks(kernel))
   const PlaneSlab patches(q, tile);
 
   float weights[kTaps] = {}, check = 0;
-  const PlanePlace start = patches.place(patches.first);  // its plane is that of all patches
+  const PlanePlace start = patches.place(patches.share.first);  // its plane is that of all patches
   const int channel = start.first_plane + start.plane;
   const T* weight = static_cast<const T*>(p.weight.data) + channel * p.weight.stride_channel;
   if (start.exists) load_weights<kernel>(weight, p.weight, weights, check);
 
   float sums[kTaps + 1] = {};  // the bias last
-  for (uint32_t patch = patches.first; patch < patches.last; ++patch) {
+  for (uint32_t patch = patches.share.first; patch < patches.share.last; ++patch) {
     const PlanePlace at = patches.place(patch);
     PlaneSource<T> grads{nullptr, int(s.height), int(s.width), at.row - int(s.pad_top),
                          at.column - int(s.pad_left)};

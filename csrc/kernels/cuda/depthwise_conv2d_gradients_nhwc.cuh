@@ -28,8 +28,7 @@ __global__ void __launch_bounds__(kTileThreads, gradients_blocks(kernel))
 
   uint32_t slab = blockIdx.x;
   const int first_channel = take(slab, t.channel_blocks) * kTileChannels;
-  const uint32_t size = div_up(t.patches, uint32_t(q.slabs));
-  const uint32_t first = slab * size, last = min_of(t.patches, first + size);
+  const auto [first, last] = share_of(t.patches, q.slabs, slab);
   const bool finite = stage_weights<kernel, T>(p.weight, first_channel, channels, weights);
   const bool skips = __syncthreads_or(!finite);
 
@@ -39,17 +38,8 @@ __global__ void __launch_bounds__(kTileThreads, gradients_blocks(kernel))
     set_source<1, -1>(o, s, 0);
     stage_sources(grads, t, o, sources);
     commit_copies();
-    const TileTargets place{int(s.out_height),
-                            int(s.out_width),
-                            channels,
-                            o.row + at.row * tile.rows,
-                            o.column + at.column * tile.columns,
-                            first_channel + 2 * lane,
-                            o.image + at.image,
-                            o.source_row + at.row * tile.step_rows,
-                            o.source_column + at.column * tile.step_columns,
-                            int(s.height),
-                            int(s.width)};
+    const TileTargets place = tile_targets(tile, o, at, int(s.out_height), int(s.out_width),
+                                           channels, int(s.height), int(s.width));
     const bool exists = place.channel < channels && place.image < batch;
     float inputs[tile.rows][tile.columns][2];  // on their way while the sources are
     load_targets(s, input, place.image, place.row, place.column, place.channel, exists, inputs);

@@ -98,6 +98,23 @@ struct TileTargets {
   }
 };
 
+// Of a thread's tile in its block's patch, in tensors of such sizes.
+FASTCONV_INLINE TileTargets tile_targets(const DepthwiseTile& tile, const TileOrigin& o,
+                                         const TilePlace& at, int height, int width, int channels,
+                                         int source_height, int source_width) {
+  return {height,
+          width,
+          channels,
+          o.row + at.row * tile.rows,
+          o.column + at.column * tile.columns,
+          o.channel + 2 * int(threadIdx.x % kTileLanes),
+          o.image + at.image,
+          o.source_row + at.row * tile.step_rows,
+          o.source_column + at.column * tile.step_columns,
+          source_height,
+          source_width};
+}
+
 template <class T, int rows, int columns>
 FASTCONV_INLINE void store_tile(T* target, const TileTargets& t,
                                 const float (&sums)[rows][columns][2]) {
@@ -165,17 +182,8 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
 
   const TilePlace at = tile_place(t);
   const int lane = threadIdx.x % kTileLanes, pitch = t.source_columns * kTileChannels;
-  const TileTargets targets{height,
-                            width,
-                            channels,
-                            o.row + at.row * tile.rows,
-                            o.column + at.column * tile.columns,
-                            first_channel + 2 * lane,
-                            o.image + at.image,
-                            o.source_row + at.row * tile.step_rows,
-                            o.source_column + at.column * tile.step_columns,
-                            int(p.source_height()),
-                            int(p.source_width())};
+  const TileTargets targets = tile_targets(tile, o, at, height, width, channels,
+                                           int(p.source_height()), int(p.source_width()));
   if (targets.image >= batch || targets.channel >= channels) return;
 
   const T* from = staged_tile(sources, t, tile, at);

@@ -128,6 +128,16 @@ struct DepthwiseTiles {
   Divider channel_blocks;
 };
 
+// The patches of one of `slabs` equal shares; none for a slab beyond them.
+struct PatchShare {
+  uint32_t first, last;
+};
+
+FASTCONV_INLINE constexpr PatchShare share_of(uint32_t patches, int64_t slabs, uint32_t slab) {
+  const uint32_t size = div_up(patches, uint32_t(slabs));
+  return {slab * size, min_of(patches, (slab + 1) * size)};
+}
+
 // How a block's threads share planes of contiguous tensors: some whole ones of an image, or a band
 // of rows of one. Either is one run of memory on both sides.
 struct PlaneTiles {

@@ -32,15 +32,14 @@ constexpr int kSumLanes = 8;  // threads that add up what a plane's tiles bring 
 struct PlaneSlab {
   const PlaneTiles& tiles;
   DepthwiseTile tile;
-  uint32_t slab, group, first, last;
+  uint32_t slab, group;
+  PatchShare share;
   int channels;
 
   FASTCONV_INLINE PlaneSlab(const DepthwiseWeightParams& p, const DepthwiseTile& tile)
       : tiles(p.planes), tile(tile), slab(blockIdx.x), channels(int(p.shape.channels)) {
     group = take(slab, tiles.groups);
-    const uint32_t patches = tiles.patches / tiles.groups.divisor;
-    const uint32_t size = div_up(patches, uint32_t(p.slabs));
-    first = slab * size, last = min_of(patches, first + size);
+    share = share_of(tiles.patches / tiles.groups.divisor, p.slabs, slab);
   }
 
   FASTCONV_INLINE PlanePlace place(uint32_t patch) const {
@@ -80,7 +79,7 @@ __device__ __forceinline__ void write_sums(const DepthwiseWeightParams& p, const
     if (lane > 0 || !exists) continue;
     if (skips && tap < taps) {
       sum = 0;
-      for (uint32_t patch = patches.first; patch < patches.last; ++patch) {
+      for (uint32_t patch = patches.share.first; patch < patches.share.last; ++patch) {
         const PlanePlace at = patches.place(patch);
         const int rows = t.down.divisor * patches.tile.rows;
         sum += weight_sum_inside<T>(
@@ -107,7 +106,7 @@ __global__ void __launch_bounds__(kTileThreads, plane_blocks(kernel))
 
   const PlaneSlab patches(p, tile);
   float sums[kTaps + 1] = {};  // the bias last
-  for (uint32_t patch = patches.first; patch < patches.last; ++patch) {
+  for (uint32_t patch = patches.share.first; patch < patches.share.last; ++patch) {
     const PlanePlace at = patches.place(patch);
     const T* plane = stage_planes(static_cast<const T*>(p.input), s.batch, channels, height, width,
                                   t, at, at.first_row * stride - int(s.pad_top), shared);

@@ -96,8 +96,7 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(kernel))
   uint32_t slab = blockIdx.x;
   const int first_channel = take(slab, t.channel_blocks) * kTileChannels;
   const int channel = first_channel + 2 * lane;
-  const uint32_t size = div_up(t.patches, uint32_t(p.slabs));
-  const uint32_t first = slab * size, last = min_of(t.patches, first + size);
+  const auto [first, last] = share_of(t.patches, p.slabs, slab);
 
   float sums[kTaps + 1][2] = {};  // the bias last
   for (uint32_t patch = first; patch < last; ++patch) {

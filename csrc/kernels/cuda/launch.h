@@ -15,6 +15,9 @@ enum class Kernel : int {
   kCount
 };
 
+// Ampere: the first with bfloat16 and asynchronous copies.
+constexpr int kLeastArchitecture = 80;
+
 struct Device {
   int architecture;  // 80, 90, 100, ...
   int multiprocessors;
