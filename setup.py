@@ -332,6 +332,15 @@ class BuildKernels(build_ext):
             shutil.copytree(CSRC / "kernels", kernels, ignore=only_cuda, dirs_exist_ok=True)
 
 
+def build_inplace():
+    """As `build_ext --inplace`, without setuptools, which refuses to read pyproject.toml where it
+    is old: for `make gpu`, which installs nothing.
+    """
+    name = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    run_ninja(name)
+    shutil.copy2(BUILD_DIR / name, ROOT / "fastconv" / name)
+
+
 class BuildEmulator(build_ext):
     """The CUDA kernels for the CPU, left in BUILD_DIR."""
 

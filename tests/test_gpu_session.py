@@ -4,12 +4,15 @@ import json
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 
+import fastconv
 from bench.gpu import session as file
 from bench.gpu.__main__ import in_turns, pairs
 from bench.gpu.session import LOST, Session, Step
+from tests.helpers import SETUP
 
 
 def python(name, code, seconds=20.0, log=None):
@@ -83,3 +86,22 @@ def test_a_machine_without_a_gpu_gets_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["session", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="torch sees no GPU"):
         file.main()
+
+
+def test_the_build_asks_nothing_of_setuptools(tmp_path, monkeypatch):
+    build = SETUP["build_inplace"]
+    names = []
+
+    def run_ninja(name):
+        names.append(name)
+        (tmp_path / name).write_bytes(b"built")
+
+    (tmp_path / "fastconv").mkdir()
+    replaced = {"run_ninja": run_ninja, "BUILD_DIR": tmp_path, "ROOT": tmp_path, "setuptools": None}
+    for name, value in replaced.items():
+        monkeypatch.setitem(build.__globals__, name, value)
+    build()
+    assert names == [Path(fastconv._C.__file__).name]
+    assert (tmp_path / "fastconv" / names[0]).read_bytes() == b"built"
+    (command,) = [word for word in file.build(tmp_path, "90").command if "setup" in word]
+    assert command == "import setup; setup.build_inplace()"

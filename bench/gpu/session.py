@@ -51,7 +51,7 @@ def build(out: Path, architecture: str, cuda: str = "1") -> Step:
         "FASTCONV_CUDA_ARCHITECTURES": architecture,
         "FASTCONV_NATIVE": "1",
     }
-    command = [PYTHON, "setup.py", "-q", "build_ext", "--inplace"]
+    command = [PYTHON, "-c", "import setup; setup.build_inplace()"]
     return Step("build" if cuda == "1" else "build without nvcc", command, 240, variables,
                 out / "build.txt")  # fmt: skip
 
