@@ -45,6 +45,31 @@ def test_values(size, window, layout):
         forward(size, window, layout)
 
 
+# Of these sizes each window's interleaved images are worth it; some have a row or a column less.
+DILATED_SIZES = [(3, 41, 58), (9, 30, 65)]
+DILATED = [
+    (3, 1, 2, 2, 1),
+    (5, 1, (4, 2), (2, 3), 1),
+    (9, 1, 11, 3, 1),
+    ((1, 7), 1, (0, 9), (1, 3), 2),
+    ((5, 10), 1, 0, (4, 2), 1),
+]
+
+
+@pytest.mark.parametrize("window", DILATED)
+@pytest.mark.parametrize("size", DILATED_SIZES)
+@BOTH
+def test_dilated(size, window, layout):
+    with launches(KERNEL):
+        forward(size, window, layout, activation="relu")
+
+
+@BOTH
+def test_gradients_of_a_dilated_window(layout):
+    with launches(KERNEL):
+        check((5, 40, 57), (5, 1, 3, 2, 1), layout)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @BOTH
 def test_halves(dtype, layout):
@@ -68,15 +93,17 @@ def test_threads_take_turns_in_any_order(layout, order):
 
 @pytest.mark.parametrize("where", ["input", "weight"])
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+@pytest.mark.parametrize(("size", "dilation"), [((4, 12, 20), 1), ((4, 40, 50), 2)])
 @BOTH
-def test_what_is_not_finite_meets_no_padding(layout, bad, where):
+def test_what_is_not_finite_meets_no_padding(layout, size, dilation, bad, where):
     """Neither that of the image nor the weights that fill up a chunk of taps."""
-    x, w, b = tensors((4, 12, 20), (9, 1, 4, 1, 1), layout)
+    x, w, b = tensors(size, (9, 1, 4, dilation, 1), layout)
     (x if where == "input" else w)[:, :, -1, -1] = bad
     x[0, 1, 3, 9] = bad
     with emulated(), launches(KERNEL):
-        y = depthwise_conv2d(x, w, b, padding=4)
-    z = depthwise_conv2d(*double(x, w, b), padding=4).detach()  # torch's own meets the padding
+        y = depthwise_conv2d(x, w, b, padding=4, dilation=dilation)
+    z = depthwise_conv2d(*double(x, w, b), padding=4, dilation=dilation)
+    z = z.detach()  # torch's own meets the padding
     assert torch.equal(y.isnan(), z.isnan())
     assert torch.equal(y.isinf(), z.isinf())
     finite = z.isfinite()
@@ -92,7 +119,9 @@ def test_what_is_not_finite_meets_no_padding(layout, bad, where):
         ((7, 1, 3, 1, 1), torch.float32, "nhwc_tile"),
         ((9, 1, 4, 1, 1), torch.float64, "any"),
         ((9, 2, 4, 1, 1), torch.float32, "any"),
-        ((9, 1, 8, 2, 1), torch.float32, "any"),
+        ((9, 1, 8, 2, 1), torch.float32, "window"),
+        ((9, 1, 16, 4, 1), torch.float32, "any"),  # images of 5 x 5
+        ((9, 1, 8, 2, 1), torch.bfloat16, "band"),
     ],
 )
 def test_choice(window, dtype, chosen):
