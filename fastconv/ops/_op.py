@@ -373,13 +373,16 @@ def _transformed_function(
     op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> type[torch.autograd.Function]:
     """The op for torch.func transforms, which do not see register_autograd."""
+
+    def forward(*arguments: Any) -> Any:
+        chooses = state.choosing or refused(arguments[0])
+        return op._on_chosen(*arguments) if chooses else op.raw(*arguments)
+
     return type(
         "OpFunction",
         (torch.autograd.Function,),
         {
-            "forward": staticmethod(
-                lambda *arguments: (op._on_chosen if state.choosing else op.raw)(*arguments)
-            ),
+            "forward": staticmethod(forward),
             "setup_context": staticmethod(setup_context),
             "backward": staticmethod(backward),
             "vmap": staticmethod(op.vmap),
