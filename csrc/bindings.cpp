@@ -101,6 +101,9 @@ void define_probe(py::module_ m) {
   m.def("multiply_add", &fastconv::ops::probe_multiply_add, py::arg("rounds"),
         py::arg("bfloat16") = false, py::call_guard<py::gil_scoped_release>(),
         "Multiply-adds in registers on every thread; the floating point operations done.");
+  m.def("multiply_add_loading", &fastconv::ops::probe_multiply_add_loading, py::arg("rounds"),
+        py::call_guard<py::gil_scoped_release>(),
+        "The same in float32, half of them with a factor from the L1 cache.");
   m.def(
       "read",
       [](const py::buffer& data, int64_t rounds) {

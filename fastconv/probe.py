@@ -27,6 +27,12 @@ def multiply_add(rounds: int = 50, dtype: torch.dtype = torch.float32) -> Probe:
     return Probe(lambda: _C.probe.multiply_add(rounds, narrow), work)
 
 
+def multiply_add_loading(rounds: int = 50) -> Probe:
+    """Of float32, a factor of every second one from the L1 cache: what a matrix product can do."""
+    work = _C.probe.multiply_add_loading(1) * rounds
+    return Probe(lambda: _C.probe.multiply_add_loading(rounds), work)
+
+
 def read(size: int) -> Probe:
     """Walks over `size` bytes, which stay in the caches that hold so much."""
     data = torch.ones(size // 4).numpy()

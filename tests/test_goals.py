@@ -74,6 +74,7 @@ def test_probes_count_their_work():
                 assert (
                     probe.multiply_add(3, dtype).work == 3 * probe.multiply_add(1, dtype).work > 0
                 )
+            assert probe.multiply_add_loading(3).work == probe.multiply_add(3).work
     assert probe.read(1 << 20).work == probe.READ_BYTES
     for kind in (probe.copy, probe.stream_copy):
         assert kind(1 << 20).work == 1 << 20

@@ -17,6 +17,7 @@ def roofline(seconds: float) -> dict[str, float]:
     """
     probes = {
         "FMA float32": probe.multiply_add(),
+        "FMA float32, half with loads": probe.multiply_add_loading(),
         "FMA bfloat16": probe.multiply_add(dtype=torch.bfloat16),
         **{name: probe.read(size) for name, size in LEVELS.items()},
         "copy": probe.copy(COPY),

@@ -12,6 +12,8 @@ struct ProbeKernels {
   // Multiplies and adds in registers for so many rounds; adds the operations done to `operations`
   // and returns what came out, so that no compiler leaves the work out.
   float (*multiply_add)(int64_t rounds, int64_t& operations);
+  // The same, but for every second one a factor is loaded from the L1 cache.
+  float (*multiply_add_loading)(int64_t rounds, int64_t& operations);
 
   float (*read)(const float* data, int64_t count);
   void (*copy)(const float* from, float* to, int64_t count);

@@ -28,19 +28,26 @@ void in_parts(int64_t count, const F& f) {
 
 std::atomic<float> result;  // what was computed is used
 
-}  // namespace
-
-int64_t probe_multiply_add(int64_t rounds, bool bfloat16) {
+int64_t on_every_thread(float (*multiply_add)(int64_t, int64_t&), int64_t rounds) {
   std::atomic<int64_t> operations{0};
   const int64_t threads = torch::stable::get_num_threads();
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     int64_t done = 0;
-    const auto multiply_add =
-        bfloat16 ? probe_bfloat16_kernels().multiply_add : probe_kernels().multiply_add;
     for (int64_t t = begin; t < end; ++t) result = multiply_add(rounds, done);
     operations += done;
   });
   return operations;
+}
+
+}  // namespace
+
+int64_t probe_multiply_add(int64_t rounds, bool bfloat16) {
+  return on_every_thread(
+      bfloat16 ? probe_bfloat16_kernels().multiply_add : probe_kernels().multiply_add, rounds);
+}
+
+int64_t probe_multiply_add_loading(int64_t rounds) {
+  return on_every_thread(probe_kernels().multiply_add_loading, rounds);
 }
 
 void probe_read(const float* data, int64_t count, int64_t rounds) {

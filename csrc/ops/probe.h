@@ -9,6 +9,8 @@ namespace fastconv::ops {
 // Rounds of multiply-adds on every thread, of float32 or of bfloat16; the floating point operations
 // of all.
 int64_t probe_multiply_add(int64_t rounds, bool bfloat16);
+// Of float32, half of them with a factor from the L1 cache.
+int64_t probe_multiply_add_loading(int64_t rounds);
 
 void probe_read(const float* data, int64_t count, int64_t rounds);
 void probe_copy(const float* from, float* to, int64_t count);

@@ -41,6 +41,20 @@ constexpr int kRows = [] {
 }();
 static_assert(kRows<float, 2, Last::kWhole, true> == kTileRows);
 
+// Down a deeper panel than this tiles are twice as tall: they load it half as often, and their
+// bursts of stores are rarer. gemm_tile alone, pixels x depth -> columns, GFLOP/s of 7 / 14 rows:
+// 196 x 96 -> 576: 159 / 171, 49 x 160 -> 960: 151 / 167, 196 x 256 -> 64: 168 / 186, 196 x 576 ->
+// 96: 169 / 190 (one core of an Intel Xeon with AMX); for a Zen 5 see above, at 64 it would lose.
+constexpr int64_t kDeep = 64;
+template <class S, int NV, Last kLast, bool kDepthIsContiguous>
+constexpr int kDeepRows = [] {
+  constexpr int kUsual = kRows<S, NV, kLast, kDepthIsContiguous>;
+#if defined(__AVX512F__)
+  if (kDepthIsContiguous && kLast == Last::kWhole && NV == 2) return 2 * kUsual;
+#endif
+  return kUsual;
+}();
+
 // With 16 registers g++ spills accumulators for what it loads ahead of a second step.
 template <class S>
 constexpr bool kStepsInTwos = kLanes<S> * sizeof(S) != 32;
@@ -193,8 +207,10 @@ template <class S, int NV, Last kLast, bool kDepthIsContiguous, int... i>
 void choose_rows(const GemmTile<S>& t, std::integer_sequence<int, i...>) {
   using Function = void (*)(GemmTile<S>, int64_t);
   static constexpr Function kInstances[] = {tiles<S, i + 1, NV, kLast, kDepthIsContiguous>...};
+  const int64_t most = t.depth > kDeep ? kDeepRows<S, NV, kLast, kDepthIsContiguous>
+                                       : kRows<S, NV, kLast, kDepthIsContiguous>;
   // Tiles that differ by one row at most, the taller ones first.
-  const int64_t count = div_up<int64_t>(t.rows, sizeof...(i)), rows = t.rows / count;
+  const int64_t count = div_up(t.rows, most), rows = t.rows / count;
   const int64_t taller = t.rows % count;
   GemmTile<S> part = t;
   if (taller > 0) {
@@ -211,7 +227,7 @@ template <class S, int NV, bool kDepthIsContiguous>
 void choose_last(const GemmTile<S>& t) {
   const auto with = [&](auto last) {
     constexpr auto kIndices =
-        std::make_integer_sequence<int, kRows<S, NV, last, kDepthIsContiguous>>{};
+        std::make_integer_sequence<int, kDeepRows<S, NV, last, kDepthIsContiguous>>{};
     choose_rows<S, NV, last, kDepthIsContiguous>(t, kIndices);
   };
   const int64_t lanes = t.columns - (NV - 1) * kLanes<S>;

@@ -22,6 +22,26 @@ float multiply_add(int64_t rounds, int64_t& operations) {
   return reduce_add(sums[0]);
 }
 
+// As in a matrix product: every second factor is loaded.
+float multiply_add_loading(int64_t rounds, int64_t& operations) {
+  constexpr int kPlaces = 16, kLoads = kChains / 2;
+  alignas(64) float factors[(kPlaces + kLoads) * L];
+  for (float& factor : factors) factor = 0.75f;
+  const VecF addend = VecF::set1(0.75f);
+  VecF sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = VecF::set1(static_cast<float>(i));
+  for (int64_t step = 0; step < rounds * kProbeRound; ++step) {
+    const float* from = factors + step % kPlaces * L;
+    for (int i = 0; i < kChains; i += 2) {
+      sums[i] = fma(sums[i], load(from + i / 2 * L), addend);
+      sums[i + 1] = fma(sums[i + 1], addend, addend);
+    }
+  }
+  operations += rounds * kProbeRound * kChains * L * 2;
+  for (int i = 1; i < kChains; ++i) sums[0] = sums[0] + sums[i];
+  return reduce_add(sums[0]);
+}
+
 float read(const float* data, int64_t count) {
   constexpr int kRun = 8;
   VecF sums[kRun];
@@ -49,6 +69,6 @@ void stream_copy(const float* from, float* to, int64_t count) {
 
 }  // namespace
 
-const ProbeKernels probe_kernels = {multiply_add, read, copy, stream_copy};
+const ProbeKernels probe_kernels = {multiply_add, multiply_add_loading, read, copy, stream_copy};
 
 }  // namespace fastconv::FASTCONV_ISA
