@@ -18,10 +18,14 @@ from tests.helpers import (
     reaches,
 )
 
-# Channels below, at and above a vector, four of them, a unit; pixels likewise, and past a run.
+# Channels below, at and above a vector, four of them, a unit; pixels likewise, and past a run;
+# planes at and above what is summed a vector of planes at once.
 SHAPES = [
     *[(2, channels, 3, 5) for channels in (1, 7, 8, 9, 16, 17, 63, 64, 65, 100, 130)],
     *[(1, 5, 1, pixels) for pixels in (1, 2, 15, 16, 63, 64, 65, 129, 4100)],
+    *[(2, channels, 1, 256) for channels in (3, 17)],
+    (1, 9, 1, 257),
+    (2, 70, 1, 1),
     (1, 1280, 7, 7),
     (0, 4, 2, 2),
 ]

@@ -46,6 +46,55 @@ def test_values(window, layout, dtype, name):
         assert y.stride() == layout(y).stride()
 
 
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "window",
+    [
+        (3, 2, 1, False),
+        ((2, 5), (1, 3), (1, 2), True),
+        ((1, 40), (1, 700), 0, False),
+        ((2, 4200), 1, (1, 0), False),  # wider than what the caches hold of a row
+        (1, 4000, 0, False),
+    ],
+    ids=str,
+)
+def test_long_rows(window, dtype, name):
+    kernel, stride, padding, ceil_mode = window
+    x = torch.randn(1, 2, 5, 9001)[..., : 4250 if kernel == (2, 4200) else 9001].to(dtype)
+    with isa(name):
+        y = max_pool2d(x, kernel, stride, padding, ceil_mode)
+    assert torch.equal(y, F.max_pool2d(x, kernel, stride, padding, 1, ceil_mode))
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_planes_of_any_size(dtype, name):
+    """Rows below, at and above a vector and four of them, and more than the caches hold at once."""
+    for height, width in [(h, w) for h in (1, 2, 9) for w in (*range(2, 36), 66, 131)] + [(90, 70)]:
+        x = torch.randn(1, 3, height, width, dtype=dtype)
+        for kernel, stride, padding in ((3, 2, 1), (3, 1, 1), (2, 2, 1), (5, 1, 2), (2, 3, 1)):
+            if min(height, width) + 2 * padding < kernel:
+                continue
+            with isa(name):
+                y = max_pool2d(x, kernel, stride, padding)
+            assert torch.equal(y, F.max_pool2d(x, kernel, stride, padding)), (x.shape, kernel)
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+def test_a_nan_anywhere_is_the_maximum(layout, dtype, name):
+    planes = torch.randn(9 * 37, 9 * 37)
+    planes.fill_diagonal_(float("nan"))
+    x = layout(planes.view(1, -1, 9, 37).to(dtype))
+    for window in ((3, 2, 1), (3, 1, 1), (2, 2, 0), (4, 3, 2)):
+        with isa(name):
+            y = max_pool2d(x, *window)
+        wanted = F.max_pool2d(x.float(), *window)
+        torch.testing.assert_close(y.float(), wanted, equal_nan=True, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides_and_opcheck(layout):
     x = layout(torch.randn(2, 5, 6, 7))

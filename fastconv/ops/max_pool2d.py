@@ -25,7 +25,7 @@ def max_pool2d(
 
     Args:
         input: (N, C, H, W) or (C, H, W); float32, float64, bfloat16 or float16. Made for
-            channels_last at inference.
+            inference.
         kernel_size, padding: an integer or (rows, columns); padding at most half the kernel.
         stride: likewise; None is kernel_size.
         ceil_mode: whether a last window may stand out at the bottom and right.
