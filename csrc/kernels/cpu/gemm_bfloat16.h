@@ -32,8 +32,8 @@ struct PairTile {
   bool streams;  // past the caches: then c and c_row are whole vectors from address 0
 };
 
-// Rows of a register tile with two vectors of columns, or of four matrix tiles; the sources tell
-// why.
+// Rows of a register tile with two vectors of columns, or of two blocks of matrix tiles; the
+// sources tell why.
 constexpr int kPairRows = kHasTiles ? 64 : kLanes<float> == 16 ? 8 : 4;
 
 // Groups of rows that one call takes: several register tiles, yet work for several threads. Whole

@@ -22,14 +22,15 @@
 
 namespace fastconv::FASTCONV_ISA {
 
-// Registers 0 to 3 are for c, 4 and 6 for a, 5 and 7 for b: 4 and 5 have the whole depth of 16
-// pairs, 6 and 7 the depth that is left at the end.
-struct TileShape {
-  uint8_t rows, columns;  // of c, up to 16
-  uint8_t last_pairs;     // of 6 and 7, up to 16
-};
-
 constexpr int kTileRegisterRows = 16, kTileRegisterColumns = 16, kTilePairs = 16;
+
+// Registers 0 to 3 are for c, 4 and 6 for a, 5 and 7 for b: 4 and 5 have the whole depth of 16
+// pairs unless told otherwise, 6 and 7 the depth that is left at the end.
+struct TileShape {
+  uint8_t rows, columns;       // of c, up to 16
+  uint8_t last_pairs;          // of 6 and 7, up to 16
+  uint8_t pairs = kTilePairs;  // of 4 and 5
+};
 
 #if defined(__AMX_TILE__) || defined(FASTCONV_EMULATES_TILES)
 
@@ -47,7 +48,7 @@ struct alignas(64) TileShapes {
       rows[i] = uint8_t(height), row_bytes[i] = uint16_t(bytes);
     };
     for (int i = 0; i < 4; ++i) set(i, s.rows, 4 * s.columns);
-    set(4, s.rows, 4 * kTilePairs), set(5, kTilePairs, 4 * s.columns);
+    set(4, s.rows, 4 * s.pairs), set(5, s.pairs, 4 * s.columns);
     set(6, s.rows, 4 * s.last_pairs), set(7, s.last_pairs, 4 * s.columns);
   }
 
@@ -72,7 +73,7 @@ class Tiles {
 
   FASTCONV_INLINE void set_shape(TileShape shape) {
     if (shape.rows == shape_.rows && shape.columns == shape_.columns &&
-        shape.last_pairs == shape_.last_pairs) {
+        shape.last_pairs == shape_.last_pairs && shape.pairs == shape_.pairs) {
       return;
     }
     shape_ = shape;
