@@ -193,12 +193,13 @@ __global__ void __launch_bounds__(kWindowThreads, 3)
 #pragma unroll
   for (int i = 0; i < kWindowRows; ++i) {
     if (row + i * dilation_h >= s.out_height) break;
+    T* next = target;
 #pragma unroll
     for (int j = 0; j < kWindowColumns; ++j) {
-      if (column + j * dilation_w < out_width) {
-        target[(i * dilation_h * out_width + j * dilation_w) * to.pixel] = narrow<T>(sums[i][j]);
-      }
+      if (column + j * dilation_w < out_width) *next = narrow<T>(sums[i][j]);
+      next += dilation_w * to.pixel;
     }
+    target += dilation_h * out_width * to.pixel;
   }
 }
 
