@@ -97,8 +97,9 @@ def _name(symbol: str) -> tuple[str, tuple[int, ...]]:
 def compile_file(path: Path, architecture: str, folder: Path, *options: str) -> list[Compiled]:
     """The kernels of a .cu file as nvcc compiles them, for the host too as the build does."""
     built = folder / f"{path.stem}.{architecture}.o"
-    common = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", *options]
-    run("nvcc", *common, "-c", "-o", built, path)
+    # -arch=sm_90a would compile for compute_90 besides: 3.7 s in place of 5.7 for a small file.
+    only = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    run("nvcc", "-std=c++17", "-O3", only, *options, "-c", "-o", built, path)
     return read(built)
 
 
