@@ -24,12 +24,15 @@ from fastconv.triton_kernels._tuned import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tests" / "triton").glob("test_*.py"))
+# The longest have a process of their own; the others share one, for each starts torch and Triton.
+LONG = [[path] for path in FILES if path.stem in ("test_depthwise_conv2d", "test_search")]
+SHORT = [path for path in FILES if [path] not in LONG]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
-def test_interpreted(file):
+@pytest.mark.parametrize("files", [*LONG, SHORT], ids=["depthwise_conv2d", "search", "others"])
+def test_interpreted(files):
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, files)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
