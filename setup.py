@@ -53,15 +53,20 @@ if platform.machine() in ("x86_64", "AMD64"):
         "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
     )
     ISA_FLAGS["avx512_bf16"] = ISA_FLAGS["avx512"] + " -mavx512bf16"
-# Matrix tiles, of the processor and in plain C++, for the kernels that have a use for them. Without
-# exceptions, which kernels never throw, giving the tiles back in a destructor needs no unwinding.
+# Matrix tiles, of the processor and in plain C++, for the kernels that have a use for them; every
+# processor with tiles so far computes in float16 too. Without exceptions, which kernels never
+# throw, giving the tiles back in a destructor needs no unwinding.
 TILE_FLAGS = {"amx_emulated": "-DFASTCONV_EMULATES_TILES"}
 if "avx512_bf16" in ISA_FLAGS:
-    TILE_FLAGS["amx"] = ISA_FLAGS["avx512_bf16"] + " -mamx-tile -mamx-bf16 -fno-exceptions"
+    TILE_FLAGS["amx"] = (
+        ISA_FLAGS["avx512_bf16"] + " -mamx-tile -mamx-bf16 -mavx512fp16 -fno-exceptions"
+    )
 TILED = {
     "gemm_bfloat16_amx",
     "inverted_residual_bfloat16",
     "inverted_residual_bfloat16_hidden",
+    "inverted_residual_half_amx",
+    "inverted_residual_half_depthwise_amx",
     "inverted_residual_strips",
     "pointwise_conv2d_bfloat16",
     "pointwise_conv2d_bfloat16_nchw",
@@ -86,7 +91,8 @@ def native_isas():
         if f" {macro} " in macros:
             isas.append(isa)
             break
-    return [*isas, "amx"] if " __AMX_BF16__ " in macros else isas
+    tiles = " __AMX_BF16__ " in macros and " __AVX512FP16__ " in macros
+    return [*isas, "amx"] if tiles else isas
 
 
 def kernel_builds():

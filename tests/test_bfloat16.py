@@ -155,6 +155,60 @@ def test_inverted_residual(shape, activation, name):
 
 
 @pytest.mark.parametrize("name", MATRIX_ISAS)
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**-12, 0.25])
+def test_small_filters(scale, name):
+    """In float16 the smallest of these would be zero."""
+    shape = (1, 32, 80, 24, 12, 9, 3, 1)
+    x, tensors, stride, pad, adds = block_of(shape)
+    tensors[2], tensors[3] = tensors[2] * scale, tensors[3] * scale
+    tensors[4] = tensors[4] / scale
+    window = ((stride, stride), (pad,) * 4)
+    arguments = (*doubles(x, *tensors), *NO_SQUEEZE, *window, "relu6", adds)
+    expected = reference.inverted_residual(*arguments)
+    with isa(name):
+        y = inverted_residual(x, *packed(tensors), stride, pad, "relu6", adds)
+    assert (y - expected).abs().max() < BLOCK_ERROR * max(1, expected.abs().max())
+
+
+@pytest.mark.parametrize("name", MATRIX_ISAS)
+def test_filters_beyond_float16(name):
+    """Infinities that cancel would leave NaN."""
+    x, tensors, stride, pad, adds = block_of((1, 32, 80, 24, 12, 9, 3, 1))
+    tensors[0], tensors[1] = torch.zeros_like(tensors[0]), torch.ones_like(tensors[1])
+    taps = torch.tensor([1, -1, 1, -1, 0, 1, -1, 1, -1], dtype=BF16) * 2.0**16
+    tensors[2][40:] = taps.view(1, 3, 3)
+    window = ((stride, stride), (pad,) * 4)
+    arguments = (*doubles(x, *tensors), *NO_SQUEEZE, *window, "relu6", adds)
+    expected = reference.inverted_residual(*arguments)
+    with isa(name):
+        y = inverted_residual(x, *packed(tensors), stride, pad, "relu6", adds)
+    assert (y - expected).abs().max() < BLOCK_ERROR * max(1, expected.abs().max())
+
+
+@pytest.mark.parametrize("name", MATRIX_ISAS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding_of_one_side(stride, name):
+    x, tensors, _, _, _ = block_of((2, 16, 40, 8, 11, 16, 5, 1))
+    window = ((stride, stride), (0, 3, 6, 1))
+    arguments = (*doubles(x, *tensors), *NO_SQUEEZE, *window, "relu6", False)
+    expected = reference.inverted_residual(*arguments)
+    op = torch.ops.fastconv.inverted_residual
+    with isa(name):
+        y = op(x, *packed(tensors), *NO_SQUEEZE, *window, "relu6", False)
+    assert (y - expected).abs().max() < BLOCK_ERROR * max(1, expected.abs().max())
+
+
+@pytest.mark.parametrize("name", MATRIX_ISAS)
+def test_infinite_taps_in_the_padding_are_skipped(name):
+    x, tensors, stride, pad, _ = block_of((1, 16, 40, 8, 8, 9, 3, 1))
+    tensors[0] = tensors[0].abs()
+    tensors[2][35, 0, 0, 1] = torch.inf  # reads the row above
+    with isa(name):
+        y = inverted_residual(x.abs(), *packed(tensors), stride, pad, "relu6", False)
+    assert torch.isfinite(y[:, :, 0]).all()
+
+
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("activation", ["relu", "hardswish"])
 @pytest.mark.parametrize("shape", BLOCKS)
 def test_separable_conv2d(shape, activation, name):

@@ -3,6 +3,7 @@
 #include "inverted_residual_bfloat16_hidden.h"
 
 #include "gemm_bfloat16.h"
+#include "inverted_residual_half.h"
 #include "registry.h"
 #include "stage_pairs.h"
 #include "streaming.h"
@@ -59,11 +60,60 @@ void project(Tiles& matrix, const Params& p, const Projection& from, int64_t beg
   }
 }
 
+// What a panel keeps from strip to strip: rows of hidden channels, and the filters of float16.
+int64_t ring_elements(const InvertedResidualShape& s, int64_t slots) {
+  const int64_t plain = align_floats(slots * s.width * kHiddenPanel);
+  if constexpr (kHasTiles) return s.expands ? max_of(plain, slots * half_row(s)) : 0;
+  return s.expands ? plain : 0;
+}
+
+int64_t filter_elements(const InvertedResidualShape& s) {
+  if constexpr (kHasTiles) return s.expands ? half_filter(s) : 0;
+  return 0;
+}
+
+// A panel of hidden channels.
+struct Panel {
+  int64_t index, slots, shift;
+  bfloat16 *ring, *filter;
+
+  HiddenRing<bfloat16> plain() const { return {ring, slots, shift}; }
+  HalfRing half(const Params& p) const {
+    return {{reinterpret_cast<float16*>(ring), slots, shift}, kHasTiles ? half_row(p) : 0};
+  }
+};
+
+void begin_panel(const Params& p, const Panel& panel) {
+  if constexpr (kHasTiles) {
+    auto* filter = reinterpret_cast<float16*>(panel.filter);
+    if (p.expands) begin_half(p, panel.index, panel.half(p), filter);
+  }
+}
+
+// The rows of span, for which rows [from, to) of the image have yet to be expanded.
+void hide_rows(Tiles& matrix, const Params& p, const Panel& panel, const RowSpan& span,
+               int64_t from, int64_t to, bfloat16* out) {
+  if constexpr (kHasTiles) {
+    const auto* filter = reinterpret_cast<const float16*>(panel.filter);
+    if (p.expands && fits_half(filter)) {
+      expand_half(matrix, p, panel.index, span.image, from, to, panel.half(p));
+      return depthwise_half(p, span, panel.half(p), filter, out);
+    }
+  }
+  if (p.expands) expand_rows(matrix, p, panel.index, span.image, from, to, panel.plain());
+  depthwise_rows(p, panel.index, span, panel.plain(), out);
+}
+
 // Strips that follow one another in [begin, end) share their rows of hidden channels.
 void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
   const Strips g = strips_of(p);
-  const int64_t panels = hidden_panels(p);
-  bfloat16* buffer = scratch + panels * g.ring;
+  const int64_t panels = hidden_panels(p), ring = ring_elements(p, g.slots);
+  const auto panel_at = [&](int64_t i) {
+    return Panel{i, g.slots, g.shift, scratch + i * ring,
+                 scratch + panels * (ring + g.buffer) + i * filter_elements(p)};
+  };
+  for (int64_t i = 0; i < panels; ++i) begin_panel(p, panel_at(i));
+  bfloat16* buffer = scratch + panels * ring;
   const int64_t row = p.width * p.in_channels;
   const bool fetches = p.batch * p.height * row * int64_t(sizeof(bfloat16)) >= kFetchedBytes;
   Tiles matrix;
@@ -76,9 +126,7 @@ void run_rows(const Params& p, bfloat16* scratch, int64_t begin, int64_t end) {
     if (unit == begin || first == 0) done = 0;
     const int64_t from = max_of(done, top), to = min_of(bottom, p.height);
     for (int64_t panel = 0; panel < panels; ++panel) {
-      const HiddenRing<bfloat16> ring{scratch + panel * g.ring, g.slots, g.shift};
-      if (p.expands) expand_rows(matrix, p, panel, image, from, to, ring);
-      depthwise_rows(p, panel, span, ring, buffer + panel * g.buffer);
+      hide_rows(matrix, p, panel_at(panel), span, from, to, buffer + panel * g.buffer);
     }
     done = max_of(done, to);
     const bfloat16* ahead = p.input + (image * p.height + to) * row;
@@ -100,24 +148,25 @@ InvertedResidualBfloat16Plan plan(const InvertedResidualShape& s) {
   if (inverted_residual_by_channels(s)) {
     plan.hide_units = s.batch * panels;
     plan.hidden_bytes = plan.hide_units * s.pixels() * kHiddenPanel * sizeof(bfloat16);
-    plan.scratch_bytes = s.expands ? s.height * s.width * kHiddenPanel * sizeof(bfloat16) : 0;
+    plan.scratch_bytes = (ring_elements(s, s.height) + filter_elements(s)) * sizeof(bfloat16);
     plan.units = s.batch * projection_tiles(s, s.pixels());
   } else {
     const Strips g = strips_of(s);
     plan.units = s.batch * g.count;
-    plan.scratch_bytes = panels * (g.ring + g.buffer) * sizeof(bfloat16);
+    plan.scratch_bytes =
+        panels * (ring_elements(s, g.slots) + g.buffer + filter_elements(s)) * sizeof(bfloat16);
   }
   return plan;
 }
 
 void hide(const Params& p, bfloat16* hidden, bfloat16* scratch, int64_t begin, int64_t end) {
-  const HiddenRing<bfloat16> whole{scratch, p.height, 0};
   Tiles matrix;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t image = unit / hidden_panels(p), panel = unit % hidden_panels(p);
-    if (p.expands) expand_rows(matrix, p, panel, image, 0, p.height, whole);
-    depthwise_rows(p, panel, {image, 0, p.out_height}, whole,
-                   hidden + unit * p.pixels() * kHiddenPanel);
+    const Panel whole{panel, p.height, 0, scratch, scratch + ring_elements(p, p.height)};
+    begin_panel(p, whole);
+    hide_rows(matrix, p, whole, {image, 0, p.out_height}, 0, p.height,
+              hidden + unit * p.pixels() * kHiddenPanel);
   }
 }
 

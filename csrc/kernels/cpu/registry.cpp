@@ -14,13 +14,15 @@ namespace fastconv {
 namespace {
 
 #if defined(__linux__) && defined(__x86_64__)
-// The processor has tiles that multiply bfloat16, and Linux lets this process use them, for which
-// it must ask once: each thread that does then keeps 8 KiB more of state.
+// The processor has tiles that multiply bfloat16 and vectors that compute in float16, and Linux
+// lets this process use the tiles, for which it must ask once: each thread that does then keeps
+// 8 KiB more of state.
 bool has_tiles() {
-  constexpr unsigned kMultiplyBfloat16 = 1u << 22, kTiles = 1u << 24;
+  constexpr unsigned kMultiplyBfloat16 = 1u << 22, kFloat16 = 1u << 23, kTiles = 1u << 24;
   unsigned a, b, c, features = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &features)) return false;
-  if (!(features & kMultiplyBfloat16) || !(features & kTiles)) return false;
+  constexpr unsigned kAll = kMultiplyBfloat16 | kFloat16 | kTiles;
+  if ((features & kAll) != kAll) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;

@@ -1,0 +1,214 @@
+// Filters and expansion of inverted_residual_half.h, by matrix tiles.
+#include <cstring>
+
+#include "gemm.h"
+#include "inverted_residual_half.h"
+#include "simd/halves.h"
+
+namespace fastconv::FASTCONV_ISA {
+namespace {
+
+using Params = InvertedResidualBfloat16Params;
+
+constexpr int64_t kColumns = 7;  // of a depthwise tile; a row may be read a tile beyond its end
+constexpr int64_t kRowsTogether = 2 * kTileRegisterRows;
+static_assert(kHiddenPanel == 2 * kTileRegisterColumns && kHiddenPanel == VecH::kLanes);
+
+// Steps of the depth, each of the same number of pairs up to a register's; 0 where that leaves the
+// registers less than half in use.
+int64_t depth_steps(int64_t pairs) {
+  for (int64_t steps = div_up<int64_t>(pairs, kTilePairs); steps <= pairs; ++steps) {
+    if (pairs % steps == 0 && (steps == 1 || 2 * pairs / steps >= kTilePairs)) return steps;
+    if (2 * pairs / steps < kTilePairs) break;
+  }
+  return 0;
+}
+
+// Where the next pixel goes, in rows of a ring.
+struct Place {
+  float16* to;
+  int64_t left;  // pixels to the end of the row
+  int64_t width, margin;
+};
+
+// Sums that wait to be narrowed, in rows of kHiddenPanel.
+struct Waiting {
+  const float* sums;
+  int64_t pixels;
+
+  FASTCONV_INLINE void narrow(int64_t most, Place& place) {
+    const VecH zero = VecH::set1(0), six = VecH::set1(6);
+    most = min_of(most, pixels);
+    pixels -= most;
+    while (most > 0) {
+      const int64_t run = min_of(most, place.left);
+      for (int64_t i = 0; i < run; ++i) {
+        store_half(place.to, min(six, max(zero, narrow_half(sums))));
+        place.to += kHiddenPanel, sums += kHiddenPanel;
+      }
+      most -= run, place.left -= run;
+      if (place.left == 0) place.to += place.margin, place.left = place.width;
+    }
+  }
+};
+
+// A group of pixels, one or two tiles of rows and of columns.
+struct Group {
+  const bfloat16 *a, *b;
+  int64_t a_row, b_row, a_second, b_second;  // elements: of rows, to the second tile
+  const float* bias;
+  int64_t steps, pairs;
+  bool has_b;   // registers 5 and 7 have b already
+  float* sums;  // rows of kHiddenPanel
+};
+
+// The sums of the group before are narrowed while the tiles are multiplied.
+template <bool kTwoRows, bool kTwoColumns>
+FASTCONV_INLINE void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place) {
+  constexpr int64_t kBytes = sizeof(bfloat16), kRow = kHiddenPanel * sizeof(float);
+  constexpr int64_t kProducts = (kTwoRows ? 2 : 1) * (kTwoColumns ? 2 : 1);
+  const int64_t column = g.b_second / 2, a_row = g.a_row * kBytes, b_row = g.b_row * kBytes;
+  const int64_t at_once = div_up(waiting.pixels, kProducts * g.steps);
+  const auto narrow = [&]() __attribute__((always_inline)) { waiting.narrow(at_once, place); };
+  const bfloat16 *a = g.a, *b = g.b;
+  if (g.bias != nullptr) {
+    tiles.load<0>(g.bias, 0);
+    if constexpr (kTwoColumns) tiles.load<1>(g.bias + column, 0);
+    if constexpr (kTwoRows) tiles.load<2>(g.bias, 0);
+    if constexpr (kTwoRows && kTwoColumns) tiles.load<3>(g.bias + column, 0);
+  } else {
+    tiles.zero<0>(), tiles.zero<1>(), tiles.zero<2>(), tiles.zero<3>();
+  }
+  for (int64_t step = 0; step < g.steps; ++step) {
+    if (!g.has_b) tiles.load<5>(b, b_row);
+    tiles.load<4>(a, a_row);
+    tiles.multiply<0, 4, 5>();
+    narrow();
+    if constexpr (kTwoColumns) {
+      if (!g.has_b) tiles.load<7>(b + g.b_second, b_row);
+      tiles.multiply<1, 4, 7>();
+      narrow();
+    }
+    if constexpr (kTwoRows) {
+      tiles.load<6>(a + g.a_second, a_row);
+      tiles.multiply<2, 6, 5>();
+      narrow();
+      if constexpr (kTwoColumns) {
+        tiles.multiply<3, 6, 7>();
+        narrow();
+      }
+    }
+    a += 2 * g.pairs, b += g.pairs * g.b_row;
+  }
+  float* second = g.sums + g.a_second / g.a_row * kHiddenPanel;
+  tiles.store<0>(g.sums, kRow);
+  if constexpr (kTwoColumns) tiles.store<1>(g.sums + column, kRow);
+  if constexpr (kTwoRows) tiles.store<2>(second, kRow);
+  if constexpr (kTwoRows && kTwoColumns) tiles.store<3>(second + column, kRow);
+}
+
+template <bool kTwoColumns>
+void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place) {
+  g.a_second > 0 ? sum<true, kTwoColumns>(tiles, g, waiting, place)
+                 : sum<false, kTwoColumns>(tiles, g, waiting, place);
+}
+
+FASTCONV_INLINE VecF size_of_lanes(VecF a) {
+  return max(a, VecF::set1(0) - a);
+}
+
+// Whether sums stay within float16, and no filter is finer than float16 is, in channels from
+// `first` on.
+FASTCONV_INLINE bool channels_fit(const Params& p, int64_t first, int64_t lanes) {
+  const VecF none = VecF::set1(0), one = VecF::set1(1);
+  const VecF most = VecF::set1(60000), least = VecF::set1(0x1p-14f);
+  VecF sum = none;
+  if (p.depthwise_bias) sum = size_of_lanes(load_partial(p.depthwise_bias + first, lanes));
+  VecF largest = sum;
+  for (int64_t tap = 0; tap < p.kernel_h * p.kernel_w; ++tap) {
+    const VecF w = size_of_lanes(load_partial(p.depthwise_weight + tap * p.hidden + first, lanes));
+    sum = fma(VecF::set1(6), w, sum), largest = max(largest, w);
+  }
+  const VecF fine = select_lt(largest, least, select_lt(none, sum, one, none), none);
+  return reduce_add(select_lt(sum, most, fine, one)) == 0;
+}
+
+}  // namespace
+
+int64_t half_row(const InvertedResidualShape& s) {
+  const int64_t read = (div_up(s.out_width, kColumns) * kColumns - 1) * s.stride_w + s.kernel_w;
+  return max_of(s.pad_left + s.width, read) * kHiddenPanel;
+}
+
+int64_t half_filter(const InvertedResidualShape& s) {
+  return (2 + s.kernel_h * s.kernel_w) * kHiddenPanel;
+}
+
+bool fits_half(const float16* filter) {
+  return filter->bits != 0;
+}
+
+bool begin_half(const Params& p, int64_t panel, const HalfRing& ring, float16* filter) {
+  const int64_t first = panel * kHiddenPanel, channels = min_of(kHiddenPanel, p.hidden - first);
+  std::memset(filter, 0, half_filter(p) * sizeof(float16));
+  if (p.activation != Activation::kReLU6 || depth_steps(p.in_channels / 2) == 0) return false;
+  constexpr int64_t L = kLanes<float>;
+  const int64_t taps = p.kernel_h * p.kernel_w;
+  for (int64_t c = 0; c < channels; c += L) {
+    const int64_t lanes = min_of(L, channels - c);
+    if (!channels_fit(p, first + c, lanes)) return false;
+    float16* row = filter + kHiddenPanel + c;
+    if (p.depthwise_bias) store(row, load_partial(p.depthwise_bias + first + c, lanes));
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const float* from = p.depthwise_weight + tap * p.hidden + first + c;
+      store(row + (1 + tap) * kHiddenPanel, load_partial(from, lanes));
+    }
+  }
+  filter->bits = 1;
+  const int64_t left = p.pad_left * kHiddenPanel, right = left + p.width * kHiddenPanel;
+  for (int64_t i = 0; i < ring.slots; ++i) {
+    float16* of_row = ring.rows + i * ring.row;
+    std::memset(of_row, 0, left * sizeof(float16));
+    std::memset(of_row + right, 0, (ring.row - right) * sizeof(float16));
+  }
+  return true;
+}
+
+void expand_half(Tiles& tiles, const Params& p, int64_t panel, int64_t image, int64_t from,
+                 int64_t to, const HalfRing& ring) {
+  alignas(64) float sums[2][kRowsTogether * kHiddenPanel];
+  const int64_t columns = min_of(kHiddenPanel, p.hidden - panel * kHiddenPanel);
+  const int64_t wide = min_of<int64_t>(columns, kTileRegisterColumns);
+  if (columns < kHiddenPanel) std::memset(sums, 0, sizeof sums);
+  Group g;
+  g.a_row = p.in_channels, g.b_row = 2 * p.expand_row;
+  g.b = p.expand_weight + 2 * panel * kHiddenPanel, g.b_second = 2 * (columns - wide);
+  g.bias = p.expand_bias ? p.expand_bias + panel * kHiddenPanel : nullptr;
+  g.steps = depth_steps(p.in_channels / 2), g.pairs = p.in_channels / 2 / g.steps;
+  const int64_t margin = ring.row - p.width * kHiddenPanel;
+  while (from < to) {
+    const int64_t slot = ring.slot(from), rows = min_of(to - from, ring.slots - slot);
+    const int64_t pixels = rows * p.width, count = div_up<int64_t>(pixels, kTileRegisterRows);
+    const int64_t height =
+        div_up(pixels, count);  // of each tile; the last lies over the one before
+    tiles.set_shape({uint8_t(height), uint8_t(wide), uint8_t(g.pairs), uint8_t(g.pairs)});
+    const bfloat16* input = p.input + (image * p.height + from) * p.width * p.in_channels;
+    Place place{ring.rows + slot * ring.row + p.pad_left * kHiddenPanel, p.width, p.width, margin};
+    Waiting waiting{nullptr, 0};
+    g.has_b = false;
+    for (int64_t tile = 0, done = 0; tile < count; tile += 2) {
+      const int64_t first = min_of(tile * height, pixels - height);
+      const int64_t second = min_of((tile + 1) * height, pixels - height);
+      g.a = input + first * p.in_channels, g.a_second = (second - first) * p.in_channels;
+      g.sums = sums[tile / 2 % 2];
+      g.b_second > 0 ? sum<true>(tiles, g, waiting, place) : sum<false>(tiles, g, waiting, place);
+      const int64_t until = min_of((tile + 2) * height, pixels);
+      waiting = {g.sums + (done - first) * kHiddenPanel, until - done}, done = until;
+      g.has_b = g.steps == 1;
+    }
+    waiting.narrow(waiting.pixels, place);
+    from += rows;
+  }
+}
+
+}  // namespace fastconv::FASTCONV_ISA
