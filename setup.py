@@ -71,6 +71,8 @@ TILED = {
     "pointwise_conv2d_bfloat16",
     "pointwise_conv2d_bfloat16_nchw",
     "probe_bfloat16",
+    "stem_conv2d",
+    "stem_conv2d_bfloat16",
 }
 OPTIONAL_ISAS = ["avx2", "avx512", "avx512_bf16", "amx"]
 EMULATOR = "libfastconv_emulator.so"

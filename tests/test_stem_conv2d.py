@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from tests.helpers import (
     DTYPES,
     ISAS,
     LAYOUTS,
+    MATRIX_ISAS,
     assert_close,
     assert_same_bits_on_any_threads,
     channels_last,
@@ -53,7 +56,7 @@ def expected(x, weight, bias, case, activation):
     return reference.stem_conv2d(x.double(), weight.double(), bias, *case[4:], activation)
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -150,8 +153,9 @@ def test_nan_and_infinity_pass():
 
 
 def test_same_bits_on_any_threads():
-    x, weight = torch.randn(3, 3, 64, 64), torch.randn(48, 3, 7, 7)
-    assert_same_bits_on_any_threads(lambda: stem_conv2d(x, weight, None, 2, 3, "silu"))
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.randn(3, 3, 64, 64).to(dtype), torch.randn(48, 3, 7, 7).to(dtype)
+        assert_same_bits_on_any_threads(partial(stem_conv2d, x, weight, None, 2, 3, "silu"))
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])

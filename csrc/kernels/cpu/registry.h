@@ -26,7 +26,8 @@ bool has_fused_blocks(DType dtype);
 #define FASTCONV_FOR_EACH_TILED_OP(X)                            \
   X(inverted_residual_bfloat16, InvertedResidualBfloat16Kernels) \
   X(pointwise_conv2d_bfloat16, PointwiseConv2dKernels)           \
-  X(probe_bfloat16, ProbeBfloat16Kernels)
+  X(probe_bfloat16, ProbeBfloat16Kernels)                        \
+  X(stem_conv2d, StemConv2dKernels)
 
 #define FASTCONV_FOR_EACH_VECTOR_OP(X)                         \
   X(batch_norm, BatchNormKernels)                              \
@@ -40,7 +41,6 @@ bool has_fused_blocks(DType dtype);
   X(residual_add, ResidualAddKernels)                          \
   X(pointwise_conv2d, PointwiseConv2dKernels)                  \
   X(pointwise_conv2d_backward, PointwiseConv2dBackwardKernels) \
-  X(stem_conv2d, StemConv2dKernels)                            \
   X(activation_backward, ActivationBackwardKernels)            \
   X(probe, ProbeKernels)
 

@@ -5,6 +5,7 @@
 
 #include "registry.h"
 #include "simd/pairs.h"
+#include "simd/tiles.h"
 #include "simd/vectors.h"
 #include "stage.h"
 #include "stem_conv2d_bfloat16.h"
@@ -235,9 +236,9 @@ void run_as(const StemConv2dParams& p, const accumulate_t<T>* prepared, void* sc
 
 // By pairs of taps where one instruction multiplies them, in us by pairs / by floats: 3 -> 32, 3x3,
 // stride 2, 224x224: 85 / 116, 3 -> 64, 7x7: 526 / 903; elsewhere, with AVX-512: 140 / 116, 978 /
-// 900, with AVX2: 291 / 236, 2685 / 1931 (one core of a Zen 5).
+// 900, with AVX2: 291 / 236, 2685 / 1931 (one core of a Zen 5). Matrix tiles multiply pairs alone.
 template <class T>
-constexpr bool kByPairs = std::is_same_v<T, bfloat16> && kMultipliesPairs;
+constexpr bool kByPairs = std::is_same_v<T, bfloat16> && (kMultipliesPairs || kHasTiles);
 
 StemConv2dPlan plan(const StemConv2dParams& p) {
   StemConv2dPlan result{};
