@@ -151,17 +151,20 @@ void tiles(GemmTile<S> t, int64_t count) {
         }
       }
     };
-    // The even rows of a column of cache lines, then the odd ones, then the next column.
-    const bool fetches = t.next_b != nullptr && fetched < 2 * NV;
-    const S* next = fetches ? t.next_b + fetched % 2 * t.b_row + fetched / 2 * L : t.b;
-    const int64_t next_step = fetches ? 2 * t.b_row : 0;
+    // The even rows of a column of cache lines, then the odd ones, then the next column; tall
+    // tiles, which are fewer, fetch even and odd rows at once.
+    constexpr int kPasses = MR > kRows<S, NV, kLast, kDepthIsContiguous> ? 1 : 2;
+    const bool fetches = t.next_b != nullptr && fetched < kPasses * NV;
+    const S* next = fetches ? t.next_b + fetched % kPasses * t.b_row + fetched / kPasses * L : t.b;
+    const int64_t next_row = fetches ? t.b_row : 0;
     for (int64_t left = t.depth; left > 0; left -= block) {
       int64_t k = min_of(left, block);
       for (; kStepsInTwos<S> && k >= 2; k -= 2) {
         step(0), step(1);
         advance(2 * a_depth);
         __builtin_prefetch(next, 0, 2);
-        next += next_step;
+        if (kPasses == 1) __builtin_prefetch(next + next_row, 0, 2);
+        next += 2 * next_row;
       }
       for (; k > 0; --k) {
         step(0);
