@@ -38,7 +38,7 @@ try:
 except KeyboardInterrupt:
     open({str(tmp_path / "kept")!r}, "w").write("results")
 """
-    Session(tmp_path, minutes=1).take(python("slow", code, seconds=1))
+    Session(tmp_path, minutes=1).take(python("slow", code, seconds=4))
     assert (tmp_path / "kept").read_text() == "results"
 
 

@@ -20,11 +20,14 @@ from tests.known_weights import described
 CALLS = [(1, contiguous), (3, channels_last)]
 CLASSES = 7
 ROOM = 4
-# Capturing a network again takes seconds, and the others are made of these blocks.
+# Float64, bfloat16 and capturing a network again take seconds each, and the others are made of
+# these blocks.
 ONE_OF_EACH_KIND = (
     *("alexnet_lrn", "vgg16_1x1", "googlenet_lrn", "resnet50"),
     *("mobilenet_v1", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0"),
 )
+# Deeper ones of a kind, whose capture takes 6 to 16 s each.
+DEEPER = {"resnet101", "resnet152", *(f"efficientnet_b{i}" for i in range(3, 8))}
 # Where two values are nearly equal, rounding decides which of them a ReLU or a max pool lets pass:
 # a few of those moved the gradients by 1 %.
 FLIPS = 0.05
@@ -95,6 +98,7 @@ def worst(found: dict[str, float]) -> tuple[float, str]:
     return max((error, name) for name, error in found.items())
 
 
+@pytest.mark.parametrize("network", ONE_OF_EACH_KIND, indirect=True, scope="module")
 def test_swapped_in_float64(network):
     """No rounding to speak of, so every gradient must be the same in all its digits but a few."""
     images = images_of(network, 2).double()
@@ -127,6 +131,7 @@ def test_swapped(network, batch, layout):
         assert all(torch.equal(ours[name], tensor) for name, tensor in plain.items())
 
 
+@pytest.mark.parametrize("network", ONE_OF_EACH_KIND, indirect=True, scope="module")
 def test_swapped_in_bfloat16(network):
     images = channels_last(images_of(network, 3)).bfloat16()
     exact = results(copy.deepcopy(network).double(), images.double())
@@ -141,6 +146,9 @@ def test_swapped_in_bfloat16(network):
     assert worst(ours)[0] <= max(ROOM * worst(torchs)[0], 0.1), worst(ours)
 
 
+@pytest.mark.parametrize(
+    "network", [n for n in models.BUILDERS if n not in DEEPER], indirect=True, scope="module"
+)
 def test_optimized(network):
     fast = fastconv.optimize(network, (images_of(network, 1),))
     exact_network = copy.deepcopy(network).double()
