@@ -97,9 +97,16 @@ def native_isas():
     return [*isas, "amx"] if tiles else isas
 
 
+def compiler_knows(flags):
+    """Whether it takes them: g++ 11 has no AVX512-FP16, which `amx` wants."""
+    command = [*shlex.split(CXX), *flags.split(), "-E", "-x", "c++", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 def kernel_builds():
     """Each source of a kernel with each instruction set it is built for and the flags of that."""
-    wanted = native_isas() if NATIVE else [*ISA_FLAGS, *TILE_FLAGS]
+    known = [isa for isa, flags in (ISA_FLAGS | TILE_FLAGS).items() if compiler_knows(flags)]
+    wanted = native_isas() if NATIVE else known
     for source in sorted((CSRC / "kernels" / "cpu").glob("*.cpp")):
         if source.stem == "registry":
             continue
