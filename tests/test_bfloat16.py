@@ -154,6 +154,15 @@ def test_inverted_residual(shape, activation, name):
     assert y.stride() == channels_last(y).stride()
 
 
+def assert_relu6_block(name, x, tensors, stride, pad, adds):
+    window = ((stride, stride), (pad,) * 4)
+    arguments = (*doubles(x, *tensors), *NO_SQUEEZE, *window, "relu6", adds)
+    expected = reference.inverted_residual(*arguments)
+    with isa(name):
+        y = inverted_residual(x, *packed(tensors), stride, pad, "relu6", adds)
+    assert (y - expected).abs().max() < BLOCK_ERROR * max(1, expected.abs().max())
+
+
 @pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("scale", [2.0**-40, 2.0**-12, 0.25])
 def test_small_filters(scale, name):
@@ -162,12 +171,7 @@ def test_small_filters(scale, name):
     x, tensors, stride, pad, adds = block_of(shape)
     tensors[2], tensors[3] = tensors[2] * scale, tensors[3] * scale
     tensors[4] = tensors[4] / scale
-    window = ((stride, stride), (pad,) * 4)
-    arguments = (*doubles(x, *tensors), *NO_SQUEEZE, *window, "relu6", adds)
-    expected = reference.inverted_residual(*arguments)
-    with isa(name):
-        y = inverted_residual(x, *packed(tensors), stride, pad, "relu6", adds)
-    assert (y - expected).abs().max() < BLOCK_ERROR * max(1, expected.abs().max())
+    assert_relu6_block(name, x, tensors, stride, pad, adds)
 
 
 @pytest.mark.parametrize("name", MATRIX_ISAS)
@@ -177,12 +181,7 @@ def test_filters_beyond_float16(name):
     tensors[0], tensors[1] = torch.zeros_like(tensors[0]), torch.ones_like(tensors[1])
     taps = torch.tensor([1, -1, 1, -1, 0, 1, -1, 1, -1], dtype=BF16) * 2.0**16
     tensors[2][40:] = taps.view(1, 3, 3)
-    window = ((stride, stride), (pad,) * 4)
-    arguments = (*doubles(x, *tensors), *NO_SQUEEZE, *window, "relu6", adds)
-    expected = reference.inverted_residual(*arguments)
-    with isa(name):
-        y = inverted_residual(x, *packed(tensors), stride, pad, "relu6", adds)
-    assert (y - expected).abs().max() < BLOCK_ERROR * max(1, expected.abs().max())
+    assert_relu6_block(name, x, tensors, stride, pad, adds)
 
 
 @pytest.mark.parametrize("name", MATRIX_ISAS)
