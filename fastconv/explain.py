@@ -24,8 +24,9 @@ from fastconv.dispatch import (
     forced,
     listen,
     measured_rows,
+    open_ways,
 )
-from fastconv.gpu import WAYS, missing, plan
+from fastconv.gpu import WAYS, plan
 from fastconv.layout import memory_format_of
 from fastconv.optimize.module import OptimizedModule
 from fastconv.peers.turns import run
@@ -221,8 +222,9 @@ def machine_named(device: str) -> Machine:
     if kind != "meta" or gpu not in GPUS:
         names = ", ".join(f"meta-{name}" for name in GPUS)
         raise ValueError(f"expected a device of {names}, got {device!r}")
-    ways = [way for way in WAYS if missing(way) is None]
-    return GPUS[gpu]._replace(way=ways[0] if ways else None, cuda_ops=frozenset(_C.gpu.ops()))
+    ways = open_ways()
+    way = next(filter(ways.__contains__, WAYS), None)
+    return GPUS[gpu]._replace(way=way, ways=ways, cuda_ops=frozenset(_C.gpu.ops()))
 
 
 def _as_on_a_gpu(output: Tensor, arguments: Sequence[Any]) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 import threading
 
 import pytest
@@ -18,8 +17,10 @@ from fastconv.explain import machine_named
 from tests.helpers import reaches
 
 H100 = GPUS["h100"]
-WITH_CUDA = H100._replace(way="cuda", cuda_ops=frozenset({"pointwise_conv2d"}))
-WITH_NVRTC = WITH_CUDA._replace(way="nvrtc")
+WITH_CUDA = H100._replace(
+    way="cuda", cuda_ops=frozenset({"pointwise_conv2d"}), ways=frozenset({"cuda", "nvrtc"})
+)
+WITH_NVRTC = WITH_CUDA._replace(way="nvrtc", ways=frozenset({"nvrtc"}))
 NO_TRITON = H100._replace(why_no_triton="Triton is not installed")
 
 X = torch.randn(2, 16, 8, 8)
@@ -47,9 +48,9 @@ def residual_add(dtype=torch.float32, device="cuda"):
     [
         (H100, pointwise(device="cpu"), "cpu", ""),
         (WITH_CUDA, pointwise(), "cuda", "nothing near measured"),
-        (WITH_NVRTC, pointwise(), "nvrtc", "the CUDA kernels came by 'nvrtc'"),
+        (WITH_NVRTC, pointwise(), "nvrtc", "cuda: fastconv was built without CUDA"),
         (WITH_CUDA, depthwise(), "triton", "cuda: no CUDA kernel for depthwise_conv2d"),
-        (H100, pointwise(), "triton", "nvrtc: CuPy compiles no kernels here"),
+        (H100, pointwise(), "triton", "nvrtc: CuPy is not installed"),
         (NO_TRITON, pointwise(), "reference", "triton: Triton is not installed"),
         (
             H100,
@@ -82,7 +83,7 @@ def test_a_dual_number_takes_the_reference():
     [
         ("triton", pointwise(device="cpu"), "its tensors are on 'cpu'"),
         ("cpu", pointwise(), "its tensors are on 'cuda'"),
-        ("nvrtc", pointwise(), "the CUDA kernels came by 'cuda', which fastconv.gpu.use changes"),
+        ("nvrtc", pointwise(), "the CUDA kernels came by 'cuda', which fastconv.gpu.use"),
         ("cuda", depthwise(), "no CUDA kernel for depthwise_conv2d"),
         ("triton", depthwise(33), "filters of 33x33: 31x31 at most"),
         ("triton", residual_add(torch.int16), "no kernel for torch.int16"),
@@ -92,6 +93,25 @@ def test_a_forced_backend_that_cannot_raises_and_says_why(forced, call, reason):
     with pytest.raises(BackendError, match=rf"use_backend.*{call.op} cannot run there: .*{reason}"):
         choose(call, WITH_CUDA, forced)
     assert reason in why_not(forced, call, WITH_CUDA)
+
+
+@pytest.mark.parametrize(
+    ("way", "ways", "cuda", "nvrtc"),
+    [
+        ("cuda", ("cuda", "nvrtc"), "", "came by 'cuda', which fastconv.gpu.use('nvrtc') changes"),
+        ("nvrtc", ("cuda", "nvrtc"), "came by 'nvrtc', which fastconv.gpu.use('cuda') changes", ""),
+        ("nvrtc", ("nvrtc",), "fastconv was built without CUDA", ""),
+        ("cuda", ("cuda",), "", "CuPy is not installed"),
+        (None, ("nvrtc",), "built without CUDA", "are switched off, which fastconv.gpu.use('nvrtc"),
+        (None, (), "fastconv was built without CUDA", "CuPy is not installed"),
+    ],
+)
+def test_a_way_that_is_closed_is_not_said_to_be_a_matter_of_choice(way, ways, cuda, nvrtc):
+    machine = WITH_CUDA._replace(way=way, ways=frozenset(ways))
+    for backend, reason in (("cuda", cuda), ("nvrtc", nvrtc)):
+        found = why_not(backend, pointwise(), machine)
+        assert reason in found
+        assert bool(found) == bool(reason)
 
 
 @pytest.mark.parametrize("forced", ["cuda", "triton", "reference"])
@@ -299,7 +319,7 @@ def test_a_choice_is_logged_once(caplog):
 )
 def test_a_plan_names_a_backend_for_every_layer_without_a_gpu(monkeypatch, ways, backend):
     missing = {way: None if way in ways else "not here" for way in ("cuda", "nvrtc")}
-    monkeypatch.setattr(sys.modules["fastconv.explain"], "missing", missing.get)
+    monkeypatch.setattr(dispatch.machine, "missing", missing.get)
     model = fastconv.swap_(
         nn.Sequential(
             nn.Conv2d(3, 8, 3),
@@ -312,6 +332,7 @@ def test_a_plan_names_a_backend_for_every_layer_without_a_gpu(monkeypatch, ways,
     assert [row["backend"] for row in rows] == ["torch", backend, backend, "reference"]
     assert "on NVIDIA H100 80GB HBM3" in rows[1]["reason"]
     assert rows[1]["variant"], "no kernel is named"
+    assert "fastconv.gpu.use" not in rows[1]["reason"]  # what serves is the best there is
     assert rows[3]["reason"].endswith("triton: no Triton kernel for batch_norm")
     assert model[1].weight.device.type == "cpu"
     with use_backend("triton"):

@@ -16,7 +16,7 @@ from fastconv.dispatch.choice import (
     why_not,
 )
 from fastconv.dispatch.here import decide, needs_reference, refused
-from fastconv.dispatch.machine import GPUS, Machine, this_machine
+from fastconv.dispatch.machine import GPUS, Machine, open_ways, this_machine
 from fastconv.dispatch.measured import Measured, measured_rows
 from fastconv.dispatch.state import forced, use_backend
 from fastconv.dispatch.told import listen, tell
@@ -37,6 +37,7 @@ __all__ = [
     "listen",
     "measured_rows",
     "needs_reference",
+    "open_ways",
     "refused",
     "tell",
     "this_machine",

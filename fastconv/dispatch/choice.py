@@ -72,10 +72,11 @@ def why_not(backend: str, call: Call, machine: Machine) -> str:
         return f"its tensors are on '{call.device}'"
     if backend == "triton":
         return machine.why_no_triton or triton_limits.why_not(call)
-    if machine.way is None:
-        return NO_WAY[backend]
     if machine.way != backend:
-        return f"the CUDA kernels came by '{machine.way}', which fastconv.gpu.use changes"
+        if backend not in machine.ways:
+            return NO_WAY[backend]
+        taken = f"came by '{machine.way}'" if machine.way else "are switched off"
+        return f"the CUDA kernels {taken}, which fastconv.gpu.use({backend!r}) changes"
     if machine.why_no_cuda:
         return machine.why_no_cuda
     return "" if call.op in machine.cuda_ops else f"no CUDA kernel for {call.op}"
@@ -83,7 +84,7 @@ def why_not(backend: str, call: Call, machine: Machine) -> str:
 
 NO_WAY = {
     "cuda": "fastconv was built without CUDA",
-    "nvrtc": "CuPy compiles no kernels here",
+    "nvrtc": "CuPy is not installed",
 }
 
 

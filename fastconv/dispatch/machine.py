@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from fastconv import _C
+from fastconv.gpu import WAYS, missing
 
 LEAST_ARCH = 80  # Ampere: the first with bfloat16 and asynchronous copies
 
@@ -20,6 +21,7 @@ class Machine(NamedTuple):
     why_no_triton: str = ""  # '' where Triton can run
     interprets_triton: bool = False  # on CPU tensors, for tests
     why_no_cuda: str = ""  # '' where the kernels of `way` can run on such a GPU
+    ways: frozenset[str] = frozenset()  # those that are open here; `way` is one of them
 
 
 # GPUs to plan for without one: the name torch gives them, their arch. A plan counts on Triton,
@@ -51,7 +53,12 @@ def _machine(device: int | None, way: str | None) -> Machine:
         why_no_triton(arch),
         interprets_triton(),
         why_no_cuda(arch, way, _C.gpu.built_for()),
+        open_ways(),
     )
+
+
+def open_ways() -> frozenset[str]:
+    return frozenset(way for way in WAYS if missing(way) is None)
 
 
 def why_no_cuda(arch: int, way: str | None, built_for: str) -> str:
