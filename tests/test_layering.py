@@ -99,7 +99,8 @@ def imports(path: Path) -> set[str]:
 MAY_IMPORT = {
     "layout": set(),
     "reference": {"layout"},
-    "dispatch": {"_C", "layout"},
+    "dispatch": {"_C", "gpu", "layout"},
+    "gpu": {"_C", "nvrtc"},
     "ops": {"_C", "dispatch", "layout", "reference"},
     "nn": {"ops", "reference"},
     "data": set(),

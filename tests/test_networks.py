@@ -6,6 +6,7 @@ room, because a deep network with random weights amplifies any rounding.
 
 import copy
 import gc
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -26,12 +27,14 @@ ONE_OF_EACH_KIND = (
     *("alexnet_lrn", "vgg16_1x1", "googlenet_lrn", "resnet50"),
     *("mobilenet_v1", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0"),
 )
-# Deeper ones of a kind, whose capture takes 6 to 16 s each.
-DEEPER = {"resnet101", "resnet152", *(f"efficientnet_b{i}" for i in range(3, 8))}
+# Deeper ones of a kind, whose capture takes 3 to 16 s each.
+DEEPER = {"resnet101", "resnet152", *(f"efficientnet_b{i}" for i in (1, 3, 4, 5, 6, 7))}
+DEEPER |= {f"efficientnet_lite{i}" for i in (1, 2, 3)}
 # Where two values are nearly equal, rounding decides which of them a ReLU or a max pool lets pass:
 # a few of those moved the gradients by 1 %.
 FLIPS = 0.05
 FIRST = {models.AlexNet: "1", models.VGG: "0"}  # the first fully connected layer
+WITH_A_CLASSIFIER = ("alexnet", "zfnet", "vgg")  # how the names of these begin
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,15 +44,21 @@ def one_thread():
         yield
 
 
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if not name.startswith(WITH_A_CLASSIFIER):
+        return models.build(name, num_classes=CLASSES)
+    # 100 million parameters that are torch's, and none of ours: not even drawn.
+    with patch.object(nn.Linear, "reset_parameters"), patch.object(nn.init, "normal_"):
+        model = models.build(name, num_classes=CLASSES)
+    features = model.classifier.get_submodule(FIRST[type(model)]).in_features
+    model.classifier = nn.Linear(features, CLASSES)
+    return model
+
+
 @pytest.fixture(scope="module", params=models.BUILDERS)
 def network(request):
-    torch.manual_seed(0)
-    model = models.build(request.param, num_classes=CLASSES)
-    if isinstance(model, models.AlexNet | models.VGG):
-        # 100 million parameters that are torch's, and none of ours.
-        model.classifier = nn.Linear(
-            model.classifier.get_submodule(FIRST[type(model)]).in_features, CLASSES
-        )
+    model = build(request.param)
     settle_batch_norms(model, images_of(model, 4))
     yield model.eval()
     del model

@@ -17,11 +17,6 @@
       FASTCONV_DEPTHWISE_TILE(layout, dtype, 7), FASTCONV_DEPTHWISE_GRADIENTS(layout, dtype, 3), \
       FASTCONV_DEPTHWISE_GRADIENTS(layout, dtype, 5)
 
-// The gates of the compiler's output look at one type where all would take minutes.
-#if defined(FASTCONV_ONLY_BFLOAT16)
-#define FASTCONV_DEPTHWISE_TILES(layout) FASTCONV_DEPTHWISE_TILES_OF(layout, 2)
-#else
 #define FASTCONV_DEPTHWISE_TILES(layout)                                          \
   FASTCONV_DEPTHWISE_TILES_OF(layout, 0), FASTCONV_DEPTHWISE_TILES_OF(layout, 2), \
       FASTCONV_DEPTHWISE_TILES_OF(layout, 3)
-#endif

@@ -32,9 +32,27 @@ Instance instance(Kernel kernel, void (*function)(Params), const int (&arguments
   return result;
 }
 
-// One instance of the template `name`, its arguments in the order of the launch.
-#define FASTCONV_INSTANCE(name, ...) \
+// One instance of the template `name`, its arguments in the order of the launch: the element type
+// first. The gates on the compiler's output leave types out by
+// -DFASTCONV_INSTANCES_0=FASTCONV_NONE.
+#define FASTCONV_INSTANCE(name, ...) FASTCONV_OF_TYPE(__VA_ARGS__, )(name, __VA_ARGS__)
+#define FASTCONV_OF_TYPE(dtype, ...) FASTCONV_INSTANCES_##dtype
+#define FASTCONV_ONE(name, ...) \
   ::fastconv::cuda::instance(::fastconv::cuda::Kernel::name, &name<__VA_ARGS__>, {__VA_ARGS__})
+#define FASTCONV_NONE(...) \
+  ::fastconv::cuda::Instance {}
+#if !defined(FASTCONV_INSTANCES_0)
+#define FASTCONV_INSTANCES_0 FASTCONV_ONE
+#endif
+#if !defined(FASTCONV_INSTANCES_1)
+#define FASTCONV_INSTANCES_1 FASTCONV_ONE
+#endif
+#if !defined(FASTCONV_INSTANCES_2)
+#define FASTCONV_INSTANCES_2 FASTCONV_ONE
+#endif
+#if !defined(FASTCONV_INSTANCES_3)
+#define FASTCONV_INSTANCES_3 FASTCONV_ONE
+#endif
 
 // Instances of a kernel by element type and elements a pack: 16 bytes or one element.
 #define FASTCONV_PACK_INSTANCES(kernel)                                 \
