@@ -44,7 +44,7 @@ def pytest(out: Path, name: str, *arguments: str, jobs: int = 1) -> list[str]:
     return command
 
 
-def build(out: Path, architecture: str, cuda: str = "1") -> Step:
+def build(out: Path, architecture: str, cuda: str = "1", seconds: float = 240) -> Step:
     """For one GPU, where all take nvcc three times as long; of the CPU's kernels, this one's."""
     variables = {
         "FASTCONV_CUDA": cuda,
@@ -52,8 +52,8 @@ def build(out: Path, architecture: str, cuda: str = "1") -> Step:
         "FASTCONV_NATIVE": "1",
     }
     command = [PYTHON, "-c", "import setup; setup.build_inplace()"]
-    return Step("build" if cuda == "1" else "build without nvcc", command, 240, variables,
-                out / "build.txt")  # fmt: skip
+    name = "build" if cuda == "1" else "build without nvcc"
+    return Step(name, command, seconds, variables, out / "build.txt")
 
 
 def bench(out: Path, alone: bool, resumes: bool) -> Step:
@@ -207,7 +207,9 @@ def main() -> int:
         (options.out / "kernels.json").write_bytes(options.resume.read_bytes())
     session = Session(options.out, options.minutes or (60 if options.dry else 9))
     # Without nvcc's kernels NVRTC's and Triton's are there still.
-    if session.take(build(options.out, number)) != 0 and not options.dry:
+    if options.dry:  # on few cores, and without hurry
+        session.take(build(options.out, number, seconds=900))
+    elif session.take(build(options.out, number)) != 0:
         session.take(build(options.out, number, cuda="0"))
     steps = steps_without if options.dry else steps_on_gpu
     for step in steps(options.out, options.only, options.resume is not None):
