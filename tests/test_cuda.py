@@ -93,7 +93,7 @@ def test_every_op_has_a_row():
 @on_gpu
 @each_call
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_values(function, shapes, layout, dtype):
     on_cpu, on_gpu = tensors(shapes, dtype, layout)
     expected, actual = function(*on_cpu), function(*on_gpu)

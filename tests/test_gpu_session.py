@@ -1,6 +1,7 @@
 """`make gpu` loses nothing by a step that fails, hangs or breaks the GPU."""
 
 import json
+import subprocess
 import sys
 import tarfile
 import time
@@ -12,7 +13,7 @@ import fastconv
 from bench.gpu import session as file
 from bench.gpu.__main__ import in_turns, pairs
 from bench.gpu.session import LOST, Session, Step
-from tests.helpers import SETUP
+from tests.helpers import ROOT, SETUP
 
 
 def python(name, code, seconds=20.0, log=None):
@@ -105,3 +106,13 @@ def test_the_build_asks_nothing_of_setuptools(tmp_path, monkeypatch):
     assert (tmp_path / "fastconv" / names[0]).read_bytes() == b"built"
     (command,) = [word for word in file.build(tmp_path, "90").command if "setup" in word]
     assert command == "import setup; setup.build_inplace()"
+
+
+def test_the_sanitizer_has_tests_to_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(file.shutil, "which", lambda name: f"/there/{name}")
+    steps = file.steps_on_gpu(tmp_path)
+    command = next(step.command for step in steps if step.name == "compute-sanitizer")
+    tests = [*command[command.index(sys.executable) :], "--collect-only", "-q"]
+    found = subprocess.run(tests, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert int(found.stdout.split("tests/test_cuda.py: ")[1].split()[0]) > 20

@@ -27,7 +27,7 @@ ONE_OF_EACH_KIND = (
     *("alexnet_lrn", "vgg16_1x1", "googlenet_lrn", "resnet50"),
     *("mobilenet_v1", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0"),
 )
-# Deeper ones of a kind, whose capture takes 3 to 16 s each.
+# Deeper ones of a kind, whose capture takes 3 to 16 s each: swapped in one layout, not optimized.
 DEEPER = {"resnet101", "resnet152", *(f"efficientnet_b{i}" for i in (1, 3, 4, 5, 6, 7))}
 DEEPER |= {f"efficientnet_lite{i}" for i in (1, 2, 3)}
 # Where two values are nearly equal, rounding decides which of them a ReLU or a max pool lets pass:
@@ -118,7 +118,12 @@ def test_swapped_in_float64(network):
         assert error < 1e-9, name
 
 
-@pytest.mark.parametrize(("batch", "layout"), CALLS)
+@pytest.mark.parametrize(
+    ("network", "batch", "layout"),
+    [(n, *call) for n in models.BUILDERS for call in CALLS[n in DEEPER :]],
+    indirect=["network"],
+    scope="module",
+)
 def test_swapped(network, batch, layout):
     images = layout(images_of(network, batch))
     plain = results(network, images)
