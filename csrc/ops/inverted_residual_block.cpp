@@ -16,7 +16,7 @@ constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
 
 // Only what a fused kernel takes for granted: where it does not, the parts check for themselves.
 bool sizes_fit(const Block& b) {
-  const auto is = [](const Tensor& t, const Sizes& sizes) {
+  const auto is = [](const Tensor& t, std::initializer_list<int64_t> sizes) {
     return t.dim() == int64_t(sizes.size()) &&
            std::equal(sizes.begin(), sizes.end(), t.sizes().begin());
   };
@@ -99,10 +99,10 @@ InvertedResidualParams params_of(const Block& b) {
   p.out_height = rows < 0 ? 0 : rows / p.stride_h + 1;
   p.out_width = columns < 0 ? 0 : columns / p.stride_w + 1;
   const bool has_pixels = p.batch > 0 && p.height > 0 && p.width > 0 && p.pixels() > 0;
-  const Sizes out{p.batch, p.out_channels, p.out_height, p.out_width};
+  const int64_t out[] = {p.batch, p.out_channels, p.out_height, p.out_width};
   const bool residual_fits =
-      !b.residual ||
-      (b.residual->dim() == 4 && std::equal(out.begin(), out.end(), b.residual->sizes().begin()));
+      !b.residual || (b.residual->dim() == 4 &&
+                      std::equal(std::begin(out), std::end(out), b.residual->sizes().begin()));
   p.has_vectors &= has_pixels && residual_fits;
   p.activation = parse_activation(b.activation);
   p.project_activation = parse_activation(b.project_activation);

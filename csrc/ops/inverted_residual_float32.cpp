@@ -10,6 +10,7 @@ namespace {
 using Optional = std::optional<Tensor>;
 
 constexpr double kFlopsANanosecond = 100;
+constexpr size_t kMostPacks = 5;  // the weights of a block
 
 int64_t align(int64_t bytes) {
   return (bytes + 63) / 64 * 64;
@@ -83,6 +84,7 @@ class Float32Work final : public Work {
     if (row) *row = ready ? in_stride : out;
     rows = static_cast<const float*>(weight.const_data_ptr());
     if (ready) return;
+    if (packs_.empty()) packs_.reserve(kMostPacks);
     packs_.push_back({{rows, out, in, out_stride, in_stride, nullptr}, shared_bytes, &rows});
     shared_bytes += align(weight.numel() * int64_t(sizeof(float)));
   }

@@ -76,7 +76,7 @@ void Queue::run() {
   constexpr double kMeetingAThread = 1000;  // that is awake: a guess, no rival was timed
   const int64_t pool = std::min<int64_t>(torch::stable::get_num_threads(), kMostThreads);
   for (const auto& work : works_) count(work->variant);
-  const Works works = with_walks(works_, pool);
+  const Works works = works_.size() == 1 ? std::move(works_) : with_walks(works_, pool);
   works_.clear();
   double cost = 0;
   int64_t bytes = 0, most_units = 0;
@@ -88,6 +88,7 @@ void Queue::run() {
   char* shared = bytes > 0 ? static_cast<char*>(scratch(Purpose::kShared, bytes)) : nullptr;
   const int64_t threads = std::min({pool, most_units, threads_for(cost, kWakingAThread)});
   std::vector<Stage> stages;
+  stages.reserve(works.size() * Work::kMostStages);
   for (const auto& work : works) {
     for (int i = 0; i < Work::kMostStages; ++i) {
       const int64_t worth = threads_for(work->cost[i], kMeetingAThread);

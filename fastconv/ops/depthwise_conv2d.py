@@ -55,7 +55,7 @@ def depthwise_conv2d(
     stride = pair("depthwise_conv2d", "stride", stride)
     dilation = pair("depthwise_conv2d", "dilation", dilation)
     padding = edges("depthwise_conv2d", padding, weight, stride, dilation)
-    return _op(input, weight, bias, stride, padding, dilation, activation, out=out)
+    return _op.run(input, weight, bias, stride, padding, dilation, activation, out=out)
 
 
 def pack_depthwise_weight(weight: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def global_avg_pool2d(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         TypeError: input is not a tensor.
         RuntimeError: input has another number of dimensions, no channels or no pixels.
     """
-    return _op(input, out=out)
+    return _op.run(input, out=out)
 
 
 def fake(input: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def local_response_norm(
     check_tensors("local_response_norm", input=input)
     _check_shape(input, size)
     check_numbers("local_response_norm", alpha=alpha, beta=beta, k=k)
-    return _op(input, int(size), float(alpha), float(beta), float(k), out=out)
+    return _op.run(input, int(size), float(alpha), float(beta), float(k), out=out)
 
 
 def arguments_from_paper(

@@ -44,7 +44,7 @@ def max_pool2d(
     kernel_size = pair("max_pool2d", "kernel_size", kernel_size)
     stride = kernel_size if stride is None else pair("max_pool2d", "stride", stride)
     padding = pair("max_pool2d", "padding", padding)
-    return _op(input, kernel_size, stride, padding, ceil_mode, out=out)
+    return _op.run(input, kernel_size, stride, padding, ceil_mode, out=out)
 
 
 def fake(

@@ -53,7 +53,7 @@ def pointwise_conv2d(
         RuntimeError: shapes, dtypes or devices do not fit, or the activation is unknown.
     """
     stride = pair("pointwise_conv2d", "stride", stride)
-    return _op(input, weight, bias, residual, stride, activation, out=out)
+    return _op.run(input, weight, bias, residual, stride, activation, out=out)
 
 
 def pack_pointwise_weight(weight: Tensor) -> Tensor:

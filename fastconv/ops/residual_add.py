@@ -51,7 +51,7 @@ def residual_add(
         input, residual = input.to(dtype), residual.to(dtype)
     if out is None and activation in reference.RECTIFIERS and _trains(input, residual):
         return _with_mask(input, residual, activation)[0]
-    return _op(input, residual, activation, out=out)
+    return _op.run(input, residual, activation, out=out)
 
 
 _masked_devices = {"cuda"}

@@ -54,7 +54,7 @@ def stem_conv2d(
     """
     stride = pair("stem_conv2d", "stride", stride)
     padding = edges("stem_conv2d", padding, weight, stride, (1, 1))
-    return _op(input, weight, bias, stride, padding, activation, out=out)
+    return _op.run(input, weight, bias, stride, padding, activation, out=out)
 
 
 def pack_stem_weight(weight: Tensor) -> Tensor:
