@@ -83,6 +83,21 @@ def test_powers_keep_their_precision_at_any_magnitude(name, k, beta):
     assert error.max() < 16 * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.parametrize("k", [1.0, 1e-6, 1e15])
+@pytest.mark.parametrize("name", ISAS)
+def test_gradients_keep_their_precision_at_any_magnitude(name, k):
+    x = (0.1 + torch.rand(2, 9, 5, 5)) * torch.logspace(-3, 9, 25).view(5, 5)
+    g = torch.zeros(2, 9, 5, 5)
+    g[:, 4] = 1 + torch.rand(2, 5, 5)  # of one channel: its neighbours' gradients are one term each
+    expected = reference.local_response_norm_backward(g.double(), x.double(), 5, 2.0, 0.75, k)
+    with isa(name):
+        grad = raw_backward(g, x, 5, 2.0, 0.75, k).double()
+    for channel in (2, 3, 5, 6):
+        wanted = expected[:, channel]
+        error = ((grad[:, channel] - wanted) / wanted).abs()[wanted.abs() > 1e-37]
+        assert error.max() < 16 * torch.finfo(torch.float32).eps
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 def test_any_strides(layout, grad_layout):

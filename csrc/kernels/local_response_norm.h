@@ -20,6 +20,7 @@ struct LocalResponseNormParams {
 
   Layout layout;
   DType dtype;
+  bool last_cache_is_slow;  // no faster than memory
 };
 
 FASTCONV_INLINE Variant local_response_norm_variant(const LocalResponseNormParams& p) {
@@ -43,13 +44,17 @@ FASTCONV_INLINE bool local_response_norm_by_four(const LocalResponseNormParams& 
 // finds little of them in L2 (16x96x55x55 float32 on one AVX-512 core: 1.07 ms so, 1.5 ms through
 // the caches). Four channels at a time forward is fast enough for the last cache (32 MiB) to help
 // while input and output nearly fit it: on two threads of a Zen 5 16x96x55x55 takes 355 us past it
-// and 345 through it, 64x96x55x55 1.48 and 1.87 ms. Backward of 16x96x55x55 656 and 741 us,
-// 16x256x27x27 416 and 390, on one thread 814 and 1004; one channel at a time it gained nothing.
+// and 345 through it, 64x96x55x55 1.48 and 1.87 ms; of an Intel Xeon with AMX, whose last cache is
+// no faster than memory, 780 us and 1.1 ms, 16x256x27x27 475 and 590 us. Backward streams rows long
+// enough for the lines that two of them share to be few: 16x96x55x55 656 us and 741 through the
+// caches on the Zen 5, 1.27 and 1.37 ms on the Xeon, 16x256x27x27 416 and 390 us, 875 and 755; one
+// channel at a time it gained nothing.
 FASTCONV_INLINE bool local_response_norm_streams(const LocalResponseNormParams& p) {
   const bool by_four = local_response_norm_by_four(p);
   if (p.grad_output && !by_four) return false;
-  const bool fits = p.layout == Layout::kNHWC ? p.channels % 16 == 0 : p.pixels >= 256;
-  const int64_t least = int64_t{by_four && !p.grad_output ? 24 : 8} << 20;
+  const int64_t least_pixels = p.grad_output ? 1024 : 256;
+  const bool fits = p.layout == Layout::kNHWC ? p.channels % 16 == 0 : p.pixels >= least_pixels;
+  const int64_t least = int64_t{by_four && !p.grad_output && !p.last_cache_is_slow ? 24 : 8} << 20;
   return fits && p.batch * p.channels * p.pixels * size_of(p.dtype) >= least;
 }
 

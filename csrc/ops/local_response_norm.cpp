@@ -37,6 +37,8 @@ LocalResponseNormParams params(const char* op, const Tensor& input, int64_t size
 void run(LocalResponseNormParams p, const Tensor& input, double cost_an_element) {
   if (p.pixels == 1) p.layout = Layout::kNHWC;  // the same memory, and full vectors
   if (on_gpu(input)) return run_on_gpu(p, input);
+  static const bool is_xeon = supports(Isa::kAMX);
+  p.last_cache_is_slow = is_xeon;
   const bool backward = p.grad_output != nullptr;
   count(backward ? local_response_norm_backward_variant(p) : local_response_norm_variant(p));
   const auto kernel =

@@ -151,9 +151,8 @@ struct FourGradients {
                               Lanes lanes, VecF (&grad)[kFour]) const {
     VecF direct[kFour], q[kFour];
     for (int r = 0; r < kFour; ++r) {
-      prefetch(g[r] + kFour * rows.step + i);
       direct[r] = (load(g[r] + i, lanes) * powers.rough[r]) * powers.correction[r];
-      q[r] = factor * x[r + 2] * direct[r] / powers.base[r];
+      q[r] = factor * x[r + 2] * direct[r] * powers.inverse[r];
     }
     const VecF first = q[0] + q[1], last = q[2] + q[3];
     float *owed = pending + i, *mine = own + i;

@@ -27,7 +27,9 @@ struct RowsAround {
 
   template <class Lanes>
   FASTCONV_INLINE void load_all(int64_t i, Lanes lanes, vec_t<T> (&x)[kAround]) const {
-    // The hardware starts anew at every row, a page or more apart.
+    // The hardware starts anew at every row, a page or more apart. Of the gradients, which are read
+    // once, it knows enough: asked for besides, 16x96x55x55 took 1.24 ms backward in place of 1.16
+    // (two cores of an Intel Xeon with AMX).
     for (int r = 0; r < kFour; ++r) prefetch(next + r * step + i);
     for (int r = 0; r < kAround; ++r) x[r] = load(row[r] + i, lanes);
   }
@@ -41,18 +43,18 @@ FASTCONV_INLINE void sums_of_five(const VecF (&x)[kAround], VecF (&sum)[kFour]) 
   sum[2] = fma(x[2], x[2], upper), sum[3] = fma(x[7], x[7], upper);
 }
 
-// For each of the four channels k + scale * sum, times the power's factor, and its power as the
-// product of two.
+// For each of the four channels k + scale * sum, times the power's factor: its power as the product
+// of two, and its inverse.
 struct FourPowers {
-  VecF base[kFour], rough[kFour], correction[kFour];
+  VecF rough[kFour], correction[kFour], inverse[kFour];
 
   FASTCONV_INLINE FourPowers(const ThreeQuarters<VecF>& power, const VecF (&x)[kAround]) {
     VecF sum[kFour];
     sums_of_five(x, sum);
     for (int r = 0; r < kFour; ++r) {
-      base[r] = power.base(sum[r]);
-      const auto product = power.product(base[r]);
+      const auto product = power.product(power.base(sum[r]));
       rough[r] = product.rough, correction[r] = product.correction;
+      inverse[r] = product.inverse;
     }
   }
 
@@ -68,10 +70,12 @@ struct FourPowers {
     sums_of_five(x, sum);
     for (int r = 0; r < kFour; ++r) {
       if (r < channels) {
+        const VecF divided = one / power.base(sum[r]);
+        inverse[r] = select_lt(VecF::set1(0), correction[r], inverse[r], divided);
         rough[r] = power.mend(rough[r], sum[r]);
         correction[r] = max(correction[r], one);
       } else {
-        base[r] = rough[r] = correction[r] = one;
+        rough[r] = correction[r] = inverse[r] = one;
       }
     }
   }

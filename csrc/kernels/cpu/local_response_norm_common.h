@@ -74,14 +74,19 @@ struct ThreeQuarters<VecF> : AnyBeta<VecF> {
   explicit ThreeQuarters(const LocalResponseNormParams& p) : AnyBeta<VecF>(p, kFactor) {}
 
   // The power is rough * correction; correction is NaN where it must be mended, else near 4/3.
+  // inverse is 1 / s = v^4 (1 + d ...) there.
   struct Product {
-    VecF rough, correction;
+    VecF rough, correction, inverse;
   };
   FASTCONV_INLINE Product product(VecF s) const {
     const VecF v = approx_rsqrt(s * approx_rsqrt(s)), v2 = v * v;
-    if constexpr (VecF::kLanes == 16) return {v2 * v, VecF::set1(7.0f / 3.0f) - (s * v2) * v2};
+    if constexpr (VecF::kLanes == 16) {
+      const VecF linear = VecF::set1(7.0f / 3.0f) - (s * v2) * v2;
+      return {v2 * v, linear, (v2 * v2) * (linear - VecF::set1(1.0f / 3.0f))};
+    }
     const VecF d = VecF::set1(1) - (s * v2) * v2;
-    return {v2 * v, fma(d, fma(d, VecF::set1(0.875f), VecF::set1(1)), VecF::set1(4.0f / 3.0f))};
+    return {v2 * v, fma(d, fma(d, VecF::set1(0.875f), VecF::set1(1)), VecF::set1(4.0f / 3.0f)),
+            VecF::set1(1) / s};
   }
 
   FASTCONV_INLINE VecF operator()(VecF sum) const {
