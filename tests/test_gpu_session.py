@@ -1,6 +1,8 @@
 """`make gpu` loses nothing by a step that fails, hangs or breaks the GPU."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -62,6 +64,7 @@ def test_a_build_without_nvcc_follows_one_that_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(file, "architecture", lambda: "90")
     (tmp_path / "build.txt").write_text("nvcc: no")
     monkeypatch.setattr(sys, "argv", ["session", "--out", str(tmp_path)])
+    monkeypatch.setenv("PATH", os.environ["PATH"])
     assert file.main() == 1
     names = [name for name, _ in taken]
     assert names[:4] == ["build", "build without nvcc", "doctor", "tests (cuda)"]
@@ -116,3 +119,15 @@ def test_the_sanitizer_has_tests_to_check(tmp_path, monkeypatch):
     found = subprocess.run(tests, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
     assert int(found.stdout.split("tests/test_cuda.py: ")[1].split()[0]) > 20
+
+
+def test_programs_of_the_toolkit_are_found_beside_path(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "compute-sanitizer"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert shutil.which(program.name) is None
+    file.put_toolkit_on_path()
+    assert shutil.which(program.name) == str(program)
+    assert shutil.which("env") == "/usr/bin/env"

@@ -181,6 +181,12 @@ def pack(out: Path) -> None:
         file.unlink()
 
 
+def put_toolkit_on_path() -> None:
+    """Behind what is there already: CUDA's installer leaves its programs to the user to find."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{home}/bin"
+
+
 def architecture() -> str:
     """This GPU's, as nvcc numbers it."""
     import torch
@@ -202,6 +208,7 @@ def main() -> int:
     if options.resume and not options.resume.is_file():
         parser.error(f"--resume: there is no file {options.resume}")
     number = "90" if options.dry else architecture()
+    put_toolkit_on_path()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.resume:
         (options.out / "kernels.json").write_bytes(options.resume.read_bytes())
