@@ -54,6 +54,7 @@ CALLS = {
     "max_pool2d": (lambda x: ops.max_pool2d(x, 3, 2, 1), (2, 8, 5, 7)),
     "global_avg_pool2d": (ops.global_avg_pool2d, (2, 8, 5, 7)),
     "pointwise_conv2d": (ops.pointwise_conv2d, (2, 8, 5, 7), (6, 8, 1, 1), (6,), (2, 6, 5, 7)),
+    "pointwise_conv2d, splits": (ops.pointwise_conv2d, (1, 896, 7, 8), (24, 896, 1, 1), (24,)),
 }
 each_call = pytest.mark.parametrize(
     ("function", "shapes"), [(function, shapes) for function, *shapes in CALLS.values()], ids=CALLS

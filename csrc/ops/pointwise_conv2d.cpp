@@ -109,11 +109,24 @@ class PointwiseWork final : public Work {
   PointwiseConv2dPlan plan_;
 };
 
+void run_on_gpu_in_splits(const PointwiseConv2dParams& p, const Tensor& input) {
+  const int64_t splits = cuda::splits_of(p, gpu_of(input));
+  if (splits == 1) return run_on_gpu(p, input);
+  cuda::PointwiseConv2dJoinParams q{};
+  static_cast<PointwiseConv2dParams&>(q) = p;
+  q.splits = splits;
+  const int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const Tensor partial = empty_bytes(input, splits * cuda::output_elements(p) * element);
+  q.partial = partial.mutable_data_ptr();
+  run_on_gpu(static_cast<const cuda::PointwiseConv2dSplitParams&>(q), input);
+  run_on_gpu(q, input);
+}
+
 // p, whose layout is that of its kernel, may point to the copies.
 void add(Queue& queue, const PointwiseConv2dParams& p, const Tensor& input, Copies copies) {
   if (on_gpu(input)) {
     queue.run();
-    return run_on_gpu(p, input);
+    return run_on_gpu_in_splits(p, input);
   }
   auto work = std::make_shared<PointwiseWork>(p);
   work->copies = std::move(copies);

@@ -42,6 +42,9 @@ CALLS = {
         x, _w(16, 8), None, _w(16, 1, 5, 5), None, _w(8, 16), None, 1, 2, "silu", True
     ),
     "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, _w(5, 8), activation="silu"),
+    "pointwise_conv2d, splits": lambda x: ops.pointwise_conv2d(
+        x.repeat(1, 100, 1, 1), _w(5, 800), activation="silu"
+    ),
     "pointwise_conv2d, gradients": lambda x: torch.ops.fastconv.pointwise_conv2d_backward(
         x[:, :5, ::2], x, _w(5, 8), (2, 1), (True, True, True)
     ),

@@ -68,6 +68,66 @@ def test_tile_of_each_width(outs, layout):
     assert_close(y, expectation(x, weight, bias, residual), terms=10, scale=4)
 
 
+# Few pixels and many channels, of which parts are summed apart: whole parts and a last one that is
+# shorter; whole packs and not; more than one tile of pixels and of outputs.
+H100 = _C.gpu.Device()
+SPLIT = [(1, 896, 24, 7, 8), (1, 777, 33, 5, 9), (3, 808, 40, 7, 7), (1, 1000, 72, 1, 1)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", SMALL)
+@pytest.mark.parametrize("shape", SPLIT)
+def test_splits_of_the_channels(shape, layout, dtype):
+    for stride, activation in (((1, 1), "silu"), ((2, 1), None)):
+        x, weight, bias, residual = make(shape, dtype, layout, stride)
+        with (
+            emulated(device=H100),
+            launches(f"pointwise_conv2d_split_{unit(dtype)}"),
+            launches("pointwise_conv2d_join"),
+        ):
+            y = pointwise_conv2d(x, weight, bias, residual, stride, activation)
+            bare = pointwise_conv2d(x, pack_pointwise_weight(weight), stride=stride)
+        expected = expectation(x, weight, bias, residual, stride, activation)
+        assert_close(y, expected, shape[1] + 2, scale=4)
+        assert_close(bare, expectation(x, weight, stride=stride), shape[1] + 2, scale=4)
+        assert y.stride() == residual.stride()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_splits_have_the_same_bits_in_any_order(dtype, order):
+    x, weight, bias, residual = make(SPLIT[0], dtype, channels_last)
+    results = []
+    for turns in ("forward", order):
+        with emulated(turns, H100), launches("pointwise_conv2d_join"):
+            results.append(pointwise_conv2d(x, weight, bias, residual))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "splits"),
+    [
+        ((1, 960, 160, 7, 7), torch.bfloat16, 10),
+        ((1, 160, 960, 7, 7), torch.bfloat16, 1),  # five chunks
+        ((32, 960, 160, 7, 7), torch.bfloat16, 1),  # half the multiprocessors have a tile
+        ((1, 960, 160, 7, 7), torch.float32, 30),
+        ((1, 24, 144, 7, 7), torch.float32, 1),
+        ((64, 960, 160, 7, 7), torch.float32, 1),
+    ],
+)
+def test_how_many_splits(shape, dtype, splits):
+    x, weight, bias, _ = make(shape, dtype, channels_last)
+    with recorded(H100) as planned:
+        pointwise_conv2d(x, weight, bias)
+    first, *rest = planned
+    of_one = 5 if dtype is torch.bfloat16 else 3
+    if splits > 1:
+        assert first.blocks == splits * of_one
+        assert [launch.kernel for launch in rest] == ["pointwise_conv2d_join"]
+    else:
+        assert (first.kernel, rest) == (f"pointwise_conv2d_{unit(dtype)}", [])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation, dtype):

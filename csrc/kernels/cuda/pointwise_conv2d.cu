@@ -4,12 +4,16 @@
 
 namespace fastconv::cuda {
 
-#define OF_DTYPE(dtype)                                           \
-  FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_sum, dtype), \
+#define OF_DTYPE(dtype)                                               \
+  FASTCONV_INSTANCE(pointwise_conv2d_join, dtype, 0),                 \
+      FASTCONV_INSTANCE(pointwise_conv2d_join, dtype, 1),             \
+      FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_sum, dtype), \
       FASTCONV_INSTANCE(pointwise_conv2d_spread, dtype)
 #define SIMT(dtype)                                                       \
   FASTCONV_INSTANCE(pointwise_conv2d_simt, dtype, 0, 1),                  \
       FASTCONV_INSTANCE(pointwise_conv2d_simt, dtype, 1, 1),              \
+      FASTCONV_INSTANCE(pointwise_conv2d_split_simt, dtype, 0, 1),        \
+      FASTCONV_INSTANCE(pointwise_conv2d_split_simt, dtype, 1, 1),        \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_simt, dtype, 0), \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_simt, dtype, 1)
 // As mma_outs in pointwise_conv2d_plan.cpp chooses from.
@@ -21,6 +25,10 @@ namespace fastconv::cuda {
       FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 32),             \
       FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 64),             \
       FASTCONV_INSTANCE(pointwise_conv2d_mma, dtype, 1, 8, 128),            \
+      FASTCONV_INSTANCE(pointwise_conv2d_split_mma, dtype, 0, 1, 64),       \
+      FASTCONV_INSTANCE(pointwise_conv2d_split_mma, dtype, 0, 8, 64),       \
+      FASTCONV_INSTANCE(pointwise_conv2d_split_mma, dtype, 1, 1, 64),       \
+      FASTCONV_INSTANCE(pointwise_conv2d_split_mma, dtype, 1, 8, 32),       \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 0, 1), \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 0, 8), \
       FASTCONV_INSTANCE(pointwise_conv2d_weight_gradient_mma, dtype, 1, 1), \
@@ -45,6 +53,9 @@ namespace fastconv::cuda {
 
 FASTCONV_DEFINE_TABLE(pointwise_conv2d, OF_DTYPE(0), OF_DTYPE(1), OF_DTYPE(2), OF_DTYPE(3), SIMT(0),
                       SIMT(1), MMA(2), MMA(3), FASTCONV_INSTANCE(pointwise_conv2d_simt, 0, 0, 4),
-                      FASTCONV_INSTANCE(pointwise_conv2d_simt, 0, 1, 4) FASTCONV_EMULATED_ONLY)
+                      FASTCONV_INSTANCE(pointwise_conv2d_simt, 0, 1, 4),
+                      FASTCONV_INSTANCE(pointwise_conv2d_split_simt, 0, 0, 4),
+                      FASTCONV_INSTANCE(pointwise_conv2d_split_simt, 0, 1, 4)
+                          FASTCONV_EMULATED_ONLY)
 
 }  // namespace fastconv::cuda

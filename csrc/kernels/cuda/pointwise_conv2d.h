@@ -89,7 +89,43 @@ FASTCONV_INLINE int64_t partial_elements(const PointwiseConv2dShape& p) {
   return p.out_channels * (p.in_channels + 1);
 }
 
+// Few pixels leave most multiprocessors without a tile: then blocks sum over parts of the input
+// channels, and a second kernel adds the parts in order. The first stage of this:
+struct PointwiseConv2dSplitParams : PointwiseConv2dParams {
+  void* partial;  // (splits, elements of the output), in its order
+  int64_t splits;
+};
+
+// The second, with bias, residual and activation.
+struct PointwiseConv2dJoinParams : PointwiseConv2dSplitParams {};
+
+template <class Params>
+constexpr bool kSplits = false;
+template <>
+constexpr bool kSplits<PointwiseConv2dSplitParams> = true;
+
+// The channels [begin, end) of a part.
+struct Channels {
+  int64_t begin, end;
+};
+FASTCONV_INLINE Channels channels_of(const PointwiseConv2dParams& p, int64_t, int) {
+  return {0, p.in_channels};
+}
+FASTCONV_INLINE Channels channels_of(const PointwiseConv2dSplitParams& p, int64_t split,
+                                     int depth) {
+  const int64_t size = div_up(div_up(p.in_channels, p.splits), int64_t(depth)) * depth;
+  return {min_of(split * size, p.in_channels), min_of((split + 1) * size, p.in_channels)};
+}
+FASTCONV_INLINE int64_t output_elements(const PointwiseConv2dShape& p) {
+  return p.batch * p.height * p.width * p.out_channels;
+}
+
+// 1 where the sums are better made in one go.
+int64_t splits_of(const PointwiseConv2dParams& p, const Device& device);
+
 Launch plan(const PointwiseConv2dParams& p, const Device& device);
+Launch plan(const PointwiseConv2dSplitParams& p, const Device& device);
+Launch plan(const PointwiseConv2dJoinParams& p, const Device& device);
 Launch plan(const PointwiseConv2dPartialParams& p, const Device& device);
 Launch plan(const PointwiseConv2dSumParams& p, const Device& device);
 Launch plan(const PointwiseConv2dSpreadParams& p, const Device& device);

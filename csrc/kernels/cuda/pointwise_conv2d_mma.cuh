@@ -11,10 +11,10 @@
 
 namespace fastconv::cuda {
 
-template <int dtype, int layout_, int width, int outs, int known_ins = 0, int known_outs = 0>
-__global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
-    pointwise_conv2d_mma(const PointwiseConv2dParams params) {
-  const PointwiseConv2dParams& p = with_channels<known_ins, known_outs>(params);
+// Params: those of a whole product, or of one in splits.
+template <int dtype, int layout_, int width, int outs, class Params>
+__device__ __forceinline__ void multiply_on_matrix_unit(const Params& p) {
+  constexpr bool splits = kSplits<Params>;
   using T = element_t<dtype>;
   constexpr Layout layout = static_cast<Layout>(layout_);
   constexpr bool nhwc = layout == Layout::kNHWC;
@@ -31,20 +31,24 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
   const WeightMatrix matrix = weight_matrix(p.weight, p.out_channels, p.in_channels,
                                             p.weight_out_stride, p.weight_in_stride);
   const int64_t pixels = pixels_of(p);
-  const int chunks = int(mma_chunks(p));
-  const bool weights_stay = mma_weights_stay(p, outs);
   const int64_t out_tiles = div_up<int64_t>(p.out_channels, outs);
   const int64_t first_out = blockIdx.x % out_tiles * outs;
-  const int64_t stride = gridDim.x / out_tiles;
   const int64_t pixel_tiles = div_up<int64_t>(pixels, kPixels);
-  const int64_t first_tile = blockIdx.x / out_tiles;
+  // A block of a split has one tile of pixels.
+  const int64_t split = splits ? blockIdx.x / out_tiles / pixel_tiles : 0;
+  const int64_t first_tile = blockIdx.x / out_tiles - split * pixel_tiles;
+  const int64_t stride = splits ? pixel_tiles : gridDim.x / out_tiles;
+  const Channels channels = channels_of(p, split, kChunk);
+  const int chunks = int(div_up<int64_t>(channels.end - channels.begin, kChunk));
+  const bool weights_stay = !splits && mma_weights_stay(p, outs);
 
   // The copies run ahead of the products: by tile and chunk of their own.
   int64_t coming_tile = first_tile;
   int coming_chunk = 0, coming_stage = 0;
   const auto bring_next = [&] {
     if (coming_tile < pixel_tiles) {
-      const Box box{coming_tile * kPixels, pixels, int64_t(coming_chunk) * kChunk, p.in_channels};
+      const Box box{coming_tile * kPixels, pixels, channels.begin + int64_t(coming_chunk) * kChunk,
+                    channels.end};
       bring<layout, kPixels, kChunk, width, kMmaThreads>(
           inputs + coming_stage * kInputTile, static_cast<const T*>(p.input), box,
           input_channel<layout>(p), [&](int64_t q) { return input_offset<layout>(p, q); });
@@ -90,6 +94,10 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
     }
   };
   const auto finish = [&](int64_t first_pixel) {
+    if constexpr (splits) {
+      float* partial = static_cast<float*>(p.partial) + split * output_elements(p);
+      return each_value(first_pixel, [&](float value, int64_t at) { partial[at] = value; });
+    }
     const T* bias = static_cast<const T*>(p.bias);
     if (bias) {
 #pragma unroll
@@ -134,12 +142,24 @@ __global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout_, outs))
       const T* weight = weights + (weights_stay ? chunk : stage) * kWeightTile;
       const Operand<T> x{inputs + stage * kInputTile, kPixelPitch<layout, kPixels, kChunk>, nhwc};
       const Operand<T> w = weight_operand<outs>(weight, matrix);
-      const int depth = int(p.in_channels) - chunk * kChunk;
+      const int depth = int(channels.end - channels.begin) - chunk * kChunk;
       sums.add(nhwc ? x : w, warp_row, nhwc ? w : x, warp_column, depth);
       stage = (stage + 1) % kMmaStages;
     }
     finish(tile * kPixels);
   }
+}
+
+template <int dtype, int layout, int width, int outs, int known_ins = 0, int known_outs = 0>
+__global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout, outs))
+    pointwise_conv2d_mma(const PointwiseConv2dParams params) {
+  multiply_on_matrix_unit<dtype, layout, width, outs>(with_channels<known_ins, known_outs>(params));
+}
+
+template <int dtype, int layout, int width, int outs>
+__global__ void __launch_bounds__(kMmaThreads, mma_blocks(layout, outs))
+    pointwise_conv2d_split_mma(const PointwiseConv2dSplitParams params) {
+  multiply_on_matrix_unit<dtype, layout, width, outs>(params);
 }
 
 }  // namespace fastconv::cuda

@@ -13,11 +13,11 @@ constexpr int kSimtInputRow = kSimtPixels + 16 / sizeof(A);
 template <class A>
 constexpr int kSimtWeightRow = kSimtOuts + 16 / sizeof(A);
 
-// width: elements of a 16-byte access to input, residual and output, or 1.
-template <int dtype, int layout_, int width, int known_ins = 0, int known_outs = 0>
-__global__ void __launch_bounds__(kSimtThreads, 1)
-    pointwise_conv2d_simt(const PointwiseConv2dParams params) {
-  const PointwiseConv2dParams& p = with_channels<known_ins, known_outs>(params);
+// width: elements of a 16-byte access to input, residual and output, or 1. Params: those of a whole
+// product, or of one in splits.
+template <int dtype, int layout_, int width, class Params>
+__device__ __forceinline__ void multiply_on_cuda_cores(const Params& p) {
+  constexpr bool splits = kSplits<Params>;
   using T = element_t<dtype>;
   using A = accumulate_t<T>;
   constexpr Layout layout = static_cast<Layout>(layout_);
@@ -28,7 +28,10 @@ __global__ void __launch_bounds__(kSimtThreads, 1)
 
   const int64_t pixels = pixels_of(p);
   const int64_t out_tiles = div_up<int64_t>(p.out_channels, kSimtOuts);
-  const int64_t first_pixel = blockIdx.x / out_tiles * kSimtPixels;
+  const int64_t pixel_tiles = div_up<int64_t>(pixels, kSimtPixels);
+  const int64_t split = splits ? blockIdx.x / out_tiles / pixel_tiles : 0;
+  const int64_t first_pixel = (blockIdx.x / out_tiles - split * pixel_tiles) * kSimtPixels;
+  const Channels channels = channels_of(p, split, kSimtDepth);
   const int64_t first_out = blockIdx.x % out_tiles * kSimtOuts;
   const int thread = threadIdx.x;
 
@@ -60,7 +63,7 @@ __global__ void __launch_bounds__(kSimtThreads, 1)
     for (int i = 0; i < kPacks; ++i) {
       const int64_t c = step + (nhwc ? across : down + i * kDown);
       x[i] = {};
-      if (from[i % kPixels] && c < p.in_channels) {
+      if (from[i % kPixels] && c < channels.end) {
         x[i] = load_pack<width>(from[i % kPixels] + c * input_channel<layout>(p), width);
       }
     }
@@ -69,7 +72,7 @@ __global__ void __launch_bounds__(kSimtThreads, 1)
       const int64_t o = first_out + weight_out + i * next_out;
       const int64_t c = step + weight_in + i * next_in;
       w[i] = {};
-      if (o < p.out_channels && c < p.in_channels) {
+      if (o < p.out_channels && c < channels.end) {
         w[i] = static_cast<const T*>(p.weight)[o * p.weight_out_stride + c * p.weight_in_stride];
       }
     }
@@ -97,11 +100,11 @@ __global__ void __launch_bounds__(kSimtThreads, 1)
   const int row = nhwc ? thread / kSide : thread % kSide;
   const int column = nhwc ? thread % kSide : thread / kSide;
   A sums[kRows][kColumns] = {};
-  load(0);
-  for (int64_t step = 0; step < p.in_channels; step += kSimtDepth) {
+  load(channels.begin);
+  for (int64_t step = channels.begin; step < channels.end; step += kSimtDepth) {
     keep();
     __syncthreads();
-    if (step + kSimtDepth < p.in_channels) load(step + kSimtDepth);
+    if (step + kSimtDepth < channels.end) load(step + kSimtDepth);
 #pragma unroll
     for (int c = 0; c < kSimtDepth; ++c) {
       using Four = Pack<A, 4>;
@@ -132,6 +135,15 @@ __global__ void __launch_bounds__(kSimtThreads, 1)
         [&](int r) -> A& { return nhwc ? sums[i][j + r] : sums[i + r][j]; });
     }
   };
+  if constexpr (splits) {
+    A* partial = static_cast<A*>(p.partial) + split * output_elements(p);
+    return each_run([&](int64_t at, auto value) {
+      Pack<A, width> run;
+#pragma unroll
+      for (int i = 0; i < width; ++i) run.values[i] = value(i);
+      store_pack(partial + at, run);
+    });
+  }
   if (p.bias) {
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
@@ -155,6 +167,40 @@ __global__ void __launch_bounds__(kSimtThreads, 1)
     for (int i = 0; i < width; ++i) run.values[i] = narrow<T>(value(i));
     store_pack(static_cast<T*>(p.output) + at, run);
   });
+}
+
+template <int dtype, int layout, int width, int known_ins = 0, int known_outs = 0>
+__global__ void __launch_bounds__(kSimtThreads, 1)
+    pointwise_conv2d_simt(const PointwiseConv2dParams params) {
+  multiply_on_cuda_cores<dtype, layout, width>(with_channels<known_ins, known_outs>(params));
+}
+
+template <int dtype, int layout, int width>
+__global__ void __launch_bounds__(kSimtThreads, 1)
+    pointwise_conv2d_split_simt(const PointwiseConv2dSplitParams params) {
+  multiply_on_cuda_cores<dtype, layout, width>(params);
+}
+
+template <int dtype, int layout>
+__global__ void __launch_bounds__(kElementwiseThreads)
+    pointwise_conv2d_join(const PointwiseConv2dJoinParams p) {
+  using T = element_t<dtype>;
+  using A = accumulate_t<T>;
+  const int64_t elements = output_elements(p);
+  const int64_t at = int64_t(blockIdx.x) * kElementwiseThreads + threadIdx.x;
+  if (at >= elements) return;
+  const A* partial = static_cast<const A*>(p.partial) + at;
+  A sum = 0;
+#pragma unroll 8
+  for (int64_t split = 0; split < p.splits; ++split) sum += partial[split * elements];
+  if (p.bias) {
+    const int64_t line = quotient(at, output_channel<Layout(layout)>(p));
+    const int64_t o = line - quotient(line, p.out_channels) * p.out_channels;
+    sum += widen(static_cast<const T*>(p.bias)[o]);
+  }
+  if (p.residual) sum += widen(static_cast<const T*>(p.residual)[at]);
+  activate(p.activation, &sum, 1);
+  static_cast<T*>(p.output)[at] = narrow<T>(sum);
 }
 
 }  // namespace fastconv::cuda
