@@ -19,10 +19,12 @@ def compiled(tmp_path_factory):
     @cache
     def of(stem: str, architecture: str) -> list[Compiled]:
         out = set("0123") - set(DTYPES[architecture])
-        left_out = [f"-DFASTCONV_INSTANCES_{dtype}=FASTCONV_NONE" for dtype in sorted(out)]
+        few = [f"-DFASTCONV_INSTANCES_{dtype}=FASTCONV_NONE" for dtype in sorted(out)]
         if architecture != "90a":  # there for the host too, as the build does
-            left_out.append("-cubin")
-        return compile_file(FILES[stem], architecture, folder, "-DFASTCONV_ONLY_ENDS", *left_out)
+            few.append("-cubin")
+        if architecture != "90a" or stem == "depthwise_conv2d_band":
+            few.append("-DFASTCONV_ONLY_ENDS")
+        return compile_file(FILES[stem], architecture, folder, *few)
 
     return of
 

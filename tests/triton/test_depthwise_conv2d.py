@@ -156,16 +156,24 @@ def test_infinite_pixels_stay_within_their_windows(layout):
         assert_agrees("depthwise_conv2d_backward_input", g, x, w, *window, terms=9, scale=8)
 
 
-WEIGHED = {
-    "3x3": Case((1, 3, 5, 6)),
-    "stride": Case((1, 2, 6, 5), (4, 3), (2, 2), (1, 2, 2, 1)),
-    "dilation": Case((1, 2, 6, 5), dilation=(2, 2), padding=(2, 2, 2, 2), dtype=HALF),
-    "multiplier": Case((1, 2, 4, 5), multiplier=2, dtype=BRAIN),
-    "9x1": Case((1, 1, 4, 2), (9, 1), padding=(4, 0, 4, 0)),
-    "whole accesses": Case((1, 3, 10, 8)),
-    "whole accesses, stride": Case((1, 2, 5, 16), stride=(2, 2), dtype=HALF),
-    "bands": Case((1, 1, 3, 5), (7, 7), padding=(3, 3, 3, 3), dtype=HALF),
-}
+def weighed(layout, *arguments, **settings):
+    return Case(*arguments, **settings), layout
+
+
+SEVEN = dict(padding=(3, 3, 3, 3), dtype=HALF)  # 7x7, of bands
+WEIGHED = [
+    weighed(channels_last, (1, 3, 5, 6)),
+    weighed(channels_last, (1, 2, 6, 5), (4, 3), (2, 2), (1, 2, 2, 1)),
+    weighed(contiguous, (1, 2, 6, 5), (4, 3), (2, 2), (1, 2, 2, 1)),
+    weighed(channels_last, (1, 2, 6, 5), dilation=(2, 2), padding=(2, 2, 2, 2), dtype=HALF),
+    weighed(contiguous, (1, 2, 4, 5), multiplier=2, dtype=BRAIN),
+    weighed(channels_last, (1, 1, 4, 2), (9, 1), padding=(4, 0, 4, 0)),
+    # Of whole accesses.
+    weighed(contiguous, (1, 3, 10, 8)),
+    weighed(contiguous, (1, 2, 5, 16), stride=(2, 2), dtype=HALF),
+    weighed(contiguous, (1, 1, 3, 5), (7, 7), **SEVEN),
+    weighed(channels_last, (1, 1, 3, 5), (7, 7), **SEVEN),
+]
 
 
 def tap_by_tap(x, w, stride, padding, dilation):
@@ -187,8 +195,7 @@ def tap_by_tap(x, w, stride, padding, dilation):
     return y
 
 
-@pytest.mark.parametrize("case", WEIGHED.values(), ids=WEIGHED)
-@each_layout
+@pytest.mark.parametrize(("case", "layout"), WEIGHED)
 def test_infinite_weights_and_gradients_meet_no_padding(case, layout):
     x, w, _ = case.tensors(layout)
     x, bad = x.abs() + 0.5, w.abs() + 0.5
