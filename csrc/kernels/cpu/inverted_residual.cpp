@@ -2,6 +2,7 @@
 #include "../inverted_residual.h"
 
 #include "inverted_residual_hidden.h"
+#include "inverted_residual_pairs.h"
 #include "inverted_residual_parts.h"
 #include "inverted_residual_project.h"
 #include "inverted_residual_squeeze.h"
@@ -16,6 +17,8 @@ void run_rows(const InvertedResidualParams& p, float* scratch, int64_t begin, in
   const Strips g = strips_of(p);
   const int64_t panels = hidden_panels(p);
   float* buffer = scratch + panels * g.ring;
+  float* pairs = projects_pairs(p) ? buffer + panels * g.buffer : nullptr;
+  if (pairs != nullptr) pack_pairs(p, pairs);
   int64_t done = 0;  // rows of the image that are expanded already
   for (int64_t unit = begin; unit < end; ++unit) {
     const RowSpan span = strip_at(p, g, unit / g.count, unit % g.count);
@@ -24,7 +27,7 @@ void run_rows(const InvertedResidualParams& p, float* scratch, int64_t begin, in
     done = rows_read(p, span);
     const int64_t pixels = span.count * p.out_width;
     const int64_t first = span.image * p.pixels() + span.first * p.out_width;
-    project(p, {buffer, g.buffer, first, pixels});
+    project(p, {buffer, g.buffer, first, pixels, pairs});
   }
 }
 
@@ -42,7 +45,7 @@ InvertedResidualPlan plan(const InvertedResidualShape& s) {
   } else {
     plan.units[kProject] = s.batch * g.count;
     plan.unit_rows = g.rows;
-    plan.scratch_bytes = panels * (g.ring + g.buffer) * sizeof(float);
+    plan.scratch_bytes = (panels * (g.ring + g.buffer) + pairs_size(s)) * sizeof(float);
   }
   return plan;
 }

@@ -20,7 +20,7 @@ void project_part(const InvertedResidualParams& p, int64_t image, int64_t part, 
                   Target to, int64_t begin, int64_t end) {
   to.panels = part_of(hidden_panels(p), kParts, part);
   const float* hidden = hidden_panel(p, parts, to.panels.first);
-  project_to(p, {hidden, panel_floats(p), image * p.pixels(), p.pixels()}, to, begin, end);
+  project_to(p, {hidden, panel_floats(p), image * p.pixels(), p.pixels(), nullptr}, to, begin, end);
 }
 
 }  // namespace

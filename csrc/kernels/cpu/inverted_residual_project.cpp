@@ -1,6 +1,7 @@
 // The projection of a fused block.
 #include "inverted_residual_project.h"
 
+#include "inverted_residual_pairs.h"
 #include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -9,24 +10,50 @@ namespace {
 // Weights of the projection that stay in the L2 cache are passed over for each tile of pixels.
 constexpr int64_t kWeightBytesInCache = 256 << 10;
 
-}  // namespace
-
-void project_to(const InvertedResidualParams& p, const Projection& from, const Target& to,
-                int64_t begin, int64_t end) {
+// All but where the product reads and writes.
+GemmTile<float> product(const InvertedResidualParams& p, const Projection& from, const Target& to) {
   constexpr float kInfinity = __builtin_inff();
   const Activation act = to.is_output ? p.project_activation : Activation::kNone;
   const bool clamps = is_clamp(act);
   const int64_t hidden = to.panels.first * kHiddenPanel;
-  const float* weight = p.project_weight + hidden * p.project_row;
   GemmTile<float> t{};
   t.a_row = kHiddenPanel, t.a_depth = 1;
   t.depth = min_of(to.panels.count * kHiddenPanel, p.hidden - hidden);
   t.depth_block = kHiddenPanel, t.a_block = from.panel;
-  t.b_row = p.project_row, t.c_row = t.residual_row = p.out_channels;
+  t.c_row = t.residual_row = p.out_channels;
   t.low = clamps && act != Activation::kNone ? 0 : -kInfinity;
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
   t.streams =
       to.is_output && clamps && wants_stream<float>(p.output, p.batch * p.pixels(), p.out_channels);
+  return t;
+}
+
+void finish(const InvertedResidualParams& p, const GemmTile<float>& t) {
+  if (is_clamp(p.project_activation)) return;
+  for (int64_t row = 0; row < t.rows; ++row) {
+    activate_in_place(p.project_activation, t.c + row * t.c_row, t.columns);
+  }
+}
+
+}  // namespace
+
+void project(const InvertedResidualParams& p, const Projection& from) {
+  const Target to = output_target(p, from.first);
+  if (from.pairs == nullptr) return project_to(p, from, to, 0, projection_tiles(p, from.count));
+  GemmTile<float> t = product(p, from, to);
+  t.a = from.hidden, t.b = from.pairs, t.c = to.out;
+  t.bias = to.bias, t.residual = to.residual;
+  t.rows = from.count, t.columns = p.out_channels;
+  pairs_tile(t);
+  finish(p, t);
+}
+
+void project_to(const InvertedResidualParams& p, const Projection& from, const Target& to,
+                int64_t begin, int64_t end) {
+  const int64_t hidden = to.panels.first * kHiddenPanel;
+  GemmTile<float> t = product(p, from, to);
+  const float* weight = p.project_weight + hidden * p.project_row;
+  t.b_row = p.project_row;
   const int64_t tiles = pixel_groups(from.count);
   const int64_t panels = panel_count<float>(p.out_channels);
   const bool pixels_outside = t.depth * p.out_channels * 4 <= kWeightBytesInCache;
@@ -44,10 +71,7 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
     t.c = to.out + offset;
     t.rows = pixels.count, t.columns = columns.count;
     gemm_tile(t);
-    if (clamps) continue;
-    for (int64_t row = 0; row < t.rows; ++row) {
-      activate_in_place(act, t.c + row * t.c_row, t.columns);
-    }
+    if (to.is_output) finish(p, t);
   }
 }
 

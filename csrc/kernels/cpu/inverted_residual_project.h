@@ -11,6 +11,7 @@ struct Projection {
   const float* hidden;   // [panel][pixel][kHiddenPanel]
   int64_t panel;         // elements from a panel to the next
   int64_t first, count;  // pixels, over all images
+  const float* pairs;    // the weights as of pack_pairs, where projects_pairs, or null
 };
 
 // Register tiles of pixels to a call of the matrix product.
@@ -51,9 +52,6 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
                 int64_t begin, int64_t end);
 
 // All of them, to the output.
-FASTCONV_INLINE void project(const InvertedResidualParams& p, const Projection& from) {
-  const int64_t tiles = projection_tiles(p, from.count);
-  project_to(p, from, output_target(p, from.first), 0, tiles);
-}
+void project(const InvertedResidualParams& p, const Projection& from);
 
 }  // namespace fastconv::FASTCONV_ISA

@@ -3,6 +3,7 @@
 #include "inverted_residual_squeeze.h"
 
 #include "inverted_residual_hidden.h"
+#include "inverted_residual_pairs.h"
 #include "inverted_residual_parts.h"
 #include "inverted_residual_project.h"
 
@@ -58,7 +59,7 @@ InvertedResidualPlan stages_of(const InvertedResidualShape& s) {
   plan.units[kPart] = in_parts(s) ? part_units(s) : 0;
   plan.units[kProject] = in_parts(s) ? s.pixels() : g.count;
   const int64_t hide = in_parts(s) ? g.ring : panels * g.ring;
-  const int64_t project = in_parts(s) ? 0 : s.hidden * align_floats(s.out_channels);
+  const int64_t project = in_parts(s) ? 0 : s.hidden * align_floats(s.out_channels) + pairs_size(s);
   plan.scratch_bytes = max_of(align_floats(s.squeezed), max_of(hide, project)) * sizeof(float);
   return plan;
 }
@@ -171,10 +172,13 @@ void project_strips(const InvertedResidualParams& p, const Memory& m, int64_t im
       store(to + i, load(from + i, lanes) * open, lanes);
     });
   }
+  float* pairs = projects_pairs(p) ? weights + p.hidden * gated.project_row : nullptr;
+  if (pairs != nullptr) pack_pairs(gated, pairs);
   for (int64_t i = begin; i < end; ++i) {
     const RowSpan span = strip_at(p, m.strips, image, i);
-    project(gated, {memory + strip_offset(p, m, i), m.strips.buffer,
-                    image * p.pixels() + span.first * p.out_width, span.count * p.out_width});
+    project(gated,
+            {memory + strip_offset(p, m, i), m.strips.buffer,
+             image * p.pixels() + span.first * p.out_width, span.count * p.out_width, pairs});
   }
 }
 
