@@ -208,7 +208,7 @@ def test_infinite_taps_in_the_padding_are_skipped(name):
 
 
 @pytest.mark.parametrize("name", MATRIX_ISAS)
-@pytest.mark.parametrize("activation", ["relu", "hardswish"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hardswish"])
 @pytest.mark.parametrize("shape", BLOCKS)
 def test_separable_conv2d(shape, activation, name):
     batch, _, hidden, out, height, width, _, _ = shape
@@ -222,6 +222,28 @@ def test_separable_conv2d(shape, activation, name):
         same = separable_conv2d(x, *packed(tensors), shortcut, *window)
     assert (y - expected).abs().max() < BLOCK_ERROR * max(1, expected.abs().max())
     assert torch.equal(y, same)
+
+
+@pytest.mark.parametrize("name", MATRIX_ISAS)
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**-6, 1.0, 2.0**40])
+@pytest.mark.parametrize("hidden", [72, 33])
+def test_separable_conv2d_of_inputs_beyond_float16(hidden, scale, name):
+    """The upper half fits, but for strips with the 7; the lower half is `scale` times as large."""
+    _, (_, _, *tensors), stride, pad, _ = block_of((1, 8, hidden, 24, 24, 30, 3, 1))
+    x = random(1, hidden, 24, 30)
+    x[:, :, 12:] *= scale
+    x[:, 1, 14, 3] = 7
+    tensors[1] = torch.zeros_like(tensors[1])
+    tensors[2] = tensors[2] / min(scale, 1)
+    window = ((stride, stride), (pad,) * 4, (1, 1), "relu6", None)
+    expected = reference.separable_conv2d(*doubles(x, *tensors, None), *NO_SQUEEZE, *window)
+    with isa(name):
+        call = partial(separable_conv2d, channels_last(x), *packed(tensors), None, *window)
+        y = call()
+        assert_same_bits_on_any_threads(call)
+    for rows in slice(0, 11), slice(11, 16), slice(16, 24):
+        right = expected[:, :, rows]
+        assert (y[:, :, rows] - right).abs().max() < BLOCK_ERROR * right.abs().max()
 
 
 @pytest.mark.parametrize("name", [fastconv._C.detected_isa(), "amx_emulated"])

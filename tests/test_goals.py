@@ -1,5 +1,6 @@
 """The table of goals: figures against their bounds, rows that fail, and probes that count right."""
 
+import itertools
 import json
 import os
 
@@ -48,6 +49,23 @@ def test_each_rival_of_a_network_has_its_share_of_peak(monkeypatch):
     assert figure.value == 2.0
     assert figure.shares == pytest.approx({"fastconv": flops / 1e7, "openvino": flops / 2e7})
     assert "of peak: fastconv 0.17, openvino 0.08" in str(figure)
+
+
+def test_errors_are_medians_over_networks_of_other_weights(monkeypatch):
+    seen = []
+
+    def compared(model, network, batch, dtype, peers, seconds):
+        seen.append(next(network.parameters()))
+        return answered(float(len(seen)), 2.0)
+
+    def answered(ours, theirs):
+        rivals = [Rival("fastconv", "ours", "ok"), Rival("openvino", "theirs", "ok")]
+        rivals[0].difference, rivals[1].difference = ours, theirs
+        return Comparison("lenet5", "bfloat16", 2, (2, 1, 32, 32), "Zen 5", 2, 3, "torch", rivals)
+
+    monkeypatch.setattr(networks, "compare", compared)
+    assert networks.error_beside("openvino", answered(50.0, 7.0)) == 3 / 2  # of 50, 1, 2, 3, 4
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
 def test_times_in_turn_compare_a_call_with_half_of_its_work():

@@ -63,12 +63,12 @@ void project(Tiles& matrix, const Params& p, const Projection& from, int64_t beg
 // What a panel keeps from strip to strip: rows of hidden channels, and the filters of float16.
 int64_t ring_elements(const InvertedResidualShape& s, int64_t slots) {
   const int64_t plain = align_floats(slots * s.width * kHiddenPanel);
-  if constexpr (kHasTiles) return s.expands ? max_of(plain, slots * half_row(s)) : 0;
+  if constexpr (kHasTiles) return max_of(s.expands ? plain : 0, slots * half_row(s));
   return s.expands ? plain : 0;
 }
 
 int64_t filter_elements(const InvertedResidualShape& s) {
-  if constexpr (kHasTiles) return s.expands ? half_filter(s) : 0;
+  if constexpr (kHasTiles) return half_filter(s);
   return 0;
 }
 
@@ -85,8 +85,7 @@ struct Panel {
 
 void begin_panel(const Params& p, const Panel& panel) {
   if constexpr (kHasTiles) {
-    auto* filter = reinterpret_cast<float16*>(panel.filter);
-    if (p.expands) begin_half(p, panel.index, panel.half(p), filter);
+    begin_half(p, panel.index, panel.half(p), reinterpret_cast<float16*>(panel.filter));
   }
 }
 
@@ -95,9 +94,12 @@ void hide_rows(Tiles& matrix, const Params& p, const Panel& panel, const RowSpan
                int64_t from, int64_t to, bfloat16* out) {
   if constexpr (kHasTiles) {
     const auto* filter = reinterpret_cast<const float16*>(panel.filter);
-    if (p.expands && fits_half(filter)) {
-      expand_half(matrix, p, panel.index, span.image, from, to, panel.half(p));
-      return depthwise_half(p, span, panel.half(p), filter, out);
+    const HalfRing ring = panel.half(p);
+    const bool fits = fits_half(filter);
+    if (fits && p.expands) expand_half(matrix, p, panel.index, span.image, from, to, ring);
+    if (fits && !p.expands) copy_half(p, panel.index, span.image, from, to, ring);
+    if (fits && (p.expands || fits_half(p, span, ring))) {
+      return depthwise_half(p, span, ring, filter, out);
     }
   }
   if (p.expands) expand_rows(matrix, p, panel.index, span.image, from, to, panel.plain());

@@ -1,5 +1,5 @@
-// The hidden channels of a fused block in float16, where they fit: with expansion and ReLU6 they
-// lie in [0, 6].
+// The channels of a fused block in float16, where they fit: behind ReLU6 they lie in [0, 6].
+// Without expansion they are the input's, whose size is looked at.
 #pragma once
 
 #include "../inverted_residual_bfloat16.h"
@@ -7,7 +7,8 @@
 
 namespace fastconv::FASTCONV_ISA {
 
-// Rows of the ring of a panel have a margin of zeros on either side: no tap needs a check.
+// Rows of the ring of a panel have a margin of zeros on either side: no tap needs a check. At the
+// end of each, without expansion: the bits of the largest |x| of each channel.
 struct HalfRing : HiddenRing<float16> {
   int64_t row;  // elements from a row to the next
 };
@@ -26,6 +27,11 @@ bool fits_half(const float16* filter);
 // As expand_rows and depthwise_rows of inverted_residual_bfloat16_hidden.h.
 void expand_half(Tiles&, const InvertedResidualBfloat16Params&, int64_t panel, int64_t image,
                  int64_t from, int64_t to, const HalfRing&);
+// Without expansion: rows [from, to) of the input, and whether all that span reads is within 6, and
+// not all too small for float16.
+void copy_half(const InvertedResidualBfloat16Params&, int64_t panel, int64_t image, int64_t from,
+               int64_t to, const HalfRing&);
+bool fits_half(const InvertedResidualBfloat16Params&, const RowSpan&, const HalfRing&);
 void depthwise_half(const InvertedResidualBfloat16Params&, const RowSpan&, const HalfRing&,
                     const float16* filter, bfloat16* out);
 

@@ -36,16 +36,21 @@ struct Waiting {
   const float* sums;
   int64_t pixels;
 
+  // All that the loop changes is its own: what it stores may be anything, to the compiler. Clock
+  // ticks for 1024 sums, 16 to 96 channels: 280 with `place` and `sums` in memory, 208 so.
   FASTCONV_INLINE void narrow(int64_t most, Place& place) {
     const VecH zero = VecH::set1(0), six = VecH::set1(6);
     most = min_of(most, pixels);
     pixels -= most;
     while (most > 0) {
       const int64_t run = min_of(most, place.left);
+      float16* to = place.to;
+      const float* from = sums;
       for (int64_t i = 0; i < run; ++i) {
-        store_half(place.to, min(six, max(zero, narrow_half(sums))));
-        place.to += kHiddenPanel, sums += kHiddenPanel;
+        store_half(to + i * kHiddenPanel,
+                   min(six, max(zero, narrow_half(from + i * kHiddenPanel))));
       }
+      place.to = to + run * kHiddenPanel, sums = from + run * kHiddenPanel;
       most -= run, place.left -= run;
       if (place.left == 0) place.to += place.margin, place.left = place.width;
     }
@@ -62,13 +67,14 @@ struct Group {
   float* sums;  // rows of kHiddenPanel
 };
 
-// The sums of the group before are narrowed while the tiles are multiplied.
+// The sums of the group before are narrowed while the tiles are multiplied, in two runs a step of
+// the depth. 112x112, 16 to 96 channels, clock ticks for 1024 sums: 209 after each product, 221 in
+// one run, 192 to 205 so; 96 to 576: 383, 375, 354 to 376 (one core of an Intel Xeon with AMX).
 template <bool kTwoRows, bool kTwoColumns>
 FASTCONV_INLINE void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place) {
   constexpr int64_t kBytes = sizeof(bfloat16), kRow = kHiddenPanel * sizeof(float);
-  constexpr int64_t kProducts = (kTwoRows ? 2 : 1) * (kTwoColumns ? 2 : 1);
   const int64_t column = g.b_second / 2, a_row = g.a_row * kBytes, b_row = g.b_row * kBytes;
-  const int64_t at_once = div_up(waiting.pixels, kProducts * g.steps);
+  const int64_t at_once = div_up(waiting.pixels, (kTwoRows ? 2 : 1) * g.steps);
   const auto narrow = [&]() __attribute__((always_inline)) { waiting.narrow(at_once, place); };
   const bfloat16 *a = g.a, *b = g.b;
   if (g.bias != nullptr) {
@@ -83,20 +89,16 @@ FASTCONV_INLINE void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& p
     if (!g.has_b) tiles.load<5>(b, b_row);
     tiles.load<4>(a, a_row);
     tiles.multiply<0, 4, 5>();
-    narrow();
     if constexpr (kTwoColumns) {
       if (!g.has_b) tiles.load<7>(b + g.b_second, b_row);
       tiles.multiply<1, 4, 7>();
-      narrow();
     }
+    narrow();
     if constexpr (kTwoRows) {
       tiles.load<6>(a + g.a_second, a_row);
       tiles.multiply<2, 6, 5>();
+      if constexpr (kTwoColumns) tiles.multiply<3, 6, 7>();
       narrow();
-      if constexpr (kTwoColumns) {
-        tiles.multiply<3, 6, 7>();
-        narrow();
-      }
     }
     a += 2 * g.pairs, b += g.pairs * g.b_row;
   }
@@ -137,7 +139,7 @@ FASTCONV_INLINE bool channels_fit(const Params& p, int64_t first, int64_t lanes)
 
 int64_t half_row(const InvertedResidualShape& s) {
   const int64_t read = (div_up(s.out_width, kColumns) * kColumns - 1) * s.stride_w + s.kernel_w;
-  return max_of(s.pad_left + s.width, read) * kHiddenPanel;
+  return (max_of(s.pad_left + s.width, read) + !s.expands) * kHiddenPanel;
 }
 
 int64_t half_filter(const InvertedResidualShape& s) {
@@ -151,7 +153,8 @@ bool fits_half(const float16* filter) {
 bool begin_half(const Params& p, int64_t panel, const HalfRing& ring, float16* filter) {
   const int64_t first = panel * kHiddenPanel, channels = min_of(kHiddenPanel, p.hidden - first);
   std::memset(filter, 0, half_filter(p) * sizeof(float16));
-  if (p.activation != Activation::kReLU6 || depth_steps(p.in_channels / 2) == 0) return false;
+  if (p.activation != Activation::kReLU6) return false;
+  if (p.expands && depth_steps(p.in_channels / 2) == 0) return false;
   constexpr int64_t L = kLanes<float>;
   const int64_t taps = p.kernel_h * p.kernel_w;
   for (int64_t c = 0; c < channels; c += L) {
@@ -209,6 +212,34 @@ void expand_half(Tiles& tiles, const Params& p, int64_t panel, int64_t image, in
     waiting.narrow(waiting.pixels, place);
     from += rows;
   }
+}
+
+void copy_half(const Params& p, int64_t panel, int64_t image, int64_t from, int64_t to,
+               const HalfRing& ring) {
+  const int64_t channels = min_of(kHiddenPanel, p.hidden - panel * kHiddenPanel);
+  for (int64_t y = from; y < to; ++y) {
+    const bfloat16* x =
+        p.input + (image * p.height + y) * p.width * p.hidden + panel * kHiddenPanel;
+    float16* row = ring.rows + ring.slot(y) * ring.row;
+    VecSizes sizes{};
+    float16* pixel = row + p.pad_left * kHiddenPanel;
+    for (int64_t i = 0; i < p.width; ++i, x += p.hidden, pixel += kHiddenPanel) {
+      store_half(pixel, small_half(x, channels, sizes));
+    }
+    store_sizes(row + ring.row - kHiddenPanel, sizes);
+  }
+}
+
+bool fits_half(const Params& p, const RowSpan& span, const HalfRing& ring) {
+  constexpr uint16_t kLeast = (127 - 6) << 7, kMost = 0x40c0;  // of bfloat16: 2^-6 and 6
+  const int64_t top = span.first * p.stride_h - p.pad_top;
+  const int64_t bottom = min_of(top + (span.count - 1) * p.stride_h + p.kernel_h, p.height);
+  uint16_t largest = 0;
+  for (int64_t y = max_of<int64_t>(top, 0); y < bottom; ++y) {
+    const float16* sizes = ring.rows + ring.slot(y) * ring.row + ring.row - kHiddenPanel;
+    for (int64_t i = 0; i < kHiddenPanel; ++i) largest = max_of(largest, sizes[i].bits);
+  }
+  return largest == 0 || (largest >= kLeast && largest <= kMost);
 }
 
 }  // namespace fastconv::FASTCONV_ISA

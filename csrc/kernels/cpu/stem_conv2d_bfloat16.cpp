@@ -64,32 +64,45 @@ FASTCONV_INLINE uint32_t word(const bfloat16* p) {
   return w;
 }
 
-// to[j] = the pair of a[2j] and b[2j], from words of two elements: b's last element is not touched.
+// to[j] = the pair of a[2j] and b[2j], or of a[2j] and zero, from words of two elements: the last
+// elements are read by themselves.
+template <bool kTwo>
 FASTCONV_INLINE void zip_every_second(const bfloat16* a, const bfloat16* b, uint32_t* to,
                                       int64_t count) {
   constexpr int64_t kTogether = 16;  // a count that the compiler knows becomes one vector
-  int64_t j = 0;
-  for (; j + kTogether < count; j += kTogether) {
-    for (int64_t k = j; k < j + kTogether; ++k) {
-      to[k] = (word(a + 2 * k) & 0xffff) | word(b + 2 * k) << 16;
+  const auto vector = [&](int64_t first) __attribute__((always_inline)) {
+    for (int64_t k = first; k < first + kTogether; ++k) {
+      to[k] = (word(a + 2 * k) & 0xffff) | (kTwo ? word(b + 2 * k) << 16 : 0);
     }
-  }
-  for (; j < count; ++j) to[j] = pair_of(a[2 * j], b[2 * j]);
+  };
+  int64_t j = 0;
+  for (; j + kTogether < count; j += kTogether) vector(j);
+  if (j > 0) vector(count - 1 - kTogether), j = count - 1;
+  for (; j < count; ++j) to[j] = pair_of(a[2 * j], kTwo ? b[2 * j] : bfloat16{0});
 }
 
-void zip_taps(const Tap& a, const Tap& b, int64_t step, uint32_t* to, int64_t count) {
-  const int64_t first = min_of(max_of(a.first, b.first), count);
-  const int64_t last = max_of(min_of(a.last, b.last), first);
-  for (int64_t j = 0; j < first; ++j) to[j] = pair_of(a.at(j, step), b.at(j, step));
-  const bfloat16 *x = a.x + first * step, *y = b.x + first * step;
-  if (step == 1) {
-    zip(x, y, to + first, last - first);
+// b null: zeros.
+void zip_taps(const Tap& a, const Tap* b, int64_t step, uint32_t* to, int64_t count) {
+  const int64_t most = b == nullptr ? a.first : max_of(a.first, b->first);
+  const int64_t least = b == nullptr ? a.last : min_of(a.last, b->last);
+  const int64_t first = min_of(most, count), last = max_of(min_of(least, count), first);
+  const auto pair_at = [&](int64_t j) {
+    return pair_of(a.at(j, step), b == nullptr ? bfloat16{0} : b->at(j, step));
+  };
+  for (int64_t j = 0; j < first; ++j) to[j] = pair_at(j);
+  const bfloat16 *x = a.x + first * step, *y = b == nullptr ? x : b->x + first * step;
+  if (step == 2 && b != nullptr) {
+    zip_every_second<true>(x, y, to + first, last - first);
   } else if (step == 2) {
-    zip_every_second(x, y, to + first, last - first);
+    zip_every_second<false>(x, y, to + first, last - first);
+  } else if (b == nullptr) {
+    for (int64_t j = first; j < last; ++j) to[j] = pair_of(a.x[j * step], bfloat16{0});
+  } else if (step == 1) {
+    zip(x, y, to + first, last - first);
   } else {
-    for (int64_t j = first; j < last; ++j) to[j] = pair_of(a.x[j * step], b.x[j * step]);
+    for (int64_t j = first; j < last; ++j) to[j] = pair_of(a.x[j * step], b->x[j * step]);
   }
-  for (int64_t j = last; j < count; ++j) to[j] = pair_of(a.at(j, step), b.at(j, step));
+  for (int64_t j = last; j < count; ++j) to[j] = pair_at(j);
 }
 
 // Row h of image n: [pair of taps][pixel].
@@ -102,11 +115,9 @@ void stage_image_row(const StemConv2dParams& p, int64_t n, int64_t h, uint32_t* 
   const int64_t step = p.stride_w * (nhwc ? p.channels : 1), taps = taps_a_row(p);
   for (int64_t tap = 0; tap < taps; tap += 2, to += p.out_width) {
     const Tap a = tap_at(p, row, channel, tap);
-    if (tap + 1 < taps) {
-      zip_taps(a, tap_at(p, row, channel, tap + 1), step, to, p.out_width);
-    } else {
-      for (int64_t j = 0; j < p.out_width; ++j) to[j] = pair_of(a.at(j, step), bfloat16{0});
-    }
+    const bool whole = tap + 1 < taps;
+    const Tap b = whole ? tap_at(p, row, channel, tap + 1) : a;
+    zip_taps(a, whole ? &b : nullptr, step, to, p.out_width);
   }
 }
 

@@ -3,6 +3,8 @@
 //
 //   load_half, store_half        float16 in memory
 //   narrow_half(p)               of 32 floats
+//   small_half(p, n, sizes)      of n bfloat16 within 2^7, the other lanes zero, to 2^-24; the
+//                                largest bits of |p[i]| go to sizes
 //   fma, min, max                as in simd.h, each rounded to float16
 //   store_widened(p, a)          as bfloat16
 //
@@ -43,6 +45,25 @@ FASTCONV_INLINE VecH narrow_half(const float* p) {
   const __m256i high = __m256i(_mm512_cvtxps_ph(_mm512_loadu_ps(p + 16)));
   return {__m512h(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1))};
 }
+
+struct VecSizes {
+  __m512i v;
+};
+
+FASTCONV_INLINE void store_sizes(float16* p, VecSizes a) {
+  _mm512_storeu_si512(p, a.v);
+}
+// By integers, as a number 2^8 times as large, whose exponent is in range.
+FASTCONV_INLINE VecH small_half(const bfloat16* p, int64_t n, VecSizes& sizes) {
+  const __mmask32 lanes = n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1;
+  const __m512i x = _mm512_maskz_loadu_epi16(lanes, p), sign = _mm512_set1_epi16(int16_t(0x8000));
+  const __m512i size = _mm512_andnot_si512(sign, x);
+  sizes.v = _mm512_max_epu16(sizes.v, size);
+  const __m512i bits = _mm512_slli_epi16(_mm512_subs_epu16(size, _mm512_set1_epi16(104 << 7)), 3);
+  const __m512i number = _mm512_or_si512(bits, _mm512_and_si512(x, sign));
+  return {_mm512_mul_ph(__m512h(number), _mm512_set1_ph(_Float16(0x1p-8f)))};
+}
+
 FASTCONV_INLINE void store_widened(bfloat16* p, VecH a) {
   const __m512 low = _mm512_cvtxph_ps(__m256h(_mm512_castsi512_si256(__m512i(a.v))));
   const __m512 high = _mm512_cvtxph_ps(__m256h(_mm512_extracti64x4_epi64(__m512i(a.v), 1)));
@@ -50,6 +71,12 @@ FASTCONV_INLINE void store_widened(bfloat16* p, VecH a) {
 }
 
 #elif defined(FASTCONV_EMULATES_TILES)
+
+struct VecSizes {
+  uint16_t v[32];
+
+  friend void store_sizes(float16* p, const VecSizes& a) { std::memcpy(p, a.v, sizeof a.v); }
+};
 
 // Calls, not inlined: unrolled kernels of such vectors take the compiler a quarter of an hour.
 struct VecH {
@@ -87,6 +114,15 @@ struct VecH {
   friend VecH max(const VecH& a, const VecH& b) {
     return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
+  friend VecH small_half(const bfloat16* p, int64_t n, VecSizes& sizes) {
+    return each([&](int i) {
+      const uint16_t x = i < n ? p[i].bits : 0, size = x & 0x7fff;
+      sizes.v[i] = max_of(sizes.v[i], size);
+      float16 number;
+      number.bits = uint16_t(max_of(size - (104 << 7), 0) << 3 | (x & 0x8000));
+      return widen(number) * 0x1p-8f;
+    });
+  }
   [[gnu::noinline]] friend void store_widened(bfloat16* p, const VecH& a) {
     for (int i = 0; i < kLanes; ++i) narrow(a.v[i], p + i);
   }
@@ -95,6 +131,7 @@ struct VecH {
 // Not found by the types of their arguments.
 VecH load_half(const float16* p);
 VecH narrow_half(const float* p);
+VecH small_half(const bfloat16* p, int64_t n, VecSizes& sizes);
 
 #endif
 

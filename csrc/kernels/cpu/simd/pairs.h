@@ -3,7 +3,7 @@
 //   load_pairs, load_pairs_partial   memory -> pairs; partial reads n pairs, the others are zero
 //   load_pairs_twice, halves         as load_twice and halves of simd.h (AVX-512 only)
 //   set1_pair                        one pair in every lane
-//   store_two(p, a, b)               a, then b, rounded to bfloat16
+//   store_two(p, a, b)               a, then b, rounded to bfloat16; store_two_partial n of them
 //   fma_pairs(a, b, c)               c + a.first * b.first + a.second * b.second in float32
 //
 // Where the processor has the instruction, subnormal operands and results count as zero.
@@ -54,6 +54,11 @@ FASTCONV_INLINE VecF fma_pairs(VecPairs a, VecPairs b, VecF c) {
 
 FASTCONV_INLINE void store_two(bfloat16* p, VecF a, VecF b) {
   _mm512_storeu_si512(p, __m512i(_mm512_cvtne2ps_pbh(b.v, a.v)));
+}
+
+FASTCONV_INLINE void store_two_partial(bfloat16* p, VecF a, VecF b, int64_t n) {
+  const __mmask32 lanes = n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1;
+  _mm512_mask_storeu_epi16(p, lanes, __m512i(_mm512_cvtne2ps_pbh(b.v, a.v)));
 }
 
 #else
@@ -135,6 +140,12 @@ FASTCONV_INLINE VecF fma_pairs(VecPairs a, VecPairs b, VecF c) {
 FASTCONV_INLINE void store_two(bfloat16* p, VecF a, VecF b) {
   store(p, a);
   store(p + VecF::kLanes, b);
+}
+
+// n > lanes of one
+FASTCONV_INLINE void store_two_partial(bfloat16* p, VecF a, VecF b, int64_t n) {
+  store(p, a);
+  store_partial(p + VecF::kLanes, b, n - VecF::kLanes);
 }
 
 #endif
