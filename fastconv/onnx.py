@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastconv.reference import shortcut_stride
+from fastconv.reference import panels_of, shortcut_stride
 
 try:
     from onnxscript import opset18
@@ -111,7 +111,7 @@ def pointwise_conv2d(
 ) -> Any:
     if weight.dtype.name == "INT32":
         raise NotImplementedError("bfloat16 weights in pairs; export the model before optimize")
-    z = op.Conv(input, weight, _as(input, bias), strides=stride)
+    z = op.Conv(input, _unpacked(weight), _as(input, bias), strides=stride)
     return _activate(z if residual is None else op.Add(z, residual), activation)
 
 
@@ -224,12 +224,28 @@ def inverted_residual(
     squeeze_gate: str = "sigmoid",
 ) -> Any:
     hidden = pointwise_conv2d(input, expand_weight, expand_bias, None, (1, 1), activation)
-    channels, window = expand_weight.shape[0], (stride, padding, (1, 1))
+    channels, window = depthwise_weight.shape[0], (stride, padding, (1, 1))
     hidden = _depthwise(hidden, channels, depthwise_weight, depthwise_bias, window, activation)
     squeeze = (squeeze_reduce_weight, squeeze_reduce_bias)
     excite = (squeeze_expand_weight, squeeze_expand_bias)
     hidden = _excite(hidden, *squeeze, *excite, squeeze_activation, squeeze_gate)
     return pointwise_conv2d(hidden, project_weight, project_bias, input if residual else None)
+
+
+def _unpacked(weight: Any) -> Any:
+    """A weight in panels as (O, C, 1, 1) again, any other as it is."""
+    if len(weight.shape) != 3:
+        return weight
+    _, out_channels, channels = weight.shape
+    *_, last = panels_of(out_channels)
+    whole, flat = out_channels - last, op.Reshape(weight, [-1])
+    tail = op.Slice(flat, [whole * channels], [END], [0])
+    rows = op.Transpose(op.Reshape(tail, [channels, last]), perm=[1, 0])
+    if whole > 0:
+        head = op.Reshape(op.Slice(flat, [0], [whole * channels], [0]), [-1, channels, 32])
+        panels = op.Reshape(op.Transpose(head, perm=[0, 2, 1]), [-1, channels])
+        rows = op.Concat(panels, rows, axis=0)
+    return op.Reshape(rows, [out_channels, channels, 1, 1])
 
 
 def _as(input: Any, bias: Any) -> Any:

@@ -350,7 +350,7 @@ def pointwise_conv2d(
     activation: str | None = None,
 ) -> Tensor:
     """activation(conv1x1(input, weight, bias) + residual)."""
-    weight = unpack_pointwise_pairs(input, weight)
+    weight = unpack_pointwise(input, weight)
     check_pointwise_conv2d(input, weight, bias, residual, stride)
     z = F.conv2d(input, weight, narrowed(bias, input), tuple(stride))
     return activate(z if residual is None else z + residual, activation)
@@ -370,6 +370,23 @@ def unpack_pointwise_pairs(input: Tensor, weight: Tensor) -> Tensor:
     channels = input.shape[1]
     fits = rows.shape[1] == channels + channels % 2
     return rows[:, : channels if fits else None, None, None]
+
+
+def panels_of(out_channels: int) -> list[int]:
+    """The output channels of each panel of fastconv.ops.pack_pointwise_panels."""
+    count = max(-(-out_channels // 16) // 2, 1)
+    return [32] * (count - 1) + [out_channels - 32 * (count - 1)]
+
+
+def unpack_pointwise(input: Tensor, weight: Tensor) -> Tensor:
+    """A weight in pairs or panels as (O, C, 1, 1) again, any other as it is."""
+    if weight.dim() != 3 or weight.shape[0] != 1:
+        return unpack_pointwise_pairs(input, weight)
+    _, out_channels, channels = weight.shape
+    *_, last = panels_of(out_channels)
+    head, tail = weight.flatten().split([(out_channels - last) * channels, last * channels])
+    whole = head.view(-1, channels, 32).transpose(1, 2).reshape(-1, channels)
+    return torch.cat([whole, tail.view(channels, last).t()])[:, :, None, None]
 
 
 def check_pointwise_conv2d(

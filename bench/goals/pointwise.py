@@ -56,7 +56,7 @@ def measure(seconds: float) -> list[Figure]:
 
 def time(case: Case, peak: probe.Probe, seconds: float) -> Times:
     x, weight, bias = case.tensors()
-    packed = ops.pack_pointwise_weight(weight)
+    packed = ops.pack_pointwise_panels(weight)
     window = ([0, 0], [1, 1], [1, 1], 1)
     reordered = torch.ops.mkldnn._reorder_convolution_weight(weight, *window, list(x.shape))
 

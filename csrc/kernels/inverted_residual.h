@@ -51,7 +51,7 @@ struct InvertedResidualParams : InvertedResidualShape {
   const float *squeeze_reduce_weight, *squeeze_reduce_bias;
   const float *squeeze_expand_weight, *squeeze_expand_bias;
 
-  int64_t expand_row, project_row;  // elements from a row of the weight to the next
+  int64_t expand_row, project_row;  // elements from row to row of the weight; 0: panels
   Activation activation;            // after expand and depthwise
   Activation project_activation;
   Activation squeeze_activation;

@@ -29,7 +29,7 @@ struct PointwiseConv2dParams : PointwiseConv2dShape {
   const void* residual;  // as output, or null
   void* output;          // (batch, out_channels, height, width), dense in layout
 
-  int64_t weight_out_stride, weight_in_stride;  // in elements, or in pairs
+  int64_t weight_out_stride, weight_in_stride;  // in elements or pairs; or kInPanels
   // bfloat16 in the order that pack_pointwise_pairs of fastconv.ops gives, (in / 2, out, 2) in
   // memory: the weights of two input channels, which one step of a tile multiplies, lie together.
   bool weight_is_pairs;

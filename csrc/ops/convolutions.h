@@ -11,6 +11,9 @@ namespace fastconv::ops {
 // value the bfloat16 weights of two input channels, output channels together in memory.
 bool is_pairs(const Tensor& weight, const Tensor& input);
 
+// Whether it lies as pointwise_panels.h says: (1, out, in), which no other weight is.
+bool is_panels(const Tensor& weight);
+
 // By dtype and layout.
 const PointwiseConv2dKernels& pointwise_conv2d_kernels_of(const PointwiseConv2dParams& p);
 

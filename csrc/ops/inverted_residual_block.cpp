@@ -14,6 +14,17 @@ using Optional = std::optional<Tensor>;
 
 constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
 
+// The gates of a squeeze-and-excitation are multiplied into rows of the projection's weight.
+bool takes_panels(const Block& b) {
+  using torch::headeronly::ScalarType;
+  return b.squeeze == nullptr && b.input.scalar_type() == ScalarType::Float;
+}
+
+int64_t out_channels_of(const Block& b) {
+  const Tensor& weight = b.project_weight;
+  return weight.dim() < 3 ? 0 : weight.size(is_panels(weight) ? 1 : 0);
+}
+
 // Only what a fused kernel takes for granted: where it does not, the parts check for themselves.
 bool sizes_fit(const Block& b) {
   const auto is = [](const Tensor& t, std::initializer_list<int64_t> sizes) {
@@ -25,13 +36,12 @@ bool sizes_fit(const Block& b) {
     for (int64_t value : values) fits &= value >= least && value <= kMostParameter;
     return fits;
   };
-  if (b.input.dim() != 4 || b.depthwise_weight.dim() != 4 || b.project_weight.dim() != 4) {
-    return false;
-  }
+  if (b.input.dim() != 4 || b.depthwise_weight.dim() != 4) return false;
   const auto is_matrix = [&](const Tensor& t, int64_t out, int64_t in) {
+    if (is_panels(t)) return takes_panels(b) && is(t, {1, out, in});
     return is(t, {out, is_pairs(t, b.input) ? (in + 1) / 2 : in, 1, 1});
   };
-  const int64_t hidden = b.depthwise_weight.size(0), out = b.project_weight.size(0);
+  const int64_t hidden = b.depthwise_weight.size(0), out = out_channels_of(b);
   const bool hidden_fits = b.expand_weight ? is_matrix(*b.expand_weight, hidden, b.input.size(1))
                                            : hidden == b.input.size(1);
   if (b.squeeze) {
@@ -87,7 +97,7 @@ InvertedResidualParams params_of(const Block& b) {
     return p;
   }
   p.batch = x.size(0), p.in_channels = x.size(1), p.height = x.size(2), p.width = x.size(3);
-  p.hidden = b.depthwise_weight.size(0), p.out_channels = b.project_weight.size(0);
+  p.hidden = b.depthwise_weight.size(0), p.out_channels = out_channels_of(b);
   p.kernel_h = b.depthwise_weight.size(2), p.kernel_w = b.depthwise_weight.size(3);
   p.stride_h = b.stride[0], p.stride_w = b.stride[1];
   p.dilation_h = b.dilation[0], p.dilation_w = b.dilation[1];

@@ -1,5 +1,6 @@
 // The fused kernels of inverted_residual and separable_conv2d in float32.
 #include "../kernels/cpu/registry.h"
+#include "../kernels/pointwise_panels.h"
 #include "inverted_residual_block.h"
 #include "scratch.h"
 
@@ -75,14 +76,20 @@ class Float32Work final : public Work {
   const float* vector(const Optional& t) { return static_cast<const float*>(copies.read(t)); }
 
   // A weight as rows of output channels, in its own memory or in a copy. The inner dimension is
-  // that of the input channels or of the taps; only where `row` is told may there be gaps.
+  // that of the input channels or of the taps; only where `row` is told may there be gaps, or the
+  // weight be in panels.
   void matrix(const Tensor& weight, int64_t inner, const float*& rows, int64_t* row = nullptr) {
+    rows = static_cast<const float*>(weight.const_data_ptr());
+    if (row && is_panels(weight)) {  // a lone panel is a matrix
+      const int64_t columns = weight.size(1);
+      *row = packed_panel_of(0, columns).columns == columns ? columns : 0;
+      return;
+    }
     const int64_t out = weight.size(0), in = weight.numel() / out;
     const int64_t out_stride = weight.stride(0), in_stride = weight.stride(inner);
     const bool ready =
         (out == 1 || out_stride == 1) && in_stride >= out && (row || in_stride == out || in == 1);
     if (row) *row = ready ? in_stride : out;
-    rows = static_cast<const float*>(weight.const_data_ptr());
     if (ready) return;
     if (packs_.empty()) packs_.reserve(kMostPacks);
     packs_.push_back({{rows, out, in, out_stride, in_stride, nullptr}, shared_bytes, &rows});

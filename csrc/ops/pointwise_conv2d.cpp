@@ -1,5 +1,5 @@
 // fastconv::pointwise_conv2d and its backward pass.
-#include "../kernels/pointwise_conv2d.h"
+#include "../kernels/pointwise_panels.h"
 
 #include <array>
 #include <tuple>
@@ -21,7 +21,7 @@ namespace {
 bool multiplies_pairs(const PointwiseConv2dParams& p) {
   const bool long_vectors = current_isa() != Isa::kScalar && current_isa() != Isa::kAVX2;
   const bool pays = p.layout == Layout::kNHWC || p.weight_is_pairs || long_vectors;
-  return p.dtype == DType::kBFloat16 && !is_dots(p) && pays;
+  return p.dtype == DType::kBFloat16 && !is_dots(p) && !weight_is_panels(p) && pays;
 }
 
 }  // namespace
@@ -40,19 +40,21 @@ constexpr double kNanosecondsAByte = 0.05;
 PointwiseConv2dShape shape_of(const Tensor& input, const Tensor& weight,
                               const std::vector<int64_t>& stride) {
   check_dim(kOp, "input", input, 4);
-  check_dim(kOp, "weight", weight, 4);
-  const bool pairs = is_pairs(weight, input);
+  const bool panels = is_panels(weight), pairs = is_pairs(weight, input);
+  if (!panels) check_dim(kOp, "weight", weight, 4);
   if (!pairs) check_like_input(kOp, "weight", weight, input);
   PointwiseConv2dShape s{};
   s.dtype = dtype_of(input, kOp);
   s.layout = layout_of(input);
   s.batch = input.size(0), s.in_channels = input.size(1);
   s.in_height = input.size(2), s.in_width = input.size(3);
-  s.out_channels = weight.size(0);
+  s.out_channels = weight.size(panels ? 1 : 0);
   const int64_t columns = pairs ? (s.in_channels + 1) / 2 : s.in_channels;
-  FASTCONV_CHECK(weight.size(1) == columns && weight.size(2) == 1 && weight.size(3) == 1, kOp,
-                 ": expected weight of shape (out_channels, ", columns, ", 1, 1) for input ",
-                 to_string(input), ", got ", to_string(weight));
+  const bool fits = panels
+                        ? weight.size(2) == columns
+                        : weight.size(1) == columns && weight.size(2) == 1 && weight.size(3) == 1;
+  FASTCONV_CHECK(fits, kOp, ": expected weight of shape (out_channels, ", columns,
+                 ", 1, 1) for input ", to_string(input), ", got ", to_string(weight));
   FASTCONV_CHECK(s.in_channels > 0 && s.out_channels > 0 && s.in_height > 0 && s.in_width > 0, kOp,
                  ": expected input and weight to have channels and pixels, got input ",
                  to_string(input), " and weight ", to_string(weight));
@@ -84,10 +86,16 @@ Layout kernel_layout(const PointwiseConv2dShape& s) {
   return s.in_height * s.in_width == 1 ? Layout::kNHWC : s.layout;
 }
 
+Variant variant_of(const PointwiseConv2dParams& p) {
+  const bool as_it_is =
+      weight_is_panels(p) && p.layout == Layout::kNHWC && element_size(p.dtype) > 2;
+  return as_it_is ? Variant::pointwise_conv2d_nhwc : pointwise_conv2d_variant(p);
+}
+
 class PointwiseWork final : public Work {
  public:
   explicit PointwiseWork(const PointwiseConv2dParams& p)
-      : Work(pointwise_conv2d_variant(p)),
+      : Work(variant_of(p)),
         kernels_(pointwise_conv2d_kernels_of(p)),
         p_(p),
         plan_(kernels_.plan(p)) {
@@ -135,6 +143,13 @@ void add(Queue& queue, const PointwiseConv2dParams& p, const Tensor& input, Copi
 
 }  // namespace
 
+bool is_panels(const Tensor& weight) {
+  if (weight.dim() != 3 || weight.size(0) != 1 || on_gpu(weight)) return false;
+  FASTCONV_CHECK(weight.is_contiguous(), kOp,
+                 ": expected a weight in the memory order of pack_pointwise_panels");
+  return true;
+}
+
 bool is_pairs(const Tensor& weight, const Tensor& input) {
   using torch::headeronly::ScalarType;
   const bool fits = input.scalar_type() == ScalarType::BFloat16 &&
@@ -162,7 +177,9 @@ Tensor pointwise_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor
   Copies copies;
   p.input = copies.read(input, layout);
   p.weight = weight.const_data_ptr();
-  p.weight_out_stride = weight.stride(0), p.weight_in_stride = weight.stride(1);
+  const bool panels = is_panels(weight);
+  p.weight_out_stride = panels ? kInPanels : weight.stride(0);
+  p.weight_in_stride = panels ? kInPanels : weight.stride(1);
   p.layout = kernel_layout(p);
   p.bias_is_float32 = bias && is_wide(*bias, input) && !on_gpu(input) && multiplies_pairs(p);
   p.bias = p.bias_is_float32 ? copies.read(bias) : copies.read_narrowed(bias, input);
@@ -246,6 +263,7 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_
                                                              const Tensor& weight,
                                                              const std::vector<int64_t>& stride,
                                                              const std::vector<bool>& output_mask) {
+  check_dim(kOp, "weight", weight, 4);
   const PointwiseConv2dShape s = shape_of(input, weight, stride);
   check_shape("grad_output", grad_output, input, output_sizes(s));
   FASTCONV_CHECK(output_mask.size() == 3, kOp, ": expected output_mask with 3 values, got ",

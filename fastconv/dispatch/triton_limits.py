@@ -31,10 +31,21 @@ def window(call: Call) -> str:
     return ""
 
 
-def pairs(call: Call) -> str:
-    """A weight packed for the bfloat16 instructions of a CPU has half the channels, rounded up."""
-    packed = call.argument("weight")[1] != call.argument("input")[1]
-    return "its weight is packed in pairs, for a CPU" if packed else ""
+def packed(call: Call) -> str:
+    """A weight in pairs for a CPU has half the channels, rounded up, and one in panels a shape of
+    its own."""
+    weight = call.argument("weight")
+    if len(weight) == 3:
+        return "its weight is packed in panels, for a CPU"
+    in_pairs = weight[1] != call.argument("input")[1]
+    return "its weight is packed in pairs, for a CPU" if in_pairs else ""
+
+
+def block(call: Call) -> str:
+    names = ["expand_weight", "project_weight"] if call.op == "inverted_residual" else []
+    if any(len(call.argument(name)) == 3 for name in names or ["pointwise_weight"]):
+        return "a weight is packed in panels, for a CPU"
+    return window(call)
 
 
 LIMITS: dict[str, Callable[[Call], str]] = {
@@ -42,7 +53,7 @@ LIMITS: dict[str, Callable[[Call], str]] = {
     "depthwise_conv2d_backward": window,
     "depthwise_conv2d_backward_input": window,
     "depthwise_conv2d_backward_weight": window,
-    "pointwise_conv2d": pairs,
+    "pointwise_conv2d": packed,
     "pointwise_conv2d_backward": no_limit,
     "local_response_norm": no_limit,
     "local_response_norm_backward": no_limit,
@@ -50,6 +61,6 @@ LIMITS: dict[str, Callable[[Call], str]] = {
     "residual_add_with_mask": no_limit,
     "activation_backward": no_limit,
     "activation_backward_from_mask": no_limit,
-    "separable_conv2d": window,
-    "inverted_residual": window,
+    "separable_conv2d": block,
+    "inverted_residual": block,
 }

@@ -47,6 +47,11 @@ def _aligned(values: dict[str, Any]) -> bool:
     return channels == filters or channels % values["input"].mesh.size() == 0
 
 
+def _is_plain(weight: Any) -> bool:
+    """Whether its first dimensions are those of the channels: not where it is in panels."""
+    return len(weight.shape) == 4
+
+
 # What a rule asks of the arguments beside the shapes.
 CONDITIONS: dict[tuple[str, str], Callable[[dict[str, Any]], bool]] = {
     ("batch_norm", "0 r r r r -> 0 r r"): lambda values: values["mean"] is not None,
@@ -55,7 +60,10 @@ CONDITIONS: dict[tuple[str, str], Callable[[dict[str, Any]], bool]] = {
     ("depthwise_conv2d_backward", "1 1 0 -> 1 0 0"): _aligned,
     ("depthwise_conv2d_backward_input", "1 1 0 -> 1"): _aligned,
     ("depthwise_conv2d_backward_weight", "1 1 0 -> 0 0"): _aligned,
-    ("pointwise_conv2d", "1 1 p p -> p"): lambda values: values.get("activation") is None,
+    ("pointwise_conv2d", "r 0 0 1 -> 1"): lambda values: _is_plain(values["weight"]),
+    ("pointwise_conv2d", "1 1 p p -> p"): lambda values: (
+        values.get("activation") is None and _is_plain(values["weight"])
+    ),
     ("residual_add", "1 1 -> 1"): lambda values: values["input"].shape == values["residual"].shape,
 }
 

@@ -13,6 +13,7 @@ from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.max_pool2d import max_pool2d
 from fastconv.ops.pointwise_conv2d import (
     pack_pointwise_pairs,
+    pack_pointwise_panels,
     pack_pointwise_weight,
     pointwise_conv2d,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "max_pool2d",
     "pack_depthwise_weight",
     "pack_pointwise_pairs",
+    "pack_pointwise_panels",
     "pack_pointwise_weight",
     "pack_stem_weight",
     "pointwise_conv2d",

@@ -159,7 +159,7 @@ _op = FusedOp(
 @register_flop_formula(torch.ops.fastconv.inverted_residual)
 def flops(
     input_shape: Sequence[int],
-    expand_shape: Sequence[int],
+    _expand_shape: Sequence[int],
     _expand_bias: object,
     depthwise_shape: Sequence[int],
     *_args: object,
@@ -168,7 +168,7 @@ def flops(
 ) -> int:
     """Those of its three convolutions, as torch counts them."""
     batch, channels, height, width = input_shape
-    hidden, taps = expand_shape[0], depthwise_shape[2] * depthwise_shape[3]
+    hidden, taps = depthwise_shape[0], depthwise_shape[2] * depthwise_shape[3]
     outputs = out_shape[2] * out_shape[3]
     expand = channels * height * width
     return 2 * batch * hidden * (expand + outputs * taps + outputs * out_shape[1])

@@ -35,7 +35,8 @@ def pointwise_conv2d(
         input: (N, C, H, W) or (C, H, W), of float32, float64, bfloat16 or float16.
         weight: (O, C, 1, 1). In memory order (C, O), as :func:`pack_pointwise_weight` leaves it,
             a channels_last input needs no packing at each call; in bfloat16 the int32 weight
-            that :func:`pack_pointwise_pairs` makes of it, for inference.
+            that :func:`pack_pointwise_pairs` makes of it, for inference; else on the CPU what
+            :func:`pack_pointwise_panels` makes of it, for inference too.
         bias: (O); beside a bfloat16 input it may be float32, which costs nothing on the CPU. Where
             no kernel reads that (CUDA, few pixels) it is rounded at each call.
         residual: the shape of the output.
@@ -65,6 +66,17 @@ def pack_pointwise_weight(weight: Tensor) -> Tensor:
     return rows.transpose(0, 1)
 
 
+def pack_pointwise_panels(weight: Tensor) -> Tensor:
+    """The same weight as (1, O, C) in an order of its own, for inference on the CPU.
+
+    Panels of 32 output channels lie together, each in the memory order (C, 32): a product walks
+    through them without a gap. Sixteen channels or fewer at the end join the panel before them.
+    """
+    rows = weight.flatten(1).t()
+    parts = rows.split(reference.panels_of(weight.shape[0]), dim=1)
+    return torch.cat([part.flatten() for part in parts]).view(1, *weight.shape[:2])
+
+
 def pack_pointwise_pairs(weight: Tensor) -> Tensor:
     """A bfloat16 weight (O, C, 1, 1) as int32 (O, (C + 1) / 2, 1, 1), for inference.
 
@@ -83,7 +95,7 @@ def fake(
     stride: Sequence[int],
     activation: str | None = None,
 ) -> Tensor:
-    weight = reference.unpack_pointwise_pairs(input, weight)
+    weight = reference.unpack_pointwise(input, weight)
     check_like_input("pointwise_conv2d", input, weight=weight, residual=residual)
     check_bias("pointwise_conv2d", input, bias)
     reference.check_activation(activation)
@@ -104,6 +116,7 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, *rest = ctx.saved_tensors
+    weight = reference.unpack_pointwise(input, weight)
     grad = grad_output
     if ctx.activation is not None:
         z = rest[0] if len(rest) == 1 else _op.recompute(input, weight, *rest, ctx.stride, None)

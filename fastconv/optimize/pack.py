@@ -1,11 +1,14 @@
 """Weights in the memory order that their kernels read."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx
 
 from fastconv.ops import (
     pack_depthwise_weight,
     pack_pointwise_pairs,
+    pack_pointwise_panels,
     pack_pointwise_weight,
     pack_stem_weight,
 )
@@ -14,9 +17,16 @@ from fastconv.optimize.conv import is_depthwise_node, is_pointwise_node, is_stem
 
 
 def pack_weight(
-    module: fx.GraphModule, conv: fx.Node, dtype: torch.dtype | None, for_torch: bool = False
+    module: fx.GraphModule,
+    conv: fx.Node,
+    dtype: torch.dtype | None,
+    for_torch: bool = False,
+    in_panels: bool = True,
 ) -> None:
-    """Packs the weight of a convolution that will compute in dtype, where it is a constant."""
+    """Packs the weight of a convolution that will compute in dtype, where it is a constant.
+
+    in_panels: whether what reads a 1x1 weight takes it as pack_pointwise_panels gives it.
+    """
     read = conv.kwargs["weight"]
     weight = constant(module, read)
     if weight is None:
@@ -24,12 +34,8 @@ def pack_weight(
     assert isinstance(read, fx.Node)
     if for_torch:
         setattr(module, str(read.target), _channels_last(weight))
-    elif is_pointwise_node(conv) and (dtype or weight.dtype) == torch.bfloat16 and weight.is_cpu:
-        # A buffer of its own: the values are others, and the weight may have other readers.
-        packed = read_buffer(
-            module, conv, str(read.target), pack_pointwise_pairs(weight.bfloat16())
-        )
-        packed.meta = dict(read.meta)
+    elif is_pointwise_node(conv) and (pack := _own_order(weight, dtype, in_panels)) is not None:
+        packed = _packed_once(module, conv, read, pack)
         conv.kwargs = {**conv.kwargs, "weight": packed}
     elif is_pointwise_node(conv):
         setattr(module, str(read.target), pack_pointwise_weight(weight))
@@ -39,6 +45,36 @@ def pack_weight(
         setattr(module, str(read.target), pack_stem_weight(weight))
     else:
         setattr(module, str(read.target), _channels_last(weight))
+
+
+def _packed_once(
+    module: fx.GraphModule, conv: fx.Node, read: fx.Node, pack: Callable[[Tensor], Tensor]
+) -> fx.Node:
+    """A node that reads the packed weight from a buffer of its own, which other convs share.
+
+    Its shape is another, and the weight may have readers that take it as it is.
+    """
+    source = str(read.target)
+    reads = module.graph.find_nodes(op="get_attr", sort=False)
+    known = next((node for node in reads if node.meta.get("packed_of") == source), None)
+    if known is None:
+        packed = read_buffer(module, conv, source, pack(getattr(module, source)))
+    else:
+        with module.graph.inserting_before(conv):
+            packed = module.graph.get_attr(str(known.target))
+    packed.meta = {**read.meta, "packed_of": source}
+    return packed
+
+
+def _own_order(
+    weight: Tensor, dtype: torch.dtype | None, in_panels: bool
+) -> Callable[[Tensor], Tensor] | None:
+    """What brings a 1x1 weight to an order that only our kernels read, where one will."""
+    computes_in = dtype or weight.dtype
+    if computes_in == torch.bfloat16 and weight.is_cpu:
+        return lambda w: pack_pointwise_pairs(w.bfloat16())
+    floats = computes_in == torch.float32 and weight.dtype == torch.float32
+    return pack_pointwise_panels if floats and weight.is_cpu and in_panels else None
 
 
 def _channels_last(weight: Tensor) -> Tensor:

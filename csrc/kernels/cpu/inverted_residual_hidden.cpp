@@ -1,6 +1,7 @@
 // Expand and depthwise of a panel of hidden channels, in L1.
 #include "inverted_residual_hidden.h"
 
+#include "../pointwise_panels.h"
 #include "gemm.h"
 #include "inverted_residual_depthwise.h"
 #include "registry.h"
@@ -15,8 +16,12 @@ void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, 
   const bool clamps = is_clamp(p.activation);
   GemmTile<float> t{};
   t.a_row = p.in_channels, t.a_depth = 1, t.depth = p.in_channels;
-  t.b = p.expand_weight + panel * kHiddenPanel, t.b_row = p.expand_row;
-  if (panel + 1 < hidden_panels(p)) t.next_b = t.b + kHiddenPanel;
+  const auto weights = [&](int64_t first) {
+    return columns_at(p.expand_weight, p.expand_row, 0, p.in_channels, first, p.hidden);
+  };
+  const WeightColumns w = weights(panel * kHiddenPanel);
+  t.b = w.first, t.b_row = w.row;
+  if (panel + 1 < hidden_panels(p)) t.next_b = weights((panel + 1) * kHiddenPanel).first;
   t.bias = p.expand_bias ? p.expand_bias + panel * kHiddenPanel : nullptr;
   t.c_row = kHiddenPanel;
   t.columns = min_of(kHiddenPanel, p.hidden - panel * kHiddenPanel);

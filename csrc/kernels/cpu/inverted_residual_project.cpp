@@ -1,6 +1,7 @@
 // The projection of a fused block.
 #include "inverted_residual_project.h"
 
+#include "../pointwise_panels.h"
 #include "inverted_residual_pairs.h"
 #include "streaming.h"
 
@@ -52,8 +53,9 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
                 int64_t begin, int64_t end) {
   const int64_t hidden = to.panels.first * kHiddenPanel;
   GemmTile<float> t = product(p, from, to);
-  const float* weight = p.project_weight + hidden * p.project_row;
-  t.b_row = p.project_row;
+  const auto weights = [&](int64_t column) {
+    return columns_at(p.project_weight, p.project_row, hidden, p.hidden, column, p.out_channels);
+  };
   const int64_t tiles = pixel_groups(from.count);
   const int64_t panels = panel_count<float>(p.out_channels);
   const bool pixels_outside = t.depth * p.out_channels * 4 <= kWeightBytesInCache;
@@ -62,10 +64,11 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
     const Range columns = panel_at<float>(pixels_outside ? i % panels : i / tiles, p.out_channels);
     const int64_t offset = pixels.first * p.out_channels + columns.first;
     t.a = from.hidden + pixels.first * kHiddenPanel;
-    t.b = weight + columns.first;
+    const WeightColumns w = weights(columns.first);
+    t.b = w.first, t.b_row = w.row;
     const int64_t next = columns.first + columns.count;
     const bool fetches = !pixels_outside && (i + 1) % tiles == 0 && i + 1 < end;
-    t.next_b = fetches && next < p.out_channels ? weight + next : nullptr;
+    t.next_b = fetches && next < p.out_channels ? weights(next).first : nullptr;
     t.bias = to.bias ? to.bias + columns.first : nullptr;
     t.residual = to.residual ? to.residual + offset : nullptr;
     t.c = to.out + offset;

@@ -32,6 +32,7 @@ FASTCONV_INLINE int64_t padded(int64_t columns) {
 template <class T>
 FASTCONV_INLINE bool must_prepare(const PointwiseConv2dParams& p) {
   if (kWidens<T>) return true;
+  if (weight_is_panels(p)) return false;
   if (p.layout == Layout::kNCHW) return p.weight_in_stride != 1 && p.weight_out_stride != 1;
   return pointwise_conv2d_variant(p) == Variant::pointwise_conv2d_nhwc_packing;
 }
@@ -59,7 +60,7 @@ template <class T>
 FASTCONV_INLINE Grid grid_nhwc(const PointwiseConv2dParams& p) {
   using S = accumulate_t<T>;
   const int64_t rows = pixels_of(p), tiles = row_tile_count(rows);
-  const bool wide = rows <= kWideRows && !must_prepare<T>(p);
+  const bool wide = rows <= kWideRows && !must_prepare<T>(p) && !weight_is_panels(p);
   const int64_t panels =
       wide ? div_up(p.out_channels, kMostColumns<S>) : panel_count<S>(p.out_channels);
   const int64_t tile_bytes = kTileRows * p.in_channels * sizeof(S);
@@ -107,18 +108,22 @@ template <class T>
 void prepare_as(const PointwiseConv2dParams& p, accumulate_t<T>* prepared, int64_t begin,
                 int64_t end) {
   using S = accumulate_t<T>;
-  const T* weight = static_cast<const T*>(p.weight);
   const int64_t in = p.in_channels, out = p.out_channels;
   const bool nhwc = p.layout == Layout::kNHWC;
   for (int64_t unit = begin; unit < end; ++unit) {
     if (nhwc) {
       const Range panel = panel_at<S>(unit, out);
-      stage(weight + panel.first * p.weight_out_stride, p.weight_in_stride, p.weight_out_stride,
-            prepared + panel.first * in, padded<S>(panel.count), in, panel.count);
+      const Weights<T> w = weights_at<T>(p, panel.first);
+      stage(w.first, w.in_stride, w.out_stride, prepared + panel.first * in, padded<S>(panel.count),
+            in, panel.count);
     } else {
       const Range rows = part_of(out, row_tile_count(out), unit);
-      stage(weight + rows.first * p.weight_out_stride, p.weight_out_stride, p.weight_in_stride,
-            prepared + rows.first * in, in, rows.count, in);
+      for (int64_t row = rows.first, last = row + rows.count; row < last;) {
+        const Weights<T> w = weights_at<T>(p, row);
+        const int64_t count = min_of(w.count, last - row);
+        stage(w.first, w.out_stride, w.in_stride, prepared + row * in, in, count, in);
+        row += count;
+      }
     }
   }
   if (kWidens<T> && begin == 0 && p.bias != nullptr) {
@@ -185,12 +190,15 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     } else {
       t.a = static_cast<const S*>(p.input) + rows.first * p.in_channels, t.a_row = p.in_channels;
     }
-    const auto weights = [&](int64_t first) {
-      return packed ? prepared + first * p.in_channels : static_cast<const S*>(p.weight) + first;
+    const auto weights = [&](Range columns) -> Weights<S> {
+      if (!packed) return weights_at<S>(p, columns.first);
+      return {prepared + columns.first * p.in_channels, 1, padded<S>(columns.count), columns.count};
     };
-    t.b = weights(panel.first), t.b_row = packed ? padded<S>(panel.count) : p.weight_in_stride;
+    const Weights<S> w = weights(panel);
+    t.b = w.first, t.b_row = w.in_stride;
     const int64_t next = panel.first + panel.count;
-    t.next_b = unit < end && next < p.out_channels ? weights(next) : nullptr;
+    const bool fetches = unit < end && next < p.out_channels;
+    t.next_b = fetches ? weights({next, p.out_channels - next}).first : nullptr;
     t.bias = bias ? bias + panel.first : nullptr;
     t.rows = rows.count, t.columns = panel.count;
     int64_t row = rows.first, c_row = p.out_channels;
@@ -229,12 +237,9 @@ void run_nchw(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
   const bool stages = aliased && p.out_channels >= kRowsWorthStaging;
   const bool gathers = kWidens<T> || is_subsampled(p) || stages;
   const bool packed = must_prepare<T>(p);
-  const S* weight = packed ? prepared : static_cast<const S*>(p.weight);
   const S* bias = bias_of<T>(p, prepared);
   GemmTile<S> t{};
   t.depth = p.in_channels, t.bias_is_per_row = true;
-  t.a_row = packed ? p.in_channels : p.weight_out_stride;
-  t.a_depth = packed ? 1 : p.weight_in_stride;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / (panels * groups), panel = unit / groups % panels;
     const Range rows = part_of(p.out_channels, groups, unit % groups);
@@ -247,11 +252,17 @@ void run_nchw(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     } else {
       t.b = reinterpret_cast<const S*>(planes) + pixels.first, t.b_row = in_plane;
     }
-    t.a = weight + rows.first * t.a_row;
-    t.bias = bias ? bias + rows.first : nullptr;
-    t.rows = rows.count, t.columns = pixels.count;
-    const int64_t offset = (n * p.out_channels + rows.first) * plane + pixels.first;
-    run_panel<T>(p, t, offset, plane, scratch);
+    t.columns = pixels.count;
+    for (int64_t row = rows.first, last = row + rows.count; row < last; row += t.rows) {
+      const Weights<S> w =
+          packed ? Weights<S>{prepared + row * p.in_channels, p.in_channels, 1, last - row}
+                 : weights_at<S>(p, row);
+      t.a = w.first, t.a_row = w.out_stride, t.a_depth = w.in_stride;
+      t.bias = bias ? bias + row : nullptr;
+      t.rows = min_of(w.count, last - row);
+      const int64_t offset = (n * p.out_channels + row) * plane + pixels.first;
+      run_panel<T>(p, t, offset, plane, scratch);
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 // How a panel of the product comes into the output: the activation, the residual, the store.
 #pragma once
 
-#include "../pointwise_conv2d.h"
+#include "../pointwise_panels.h"
 #include "gemm.h"
 #include "registry.h"
 #include "stage.h"
@@ -11,6 +11,26 @@ namespace fastconv::FASTCONV_ISA {
 
 // Rows that pass through scratch at a time.
 constexpr int64_t kScratchRows = 16;
+
+// The weights of `count` output channels, as they were given.
+template <class T>
+struct Weights {
+  const T* first;
+  int64_t out_stride, in_stride, count;
+};
+
+// Those from one output channel on, all but where they lie in panels.
+template <class T>
+FASTCONV_INLINE Weights<T> weights_at(const PointwiseConv2dParams& p, int64_t channel) {
+  const T* weight = static_cast<const T*>(p.weight);
+  if (!weight_is_panels(p)) {
+    return {weight + channel * p.weight_out_stride, p.weight_out_stride, p.weight_in_stride,
+            p.out_channels - channel};
+  }
+  const PackedPanel panel = packed_panel_of(channel, p.out_channels);
+  return {weight + packed_offset(panel, channel, 0, p.in_channels), 1, panel.columns,
+          panel.first + panel.columns - channel};
+}
 
 template <class T>
 FASTCONV_INLINE bool streams(const PointwiseConv2dParams& p, int64_t row) {
