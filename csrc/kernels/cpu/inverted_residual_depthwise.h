@@ -16,15 +16,15 @@ constexpr int kRows = kLanes<float> == 16 && S == 1 ? 2 : 1;
 // A register tile: one channel vector x 7 columns x kRows rows.
 template <class T>
 struct Tile {
-  const T* row[8];      // input rows at the first column of the image, null outside it
-  int64_t pixel;        // elements from an input pixel to the next
-  int64_t left, width;  // first input column, columns of the image
-  const float* weight;  // at the first tap of this vector
-  int64_t tap;          // elements from a tap to the next
-  const float* bias;    // null or at this vector
-  T* out;               // at the first pixel
-  float* sum;           // of this vector over all pixels, or null
-  int64_t out_row;      // elements from an output row to the next
+  const T* row[8];             // input rows at the first column of the image, null outside it
+  int64_t pixel;               // elements from an input pixel to the next
+  int64_t left, width;         // first input column, columns of the image
+  const float* weight;         // at the first tap of this vector
+  int64_t tap;                 // elements from a tap to the next
+  const float* bias;           // null or at this vector
+  T* out;                      // at the first pixel
+  float* sum;                  // of this vector over all pixels, or null
+  int64_t out_row, out_pixel;  // elements from an output row or pixel to the next
   int64_t rows, columns, lanes;
   Activation activation;
 };
@@ -92,7 +92,7 @@ FASTCONV_INLINE void tile(const Tile<T>& t) {
 #pragma GCC unroll 16
     for (int o = 0; o < kColumns; ++o) {
       if (Edge && o >= t.columns) continue;
-      store(t.out + r * t.out_row + o * kHiddenPanel, acc[r * kColumns + o]);
+      store(t.out + r * t.out_row + o * t.out_pixel, acc[r * kColumns + o]);
     }
   }
 }
@@ -115,17 +115,17 @@ template <int K, int S, class Params, class T>
 void depthwise(const Params& p, int64_t panel, const RowSpan& span, const HiddenRing<T>& ring,
                T* out, float* sums) {
   constexpr int R = kRows<S>;
-  const int64_t first = panel * kHiddenPanel;
-  const int64_t channels = min_of(kHiddenPanel, p.hidden - first);
+  const int64_t most = hidden_panel_of(p), first = panel * most;
+  const int64_t channels = min_of(most, p.hidden - first);
   Tile<T> t{};
-  t.pixel = p.expands ? kHiddenPanel : p.hidden;
+  t.pixel = p.expands ? most : p.hidden;
   t.width = p.width;
   t.weight = p.depthwise_weight + first, t.tap = p.hidden;
   t.bias = p.depthwise_bias ? p.depthwise_bias + first : nullptr;
   t.activation = p.activation;
-  t.out_row = p.out_width * kHiddenPanel;
+  t.out_pixel = most, t.out_row = p.out_width * most;
   t.sum = sums;
-  for (int64_t i = 0; sums != nullptr && i < kHiddenPanel; i += kLanes<float>) {
+  for (int64_t i = 0; sums != nullptr && i < most; i += kLanes<float>) {
     store(sums + i, vec_t<float>::set1(0));
   }
   const T* input = p.input + span.image * p.height * p.width * p.hidden + first;
@@ -139,7 +139,7 @@ void depthwise(const Params& p, int64_t panel, const RowSpan& span, const Hidden
       if (!read) {
         t.row[i] = nullptr;
       } else if (p.expands) {
-        t.row[i] = ring.rows + ring.slot(y) * p.width * kHiddenPanel;
+        t.row[i] = ring.rows + ring.slot(y) * p.width * most;
       } else {
         t.row[i] = input + y * p.width * p.hidden;
       }
@@ -147,7 +147,7 @@ void depthwise(const Params& p, int64_t panel, const RowSpan& span, const Hidden
     for (int64_t ow = 0; ow < p.out_width; ow += kColumns) {
       t.left = ow * S - p.pad_left;
       t.columns = p.out_width - ow;
-      t.out = out + (r * p.out_width + ow) * kHiddenPanel;
+      t.out = out + (r * p.out_width + ow) * most;
       const bool interior =
           t.left >= 0 && t.left + (kColumns - 1) * S + K <= p.width && kColumns <= t.columns;
       interior ? channel_vectors<K, S, false>(t, channels)
@@ -157,8 +157,8 @@ void depthwise(const Params& p, int64_t panel, const RowSpan& span, const Hidden
 }
 
 // The depthwise convolution of the ring, or of the input, at the rows of span into
-// out[pixel][kHiddenPanel], and their sums, unless null, to sums[kHiddenPanel]. The rows it reads
-// are in the ring.
+// out[pixel][hidden_panel_of], and their sums, unless null, to sums[hidden_panel_of]. The rows it
+// reads are in the ring.
 template <class Params, class T>
 void depthwise_rows(const Params& p, int64_t panel, const RowSpan& span, const HiddenRing<T>& ring,
                     T* out, float* sums) {

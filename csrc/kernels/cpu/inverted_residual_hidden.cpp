@@ -2,8 +2,8 @@
 #include "inverted_residual_hidden.h"
 
 #include "../pointwise_panels.h"
-#include "gemm.h"
 #include "inverted_residual_depthwise.h"
+#include "inverted_residual_tiles.h"
 #include "registry.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -16,26 +16,28 @@ void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, 
   const bool clamps = is_clamp(p.activation);
   GemmTile<float> t{};
   t.a_row = p.in_channels, t.a_depth = 1, t.depth = p.in_channels;
-  const auto weights = [&](int64_t first) {
-    return columns_at(p.expand_weight, p.expand_row, 0, p.in_channels, first, p.hidden);
+  const int64_t width = hidden_panel_of(p), first = panel * width;
+  const auto weights = [&](int64_t column) {
+    return columns_at(p.expand_weight, p.expand_row, 0, p.in_channels, column, p.hidden);
   };
-  const WeightColumns w = weights(panel * kHiddenPanel);
-  t.b = w.first, t.b_row = w.row;
-  if (panel + 1 < hidden_panels(p)) t.next_b = weights((panel + 1) * kHiddenPanel).first;
-  t.bias = p.expand_bias ? p.expand_bias + panel * kHiddenPanel : nullptr;
-  t.c_row = kHiddenPanel;
-  t.columns = min_of(kHiddenPanel, p.hidden - panel * kHiddenPanel);
+  t.b = weights(first).first, t.b_row = weights(first).row;
+  const VectorPlaces places =
+      vector_places(first, [&](int64_t column) { return weights(column).first; });
+  if (panel + 1 < hidden_panels(p)) t.next_b = weights(first + width).first;
+  t.bias = p.expand_bias ? p.expand_bias + first : nullptr;
+  t.c_row = width;
+  t.columns = min_of(width, p.hidden - first);
   t.low = clamps && p.activation != Activation::kNone ? 0 : -kInfinity;
   t.high = p.activation == Activation::kReLU6 ? 6 : kInfinity;
   while (from < to) {
     const int64_t slot = ring.slot(from), rows = min_of(to - from, ring.slots - slot);
     const int64_t pixels = rows * p.width;
-    float* hidden = ring.rows + slot * p.width * kHiddenPanel;
+    float* hidden = ring.rows + slot * p.width * width;
     t.a = p.input + (image * p.height + from) * p.width * p.in_channels;
     t.c = hidden;
     t.rows = pixels;
-    gemm_tile(t);
-    if (!clamps) activate_in_place(p.activation, hidden, pixels * kHiddenPanel);
+    expand_tile(t, places);
+    if (!clamps) activate_in_place(p.activation, hidden, pixels * width);
     from += rows;
   }
 }
@@ -65,7 +67,7 @@ void hide_strip(const InvertedResidualParams& p, const Strips& g, const RowSpan&
     if (p.expands) expand_rows(p, panel, span.image, from, to, ring);
     const Range part = part_of(lines, end - begin, panel - begin);
     for (int64_t i = 0; i < part.count; ++i) prefetch(next + (part.first + i) * kLine);
-    float* sums = out.sums ? out.sums + panel * kHiddenPanel : nullptr;
+    float* sums = out.sums ? out.sums + panel * hidden_panel_of(p) : nullptr;
     depthwise_rows(p, panel, span, ring, out.pixels + panel * out.panel, sums);
   }
 }

@@ -8,7 +8,7 @@ namespace fastconv::FASTCONV_ISA {
 namespace {
 
 FASTCONV_INLINE int64_t panel_floats(const InvertedResidualShape& s) {
-  return s.pixels() * kHiddenPanel;
+  return s.pixels() * hidden_panel_of(s);
 }
 
 FASTCONV_INLINE int64_t tiles_of(const InvertedResidualShape& s) {
@@ -48,8 +48,8 @@ void hide_panels(const InvertedResidualParams& p, int64_t image, float* parts, f
     int64_t done = 0;
     for (int64_t strip = 0; strip < g.count; ++strip) {
       const RowSpan span = strip_at(p, g, image, strip);
-      HiddenOutput out{hidden + span.first * p.out_width * kHiddenPanel, 0, nullptr};
-      if (sums != nullptr) out.sums = sums + strip * hidden_panels(p) * kHiddenPanel;
+      HiddenOutput out{hidden + span.first * p.out_width * hidden_panel_of(p), 0, nullptr};
+      if (sums != nullptr) out.sums = sums + strip * hidden_panels(p) * hidden_panel_of(p);
       hide_strip(p, g, span, done, panel, panel + 1, ring, out);
       done = rows_read(p, span);
     }

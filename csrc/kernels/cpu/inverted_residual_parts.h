@@ -32,7 +32,7 @@ FASTCONV_INLINE int64_t part_stride(int64_t size) {
 }
 
 // What is kept of an image, in floats: of each part its sums, then its hidden channels,
-// [panel][pixel][kHiddenPanel].
+// [panel][pixel][hidden_panel_of].
 struct Parts {
   int64_t hidden;  // where they begin
   int64_t stride;  // from a part to the next
@@ -45,7 +45,7 @@ Parts parts_of(const InvertedResidualShape& s);
 float* hidden_panel(const InvertedResidualShape& s, float* parts, int64_t panel);
 
 // Panels [begin, end) of an image. Unless null, the sums of strip i over the pixels go to
-// sums[i][panel][kHiddenPanel]. ring: strips_of(p).ring floats.
+// sums[i][panel][hidden_panel_of]. ring: strips_of(p).ring floats.
 void hide_panels(const InvertedResidualParams& p, int64_t image, float* parts, float* sums,
                  float* ring, int64_t begin, int64_t end);
 

@@ -16,11 +16,11 @@ GemmTile<float> product(const InvertedResidualParams& p, const Projection& from,
   constexpr float kInfinity = __builtin_inff();
   const Activation act = to.is_output ? p.project_activation : Activation::kNone;
   const bool clamps = is_clamp(act);
-  const int64_t hidden = to.panels.first * kHiddenPanel;
+  const int64_t hidden = to.panels.first * hidden_panel_of(p);
   GemmTile<float> t{};
-  t.a_row = kHiddenPanel, t.a_depth = 1;
-  t.depth = min_of(to.panels.count * kHiddenPanel, p.hidden - hidden);
-  t.depth_block = kHiddenPanel, t.a_block = from.panel;
+  t.a_row = hidden_panel_of(p), t.a_depth = 1;
+  t.depth = min_of(to.panels.count * hidden_panel_of(p), p.hidden - hidden);
+  t.depth_block = hidden_panel_of(p), t.a_block = from.panel;
   t.c_row = t.residual_row = p.out_channels;
   t.low = clamps && act != Activation::kNone ? 0 : -kInfinity;
   t.high = act == Activation::kReLU6 ? 6 : kInfinity;
@@ -51,7 +51,7 @@ void project(const InvertedResidualParams& p, const Projection& from) {
 
 void project_to(const InvertedResidualParams& p, const Projection& from, const Target& to,
                 int64_t begin, int64_t end) {
-  const int64_t hidden = to.panels.first * kHiddenPanel;
+  const int64_t hidden = to.panels.first * hidden_panel_of(p);
   GemmTile<float> t = product(p, from, to);
   const auto weights = [&](int64_t column) {
     return columns_at(p.project_weight, p.project_row, hidden, p.hidden, column, p.out_channels);
@@ -63,7 +63,7 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
     const Range pixels = pixel_group(from.count, pixels_outside ? i / panels : i % tiles);
     const Range columns = panel_at<float>(pixels_outside ? i % panels : i / tiles, p.out_channels);
     const int64_t offset = pixels.first * p.out_channels + columns.first;
-    t.a = from.hidden + pixels.first * kHiddenPanel;
+    t.a = from.hidden + pixels.first * hidden_panel_of(p);
     const WeightColumns w = weights(columns.first);
     t.b = w.first, t.b_row = w.row;
     const int64_t next = columns.first + columns.count;

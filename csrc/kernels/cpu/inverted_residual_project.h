@@ -8,7 +8,7 @@
 namespace fastconv::FASTCONV_ISA {
 
 struct Projection {
-  const float* hidden;   // [panel][pixel][kHiddenPanel]
+  const float* hidden;   // [panel][pixel][hidden_panel_of]
   int64_t panel;         // elements from a panel to the next
   int64_t first, count;  // pixels, over all images
   const float* pairs;    // the weights as of pack_pairs, where projects_pairs, or null

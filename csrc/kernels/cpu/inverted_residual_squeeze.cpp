@@ -21,16 +21,16 @@ FASTCONV_INLINE bool in_parts(const InvertedResidualShape& s) {
 }
 
 FASTCONV_INLINE int64_t padded_hidden(const InvertedResidualShape& s) {
-  return hidden_panels(s) * kHiddenPanel;
+  return hidden_panels(s) * hidden_panel_of(s);
 }
 
 // What is kept of one image: where each part begins, in floats; first the hidden channels, in parts
-// of channels, or of strips [strip][panel][pixel][kHiddenPanel].
+// of channels, or of strips [strip][panel][pixel][hidden_panel_of].
 struct Memory {
   int64_t stride;    // from a part of the strips to the next
-  int64_t sums;      // [strip][panel][kHiddenPanel]
+  int64_t sums;      // [strip][panel][hidden_panel_of]
   int64_t partials;  // [unit of squeeze][squeezed]
-  int64_t gates;     // [panel][kHiddenPanel]
+  int64_t gates;     // [panel][hidden_panel_of]
   int64_t end;
   int64_t squeezed_row;  // from a row of partials to the next
   Strips strips;
@@ -144,14 +144,15 @@ void gate(const InvertedResidualParams& p, const Memory& m, float* memory, float
   });
   activate_in_place(p.squeeze_activation, squeezed, p.squeezed);
   for (int64_t panel = begin; panel < end; ++panel) {
-    const int64_t first = panel * kHiddenPanel, count = min_of(kHiddenPanel, p.hidden - first);
+    const int64_t first = panel * hidden_panel_of(p),
+                  count = min_of(hidden_panel_of(p), p.hidden - first);
     float* gates = memory + m.gates + first;
     const float* bias = p.squeeze_expand_bias ? p.squeeze_expand_bias + first : nullptr;
     multiply(squeezed, p.squeeze_expand_weight + first, p.hidden, bias, gates, p.squeezed, count);
     open_gates(p.squeeze_gate, gates, count);
     if (!in_parts(p)) continue;
     float* pixel = hidden_panel(p, memory, panel);
-    for (int64_t i = 0; i < p.pixels(); ++i, pixel += kHiddenPanel) {
+    for (int64_t i = 0; i < p.pixels(); ++i, pixel += hidden_panel_of(p)) {
       for_each_vector<float>(count, [&](int64_t c, auto lanes) {
         store(pixel + c, load(pixel + c, lanes) * load(gates + c, lanes), lanes);
       });

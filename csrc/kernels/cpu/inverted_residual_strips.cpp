@@ -29,8 +29,8 @@ Strips strips_of(const InvertedResidualShape& s) {
   g.slots = div_up(reach, fresh) * fresh;
   g.shift = ((s.pad_top + s.stride_h - s.kernel_h) % fresh + fresh) % fresh;
   if (g.slots >= s.height) g.slots = s.height, g.shift = 0;
-  g.ring = s.expands ? align_floats(g.slots * s.width * kHiddenPanel) : 0;
-  g.buffer = g.rows * s.out_width * kHiddenPanel;
+  g.ring = s.expands ? align_floats(g.slots * s.width * hidden_panel_of(s)) : 0;
+  g.buffer = g.rows * s.out_width * hidden_panel_of(s);
   return g;
 }
 
