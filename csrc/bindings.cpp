@@ -97,6 +97,31 @@ void copy(const py::buffer& from, const py::buffer& to) {
   kCopy(source.data, target.data, source.count);
 }
 
+// One channels_last image of `size` x `size` pixels, padded by half a kernel.
+void depthwise_conv2d(const py::buffer& input, const py::buffer& weight, const py::buffer& bias,
+                      const py::buffer& output, int64_t size, int64_t kernel, int64_t stride,
+                      int64_t rounds) {
+  const Floats x = floats(input, false), w = floats(weight, false), b = floats(bias, false);
+  const Floats y = floats(output, true);
+  fastconv::DepthwiseConv2dParams p{};
+  fastconv::DepthwiseConv2dShape& s = p.shape;
+  s.batch = 1, s.channels = b.count, s.multiplier = 1;
+  s.height = s.width = size, s.kernel_h = s.kernel_w = kernel;
+  s.stride_h = s.stride_w = stride, s.dilation_h = s.dilation_w = 1;
+  s.pad_top = s.pad_left = kernel / 2;
+  s.layout = fastconv::Layout::kNHWC, s.dtype = fastconv::DType::kFloat32;
+  s.has_vectors = fastconv::has_vectors();
+  if (size < 1 || kernel < 1 || stride < 1) throw py::value_error("expected positive sizes");
+  s.out_height = s.out_width = (size + kernel / 2 * 2 - kernel) / stride + 1;
+  if (x.count != s.channels * size * size || w.count != s.channels * s.taps() ||
+      y.count != s.channels * s.out_height * s.out_width) {
+    throw py::value_error("expected buffers of the sizes of this convolution");
+  }
+  p.input = x.data, p.weight = w.data, p.bias = b.data, p.output = y.data;
+  const py::gil_scoped_release released;
+  fastconv::ops::probe_depthwise_conv2d(p, rounds);
+}
+
 void define_probe(py::module_ m) {
   m.def("multiply_add", &fastconv::ops::probe_multiply_add, py::arg("rounds"),
         py::arg("bfloat16") = false, py::call_guard<py::gil_scoped_release>(),
@@ -116,6 +141,9 @@ void define_probe(py::module_ m) {
         "Copies a float32 buffer by ordinary stores.");
   m.def("stream_copy", &copy<fastconv::ops::probe_stream_copy>, py::arg("source"),
         py::arg("target"), "Copies a float32 buffer by stores past the caches.");
+  m.def("depthwise_conv2d", &depthwise_conv2d, py::arg("input"), py::arg("weight"), py::arg("bias"),
+        py::arg("output"), py::arg("size"), py::arg("kernel"), py::arg("stride"), py::arg("rounds"),
+        "The kernel of a channels_last depthwise_conv2d so many times, on every thread at once.");
 }
 
 }  // namespace

@@ -69,3 +69,14 @@ class probe:  # noqa: N801, a module
     def copy(source: Any, target: Any) -> None: ...
     @staticmethod
     def stream_copy(source: Any, target: Any) -> None: ...
+    @staticmethod
+    def depthwise_conv2d(
+        input: Any,
+        weight: Any,
+        bias: Any,
+        output: Any,
+        size: int,
+        kernel: int,
+        stride: int,
+        rounds: int,
+    ) -> None: ...

@@ -11,6 +11,7 @@ import torch
 from fastconv import _C
 
 READ_BYTES = 64 << 20  # a call: far longer than it takes to wake a thread
+KERNEL_ROUNDS = 100  # of 5 to 30 us
 
 
 class Probe(NamedTuple):
@@ -50,6 +51,29 @@ def stream_copy(size: int) -> Probe:
     """As copy, by stores past the caches."""
     source, target = _pair(size)
     return Probe(lambda: _C.probe.stream_copy(source, target), size)
+
+
+def depthwise_conv2d(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, output: torch.Tensor
+) -> Probe:
+    """Our own kernel alone on one channels_last float32 image, padded by half a kernel.
+
+    The weight is packed (fastconv.ops.pack_depthwise_weight). A call runs it KERNEL_ROUNDS times,
+    and each thread has its share of the image: no call from Python and no handing over between.
+    """
+    buffers = [t.permute(0, 2, 3, 1).reshape(-1).numpy() for t in (x, output)]
+    taps = weight.permute(2, 3, 0, 1).reshape(-1).numpy()
+    size, kernel = x.shape[-1], weight.shape[-1]
+    if size != x.shape[-2] or buffers[1].ctypes.data != output.data_ptr():
+        raise ValueError(f"expected a square channels_last image, got {tuple(x.shape)}")
+    source, target = buffers
+    work = 2.0 * kernel**2 * output.numel() * KERNEL_ROUNDS
+    return Probe(
+        lambda: _C.probe.depthwise_conv2d(
+            source, taps, bias.numpy(), target, size, kernel, stride, KERNEL_ROUNDS
+        ),
+        work,
+    )
 
 
 def _pair(size: int) -> tuple:

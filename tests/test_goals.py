@@ -20,7 +20,7 @@ from bench.processes import KEEPING_MEMORY, in_own_process, variables
 from fastconv import probe
 from fastconv.compare import Comparison, Rival
 from fastconv.profiling.record import Roofs
-from tests.helpers import MATRIX_ISAS, isa, unboxed
+from tests.helpers import ISAS, MATRIX_ISAS, isa, unboxed
 
 
 def test_a_figure_knows_whether_it_reaches_its_goal():
@@ -83,6 +83,25 @@ def test_a_wrong_result_is_not_timed():
         check(right + 0.1 * right.abs().max(), right)
     with pytest.raises(AssertionError):
         check(right * float("nan"), right)
+
+
+def test_a_kernel_alone_computes_the_convolution():
+    for name in ISAS:
+        with isa(name):
+            x = torch.randn(1, 20, 9, 9).contiguous(memory_format=torch.channels_last)
+            weight, bias = torch.randn(20, 1, 3, 3), torch.randn(20)
+            for stride in (1, 2):
+                expected = torch.conv2d(x, weight, bias, stride, 1, groups=20)
+                output = torch.full_like(expected, float("nan"))
+                packed = fastconv.ops.pack_depthwise_weight(weight)
+                kernel = probe.depthwise_conv2d(x, packed, bias, stride, output)
+                kernel.run()
+                torch.testing.assert_close(output, expected)
+                assert kernel.work == 2 * 9 * expected.numel() * probe.KERNEL_ROUNDS
+    with pytest.raises(ValueError, match="channels_last"):
+        probe.depthwise_conv2d(x.contiguous(), packed, bias, 1, output.contiguous())
+    with pytest.raises(ValueError, match="sizes of this convolution"):
+        probe.depthwise_conv2d(x, packed, bias, 1, output).run()
 
 
 def test_probes_count_their_work():

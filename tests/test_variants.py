@@ -95,7 +95,7 @@ for op, expands in {"inverted_residual": True, "separable_conv2d": False}.items(
         f"{op}.parts": partial(block, expands, 7, contiguous),
     }
 CALLS |= {
-    "depthwise_conv2d.nchw_planes": partial(depthwise, contiguous, 5, channels=9),
+    "depthwise_conv2d.nchw_planes": partial(depthwise, contiguous, 4, channels=9),
     "depthwise_conv2d.nhwc_strips": partial(depthwise, channels_last, 9),
     "depthwise_conv2d.backward_weight_nhwc_strips": partial(depthwise, channels_last, 9),
     "depthwise_conv2d.backward_input_nchw_planes": partial(depthwise, contiguous, 4, 3, 9),

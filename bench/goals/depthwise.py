@@ -66,6 +66,9 @@ class Tensors:
         stride, padding = self.case.stride, self.case.kernel // 2
         return ops.depthwise_conv2d(self.x, weight, self.bias, stride, padding)
 
+    def kernel_alone(self, output: Tensor) -> probe.Probe:
+        return probe.depthwise_conv2d(self.x, self.packed, self.bias, self.case.stride, output)
+
     def input_gradient(self) -> Tensor:
         return BACKWARD_INPUT(self.grad, self.x, self.weight, *self.case.window)
 
@@ -100,6 +103,16 @@ LARGE = [Case(16, 144, 56, 3), Case(16, 96, 112, 3, 2)]
 HUGE_KERNEL = Case(4, 64, 56, 31)
 
 
+def kernel_share(case: Case, seconds: float) -> float:
+    """The kernel alone, its data in L2, as a share of peak: no call, no hand-off."""
+    peak, tensors = probe.multiply_add(), Tensors(case, NHWC)
+    output = torch.full_like(tensors.torch_forward(), float("nan"))
+    kernel = tensors.kernel_alone(output)
+    kernel.run()
+    check(output, tensors.torch_forward())
+    return share(in_turn(seconds, ours=kernel.run, probe=peak.run), kernel.work, peak)
+
+
 def measure_forward(seconds: float) -> list[Figure]:
     peak = probe.multiply_add()
     small, medium, large, layouts = {}, {}, {}, {}
@@ -115,9 +128,12 @@ def measure_forward(seconds: float) -> list[Figure]:
     last, first = Tensors(HUGE_KERNEL, NHWC), Tensors(HUGE_KERNEL, NCHW)
     check(first.forward(), last.forward())
     times = in_turn(seconds, nhwc=last.forward, nchw=first.forward)
+    alone = {str(case): kernel_share(case, seconds) for case in CACHED_3 + CACHED_5_7}
     return [
         worst("3x3 in L2", small, 0.65, "of peak"),
+        worst("3x3 in L2, kernel alone", {c: alone[c] for c in small}, 0.65, "of peak"),
         worst("5x5, 7x7", medium, 0.75, "of peak"),
+        worst("5x5, 7x7, kernel alone", {c: alone[c] for c in medium}, 0.75, "of peak"),
         worst("large", large, 0.85, "of copy"),
         worst("NCHW", layouts, 0.8, "x NHWC"),
         Figure("k = 31 NCHW", speedup(times, "nchw", "nhwc"), 1.3, "x NHWC's time", at_most=True),

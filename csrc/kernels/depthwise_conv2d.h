@@ -45,6 +45,15 @@ FASTCONV_INLINE bool depthwise_conv2d_fits_tiles(const DepthwiseConv2dShape& s) 
          s.dilation_h == 1 && s.dilation_w == 1;
 }
 
+// Whether the forward pass takes float32 weights with its input of 16 bits: else each tile widens
+// them. On one core of an Intel Xeon with AMX, us by tile / so, packing left out: 5x5 16x240x28x28
+// in bfloat16 1378 / 1250, in float16 1325 / 1178, 1x672x14x14 50.4 / 46.0 and 48.4 / 43.6; 7x7
+// 1x384x14x14 50.2 / 45.3 and 49.5 / 42.9; 3x3 16x384x14x14 283 / 259 and 252 / 238.
+FASTCONV_INLINE bool depthwise_conv2d_widens_weight(const DepthwiseConv2dShape& s) {
+  return s.layout == Layout::kNHWC && s.multiplier == 1 && depthwise_conv2d_fits_tiles(s) &&
+         s.dtype != DType::kFloat32;
+}
+
 // Contiguous tensors of this many channels are transposed into channels_last strips; fewer would
 // leave most lanes empty and take kernels of their own, as do shapes whose strip is too large.
 constexpr int64_t kDepthwisePlanesLeast = 8;
@@ -85,15 +94,16 @@ FASTCONV_INLINE int64_t depthwise_conv2d_strip_rows(const DepthwiseConv2dShape& 
 }
 
 // To read along the row costs less than to transpose, but not of rows that fill half a vector, nor
-// where each of many taps widens its own shift of 16 bits. On one core of a Zen 5, us along the row
-// / transposed: 1x192x28x28 3x3 29.8 / 41, 1x384x14x14 16.1 / 17.9, in float16 19 / 14;
-// 1x96x112x112 stride 2 127 / 153; 5x5 1x240x28x28 63 / 74, 1x672x14x14 48 / 50; 7x7 1x384x14x14 41
-// / 39, 1x240x56x56 stride 2 167 / 180; 3x3 1x960x7x7 22 / 13.
+// where each of many taps widens its own shift of 16 bits. On one core of an Intel Xeon with AMX,
+// us along the row / transposed: 3x3 1x192x28x28 39 / 65, 1x384x14x14 19 / 32, in bfloat16 25 / 30,
+// in float16 27 / 29, 16x384x14x14 371 / 851, in bfloat16 387 / 519, 1x240x28x28 stride 2 25 / 38;
+// 5x5 1x240x28x28 95 / 113, 1x672x14x14 65 / 84, in float16 91 / 73, 16x672x14x14 1160 / 1910; 7x7
+// 1x384x14x14 52 / 64, in float16 80 / 59. Of a Zen 5: 5x5 1x672x14x14 48 / 50; 7x7 1x384x14x14
+// 41 / 39, 1x240x56x56 stride 2 167 / 180; 3x3 1x384x14x14 in float16 19 / 14, 1x960x7x7 22 / 13.
 FASTCONV_INLINE bool depthwise_conv2d_by_rows(const DepthwiseConv2dShape& s) {
   const int64_t width = min_of(s.width, s.out_width);
   if (!depthwise_conv2d_fits_tiles(s)) return false;
-  if (s.dtype != DType::kFloat32) return s.kernel_h == 3 && width > 16;
-  return width > (s.kernel_h == 3 ? 8 : 16);
+  return width > 8 && (s.dtype == DType::kFloat32 || s.kernel_h == 3);
 }
 
 FASTCONV_INLINE bool depthwise_conv2d_fits_planes(const DepthwiseConv2dShape& s) {

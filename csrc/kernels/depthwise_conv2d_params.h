@@ -25,7 +25,7 @@ struct DepthwiseConv2dShape {
 };
 
 // All activations are dense in shape.layout. Packed weights are (taps, out_channels) for kNHWC and
-// (out_channels, taps) for kNCHW.
+// (out_channels, taps) for kNCHW; those that depthwise_conv2d_widens_weight names are float32.
 struct DepthwiseConv2dParams {
   DepthwiseConv2dShape shape;
   const void* input;   // (batch, channels, height, width)
@@ -59,7 +59,8 @@ struct DepthwiseConv2dPackParams {
   DepthwiseConv2dShape shape;
   const void* weight;  // (out_channels, 1, kernel_h, kernel_w), strides in elements:
   int64_t stride_channel, stride_h, stride_w;
-  bool flip;  // both kernel axes reversed, for the gradient of the input
+  bool flip;   // both kernel axes reversed, for the gradient of the input
+  bool widen;  // see depthwise_conv2d_widens_weight
   void* packed;
 };
 

@@ -102,11 +102,13 @@ bool is_packed(const Tensor& weight, const DepthwiseConv2dShape& s) {
 
 // The weights in the order the kernels read: the tensor's own memory where it has that order (see
 // fastconv.ops.pack_depthwise_weight), else a copy in scratch.
-const void* packed_weight(const Tensor& weight, const DepthwiseConv2dShape& s, bool flip) {
-  if (!flip && is_packed(weight, s)) return weight.const_data_ptr();
-  void* copy = scratch(Purpose::kShared, weight.numel() * weight.element_size());
+const void* packed_weight(const Tensor& weight, const DepthwiseConv2dShape& s, bool flip,
+                          bool widen) {
+  if (!flip && !widen && is_packed(weight, s)) return weight.const_data_ptr();
+  const int64_t element = widen ? sizeof(float) : weight.element_size();
+  void* copy = scratch(Purpose::kShared, weight.numel() * element);
   depthwise_conv2d_kernels().pack_weight({s, weight.const_data_ptr(), weight.stride(0),
-                                          weight.stride(2), weight.stride(3), flip, copy});
+                                          weight.stride(2), weight.stride(3), flip, widen, copy});
   return copy;
 }
 
@@ -227,7 +229,7 @@ Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
     forward_on_gpu(p, weight, input);
     return output;
   }
-  p.weight = packed_weight(weight, p.shape, false);
+  p.weight = packed_weight(weight, p.shape, false, depthwise_conv2d_widens_weight(p.shape));
 
   count(depthwise_conv2d_variant(p.shape));
   const int64_t units = depthwise_conv2d_units(p.shape);
@@ -257,7 +259,9 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
     backward_input_on_gpu(p, weight, input);
     return grad_input;
   }
-  p.weight = packed_weight(weight, p.shape, depthwise_conv2d_backward_is_forward(p.shape));
+  const bool forwards = depthwise_conv2d_backward_is_forward(p.shape);
+  p.weight =
+      packed_weight(weight, p.shape, forwards, forwards && depthwise_conv2d_widens_weight(p.shape));
 
   count(depthwise_conv2d_backward_input_variant(p.shape));
   const int64_t units = depthwise_conv2d_backward_input_units(p.shape);

@@ -5,7 +5,9 @@
 #include <atomic>
 
 #include "../kernels/cpu/registry.h"
+#include "../kernels/depthwise_conv2d.h"
 #include "../kernels/probe.h"
+#include "scratch.h"
 
 namespace fastconv::ops {
 
@@ -64,6 +66,19 @@ void probe_copy(const float* from, float* to, int64_t count) {
 void probe_stream_copy(const float* from, float* to, int64_t count) {
   in_parts(count, [&](int64_t first, int64_t n) {
     probe_kernels().stream_copy(from + first, to + first, n);
+  });
+}
+
+void probe_depthwise_conv2d(const DepthwiseConv2dParams& p, int64_t rounds) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t units = depthwise_conv2d_units(p.shape);
+  const int64_t bytes = depthwise_conv2d_scratch(p.shape);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    void* memory = scratch(Purpose::kOwn, bytes);
+    const int64_t first = units * begin / threads, last = units * end / threads;
+    for (int64_t round = 0; round < rounds; ++round) {
+      depthwise_conv2d_kernels().forward(p, memory, first, last);
+    }
   });
 }
 

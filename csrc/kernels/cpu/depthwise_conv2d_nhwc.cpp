@@ -23,7 +23,8 @@ constexpr int64_t kPrefetchBytes = 32 << 20;
 // What all tiles of a call share; steps in elements.
 template <class T>
 struct Window {
-  const T *weight, *bias;
+  const accumulate_t<T>* weight;  // see depthwise_conv2d_widens_weight
+  const T* bias;
   int64_t pixel, input_row, output_row;
   Activation activation;
   bool streams, prefetches;
@@ -70,7 +71,8 @@ FASTCONV_INLINE void tile(const Window<T>& window, const Place<T>& at, int64_t c
     for (int r = 0; r < kRows; ++r) {
       const int kh = i - r * S;
       if (kh < 0 || kh >= K) continue;
-      const Pixels<K, const T> taps(window.weight + kh * K * window.pixel + c, window.pixel);
+      const Pixels<K, const accumulate_t<T>> taps(window.weight + kh * K * window.pixel + c,
+                                                  window.pixel);
 #pragma GCC unroll 16
       for (int kw = 0; kw < K; ++kw) w[r][kw] = load_lanes<Full>(taps[kw], n);
     }
@@ -145,7 +147,7 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   const DepthwiseConv2dShape& s = p.shape;
   const int64_t C = s.channels, outputs = s.batch * s.out_height * s.out_width;
   const int64_t bytes = (s.batch * s.height * s.width + outputs) * C * int64_t(sizeof(T));
-  const Window<T> window = {static_cast<const T*>(p.weight),
+  const Window<T> window = {static_cast<const accumulate_t<T>*>(p.weight),
                             static_cast<const T*>(p.bias),
                             C,
                             s.width * C,
