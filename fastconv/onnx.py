@@ -59,6 +59,7 @@ def translation_table() -> dict[Callable, Callable]:
     """Our ops with their translations: custom_translation_table of torch.onnx.export."""
     translations = (
         batch_norm,
+        dense_conv2d,
         depthwise_conv2d,
         global_avg_pool2d,
         inverted_residual,
@@ -74,6 +75,26 @@ def translation_table() -> dict[Callable, Callable]:
 
 # The arguments of each are those of the op of its name; the types of all but tensors tell the
 # exporter what is an attribute.
+
+
+def dense_conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    residual: Any = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    activation: str | None = None,
+) -> Any:
+    if len(weight.shape) == 5:  # panels, kh, kw, channels, columns
+        panels, rows, columns, channels, width = weight.shape
+        turned = op.Transpose(weight, perm=[0, 4, 3, 1, 2])
+        weight = op.Reshape(turned, [panels * width, channels, rows, columns])
+        if bias is not None:
+            weight = op.Slice(weight, [0], [bias.shape[0]], [0])
+    z = op.Conv(input, weight, _as(input, bias), strides=stride, pads=padding, dilations=dilation)
+    return _activate(z if residual is None else op.Add(z, residual), activation)
 
 
 def depthwise_conv2d(

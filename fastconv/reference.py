@@ -157,6 +157,31 @@ def stem_conv2d(
     return activate(z, activation).contiguous(memory_format=torch.channels_last)
 
 
+def unpack_dense(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(O, C, kh, kw) from panels: (panels, kh, kw, C, columns), O as bias has values, or all."""
+    plain = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)
+    return plain if bias is None else plain[: bias.numel()]
+
+
+def dense_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str | None = None,
+) -> Tensor:
+    """activation(conv2d + residual), padding (top, left, bottom, right), channels_last."""
+    top, left, bottom, right = padding
+    padded = F.pad(input, (left, right, top, bottom))
+    plain = unpack_dense(weight, bias) if weight.dim() == 5 else weight
+    z = F.conv2d(padded, plain, narrowed(bias, input), tuple(stride), 0, tuple(dilation))
+    z = activate(z if residual is None else z + residual, activation)
+    return z.contiguous(memory_format=torch.channels_last)
+
+
 def max_pool2d(
     input: Tensor,
     kernel_size: Sequence[int],

@@ -50,6 +50,7 @@ CALLS = {
         *((2, 8, 5, 7), (8, 1, 3, 3), (6, 8, 1, 1)),
     ),
     "batch_norm": (lambda x: ops.batch_norm(x, None, None, training=True), (2, 8, 5, 7)),
+    "dense_conv2d": (ops.dense_conv2d, (2, 8, 9, 7), (8, 8, 3, 3), (8,), (2, 8, 7, 5)),
     "stem_conv2d": (ops.stem_conv2d, (2, 3, 9, 7), (8, 3, 3, 3), (8,)),
     "max_pool2d": (lambda x: ops.max_pool2d(x, 3, 2, 1), (2, 8, 5, 7)),
     "global_avg_pool2d": (ops.global_avg_pool2d, (2, 8, 5, 7)),

@@ -78,15 +78,16 @@ def test_a_plan_for_a_gpu_keeps_channels_last_behind_torchs_convolutions():
         assert [row["layout"] for row in rows] == [layout, layout]
 
 
+WHERE_IT_WINS = "ours, ops.dense_conv2d, is called by fastconv.optimize where it wins"
 CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv{}d calls ours"
 
 
 @pytest.mark.parametrize(
     ("layer", "size", "reason"),
     [
-        (nn.Conv2d(8, 8, 7), (9, 9), "dense 7x7: our kernels are depthwise or 1x1"),
-        (nn.Conv2d(8, 8, (1, 3)), (9, 9), "dense 1x3: our kernels are depthwise or 1x1"),
-        (nn.Conv2d(8, 8, 3, padding="same"), (9, 9), "dense 3x3: our kernels are depthwise or 1x1"),
+        (nn.Conv2d(8, 8, 7), (9, 9), f"dense 7x7: {WHERE_IT_WINS}"),
+        (nn.Conv2d(8, 8, (1, 3)), (9, 9), f"dense 1x3: {WHERE_IT_WINS}"),
+        (nn.Conv2d(8, 8, 3, padding="same"), (9, 9), f"dense 3x3: {WHERE_IT_WINS}"),
         (nn.Conv2d(8, 8, 1, padding=1), (9, 9), "dense 1x1 with padding: our 1x1 has none"),
         (
             nn.Conv2d(8, 8, 3, groups=2),
@@ -99,7 +100,7 @@ CALL_OURS = "called by torch's name: fastconv.swap_ or ops.conv{}d calls ours"
             "2 groups, 1x1: neither depthwise nor 1x1 over all channels",
         ),
         (nn.ConvTranspose2d(8, 8, 3), (9, 9), "transposed 3x3: no kernel of ours"),
-        (nn.Conv1d(8, 8, 3), (9,), "dense 1x3: our kernels are depthwise or 1x1"),
+        (nn.Conv1d(8, 8, 3), (9,), f"dense 1x3: {WHERE_IT_WINS}"),
         (nn.Conv3d(8, 8, 3), (9, 9, 9), "3d: our kernels are 2d"),
     ],
     ids=repr,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fastconv import reference
-from fastconv.ops import pack_pointwise_pairs
-from tests.helpers import MATRIX_ISAS, assert_close, channels_last, contiguous, isa
+from fastconv.ops import pack_dense_weight, pack_pointwise_pairs
+from tests.helpers import ISAS, MATRIX_ISAS, assert_close, channels_last, contiguous, isa
 
 BF16 = torch.bfloat16
 NO_ACCESS, ALL_ACCESS = 0, mmap.PROT_READ | mmap.PROT_WRITE
@@ -75,3 +75,21 @@ def test_pointwise_conv2d(shape, layout, at_end, name, fenced):
     exact = (t.double() for t in (x, weight, bias, residual))
     expected = reference.pointwise_conv2d(*exact, (1, 1), "relu6")
     assert_close(y, expected, terms=channels + 2, scale=4)
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dense_conv2d(shape, at_end, name, fenced):
+    batch, channels, out, height, width = shape
+    x = channels_last(torch.randn(batch, channels, height, width))
+    weight = torch.randn(out, channels, 3, 3) * channels**-0.5 / 3
+    bias, residual = torch.randn(out), channels_last(torch.randn(batch, out, height, width))
+    tensors = x, pack_dense_weight(weight), bias, residual, torch.empty_like(residual)
+    x, packed, bias, residual, y = (fenced.copy(t, at_end) for t in tensors)
+    window = (1, 1), (1, 1, 1, 1), (1, 1)
+    with isa(name):
+        torch.ops.fastconv.dense_conv2d.out(x, packed, bias, residual, *window, "relu6", out=y)
+    exact = (t.double() for t in (x, weight, bias, residual))
+    expected = reference.dense_conv2d(*exact, *window, "relu6")
+    assert_close(y, expected, terms=9 * channels + 2, scale=4)

@@ -57,6 +57,10 @@ CALLS = {
     "batch norm": lambda x: ops.batch_norm(x, B6, ONE, activation="relu"),
     "batch norm, affine": lambda x: ops.batch_norm(x, B6, ONE, ONE, B6, eps=1e-3),
     "stem": lambda x: ops.stem_conv2d(x[:, :3], STEM, ONE, 2, (1, 0, 2, 1), "relu"),
+    "dense": lambda x: ops.dense_conv2d(x, DENSE, ONE, x, 1, 1, 1, "relu"),
+    "dense, packed": lambda x: ops.dense_conv2d(
+        x, ops.pack_dense_weight(DENSE), ONE, None, 2, (1, 0, 2, 1), (1, 2), "silu"
+    ),
     "max pool": lambda x: ops.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     "mean": ops.global_avg_pool2d,
     "separable": lambda x: ops.separable_conv2d(
@@ -67,6 +71,7 @@ CALLS = {
     ),
     "sequence": lambda x: ops.depthwise_conv1d(x.flatten(2), W3[:6, :, 0], padding="causal"),
 }
+DENSE = tensor(6, 6, 3, 3)
 W3, W1, STEM = tensor(12, 1, 3, 3), tensor(6, 6, 1, 1), tensor(6, 3, 3, 3)
 B12, B6 = tensor(12), tensor(6)
 

@@ -30,6 +30,7 @@ CALLS = {
 # Of another shape or memory format than their input.
 OTHER_CALLS = {
     "stem_conv2d": lambda x, **out: ops.stem_conv2d(x, STEM, None, 1, 1, **out),
+    "dense_conv2d": lambda x, **out: ops.dense_conv2d(x, STEM, None, None, 1, 1, **out),
     "global_avg_pool2d": ops.global_avg_pool2d,
 }
 any_op = pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_layers_stand_beside_the_modules_that_they_replace(measured):
     assert layers["0"].input == [2, 3, 8, 8]
     assert layers["0"].output == [2, 8, 8, 8]
     assert layers["0"].flop == 2 * 2 * 8 * 8 * 8 * 27
-    assert layers["2.dense"].reason == "dense 3x3: our kernels are depthwise or 1x1"
+    assert layers["2.dense"].reason.startswith("dense 3x3: ours, ops.dense_conv2d, ")
     assert layers["2.dense"].backend == "torch"
     assert layers["2.expand"].backend.startswith("cpu (")
 

@@ -22,6 +22,7 @@ def block(x: Tensor) -> Tensor:
 OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "pointwise_conv2d": lambda x: ops.pointwise_conv2d(x, torch.ones(48, 32, 1, 1)),
     "depthwise_conv2d": lambda x: ops.depthwise_conv2d(x, torch.ones(32, 1, 3, 3), padding=1),
+    "dense_conv2d": lambda x: ops.dense_conv2d(x, torch.ones(32, 32, 3, 3), padding=1),
     "residual_add": lambda x: ops.residual_add(x, x),
     "local_response_norm": lambda x: ops.local_response_norm(x, 5),
     "inverted_residual": block,

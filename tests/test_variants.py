@@ -66,6 +66,11 @@ def block(expands, size, layout=channels_last, squeeze=None):
         ops.separable_conv2d(x, filters, None, matrix, None, padding=1, squeeze=squeeze)
 
 
+def dense(width, pack=ops.pack_dense_weight):
+    x = channels_last(torch.randn(1, 8, 8, width))
+    ops.dense_conv2d(x, pack(torch.randn(32, 8, 3, 3)), padding=1)
+
+
 def stem(layout, pack=ops.pack_stem_weight):
     ops.stem_conv2d(layout(torch.randn(1, 3, 8, 8)), pack(torch.randn(4, 3, 3, 3)))
 
@@ -83,6 +88,9 @@ CALLS = {
     "pointwise_conv2d.nhwc": partial(pointwise, channels_last, ops.pack_pointwise_weight),
     "pointwise_conv2d.nhwc_pairs_packing": partial(pointwise_bfloat16, lambda weight: weight),
     "pointwise_conv2d.nhwc_pairs": partial(pointwise_bfloat16, ops.pack_pointwise_pairs),
+    "dense_conv2d.rows": partial(dense, 9),
+    "dense_conv2d.taps": partial(dense, 7),
+    "dense_conv2d.packing": partial(dense, 9, contiguous),
     "stem_conv2d.nchw": partial(stem, contiguous),
     "stem_conv2d.nhwc": partial(stem, channels_last),
     "stem_conv2d.packing": partial(stem, contiguous, contiguous),

@@ -49,6 +49,11 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "pointwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, "
       "SymInt[2] stride, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
+  // weight may be in panels: fastconv.ops.pack_dense_weight
+  def_with_out(m,
+               "dense_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, "
+               "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation, str? activation=None) "
+               "-> Tensor");
   def_with_out(m,
                "stem_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
                "SymInt[4] padding, str? activation=None) -> Tensor");

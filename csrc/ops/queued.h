@@ -30,6 +30,11 @@ Tensor separable_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor
                         const std::optional<Text>& pointwise_activation,
                         const std::optional<Text>& squeeze_activation, const Text& squeeze_gate);
 
+Tensor dense_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& weight,
+                    const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                    const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                    const std::vector<int64_t>& dilation, const std::optional<Text>& activation);
+
 Tensor stem_conv2d(Queue& queue, Out out, const Tensor& input, const Tensor& weight,
                    const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,
                    const std::vector<int64_t>& padding, const std::optional<Text>& activation);

@@ -162,6 +162,7 @@ decltype(Call::queue) caller_of(const std::string& op) {
   if (op == "inverted_residual") return &Caller<&inverted_residual>::queue;
   if (op == "separable_conv2d") return &Caller<&separable_conv2d>::queue;
   if (op == "pointwise_conv2d") return &Caller<&pointwise_conv2d>::queue;
+  if (op == "dense_conv2d") return &Caller<&dense_conv2d>::queue;
   if (op == "stem_conv2d") return &Caller<&stem_conv2d>::queue;
   if (op == "global_avg_pool2d") return &Caller<&global_avg_pool2d>::queue;
   fail(kOp, ": expected an op that can be queued, got '", op, "'");

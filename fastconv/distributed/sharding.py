@@ -21,6 +21,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "activation_backward_from_mask": ("r r -> r",),  # a mask has bits of all elements in a row
     "batch_norm": ("0 r r r r -> 0 r r", "1 0 0 0 0 -> 1 0 0"),
     "batch_norm_backward": ("0 0 r r r r -> 0 p p", "1 1 0 0 0 0 -> 1 0 0"),
+    "dense_conv2d": ("0 r r 0 -> 0",),
     "depthwise_conv2d": ("0 r r -> 0", "1 0 0 -> 1"),
     "depthwise_conv2d_backward": ("0 0 r -> 0 p p", "1 1 0 -> 1 0 0"),
     "depthwise_conv2d_backward_input": ("0 0 r -> 0", "1 1 0 -> 1"),

@@ -3,6 +3,7 @@
 from fastconv.nn.batch_norm import BatchNorm2d
 from fastconv.nn.conv1d import Conv1d
 from fastconv.nn.conv2d import Conv2d
+from fastconv.nn.dense_conv2d import DenseConv2d
 from fastconv.nn.depthwise_conv1d import DepthwiseConv1d
 from fastconv.nn.depthwise_conv2d import DepthwiseConv2d
 from fastconv.nn.global_avg_pool2d import GlobalAvgPool2d
@@ -19,6 +20,7 @@ __all__ = [
     "BatchNorm2d",
     "Conv1d",
     "Conv2d",
+    "DenseConv2d",
     "DepthwiseConv1d",
     "DepthwiseConv2d",
     "GlobalAvgPool2d",

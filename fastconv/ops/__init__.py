@@ -5,6 +5,7 @@ from torch import fx as _fx
 from fastconv.ops.batch_norm import batch_norm
 from fastconv.ops.conv1d import conv1d
 from fastconv.ops.conv2d import conv2d
+from fastconv.ops.dense_conv2d import dense_conv2d, pack_dense_weight
 from fastconv.ops.depthwise_conv1d import depthwise_conv1d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.global_avg_pool2d import global_avg_pool2d
@@ -27,12 +28,14 @@ __all__ = [
     "batch_norm",
     "conv1d",
     "conv2d",
+    "dense_conv2d",
     "depthwise_conv1d",
     "depthwise_conv2d",
     "global_avg_pool2d",
     "inverted_residual",
     "local_response_norm",
     "max_pool2d",
+    "pack_dense_weight",
     "pack_depthwise_weight",
     "pack_pointwise_pairs",
     "pack_pointwise_panels",

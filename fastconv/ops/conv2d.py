@@ -36,7 +36,7 @@ def no_kernel(weight_shape: Sequence[int], groups: int) -> str:
         return f"{groups} groups, {window}: neither depthwise nor 1x1 over all channels"
     if window == "1x1":
         return "dense 1x1 with padding: our 1x1 has none"
-    return f"dense {window}: our kernels are depthwise or 1x1"
+    return f"dense {window}: ours, ops.dense_conv2d, is called by fastconv.optimize where it wins"
 
 
 def _check_ignored(stride: IntPair, padding: str | IntPair, dilation: IntPair) -> None:

@@ -56,6 +56,16 @@ def is_stem_node(node: fx.Node) -> bool:
     return bool(plain and few and node.kwargs["residual"] is None)
 
 
+def is_dense_node(node: fx.Node) -> bool:
+    """Whether dense_conv2d serves it: windows over all channels, in float32 on the CPU."""
+    weight = node.kwargs["weight"]
+    assert isinstance(weight, fx.Node)
+    value, constant = weight.meta["val"], weight.op == "get_attr"
+    fits = constant and value.is_cpu and value.dtype == torch.float32
+    other = is_pointwise_node(node) or is_stem_node(node)
+    return bool(fits and node.kwargs["groups"] == 1 and not other)
+
+
 def shape_of(node: object) -> torch.Size:
     """The shape a node had when the graph was captured; its batch may be symbolic."""
     assert isinstance(node, fx.Node)

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
+from fastconv.ops.conv2d import no_kernel
+from fastconv.optimize.conv import is_conv, is_dense_node, shape_of
 from fastconv.reference import activate
 
 # oneDNN's names for our activations, with their scalars.
@@ -17,6 +19,24 @@ _ONEDNN_ACTIVATIONS: dict[str | None, tuple[str, list[float]]] = {
     "silu": ("swish", []),
     "hardswish": ("hardswish", []),
 }
+
+
+def prefer_onednn(module: fx.GraphModule, batch: int) -> None:
+    """Leaves to torch the dense convolutions that dense_conv2d is not known to run faster.
+
+    By oneDNN's time, its weights packed too, alone and at batch 1: ResNet-50's 3x3 layers 0.99 to
+    1.13, GoogLeNet's 0.94 to 2.2, VGG's 0.94 to 1.04; one after the other in ResNet-50, where
+    oneDNN reads weights from the third cache without having asked for them, 15.3 ms against 12.5.
+    64 -> 192, 5x5: 0.95; 32 -> 32, 7x7: 0.53; 256 -> 16, 3x3: 0.72. At batch 16 ResNet-50's take
+    194 and 192 ms, GoogLeNet's 0.72 to 1.41, AlexNet's 0.89 to 0.93 (two threads of an Intel Xeon
+    with AMX).
+    """
+    for node in module.graph.nodes:
+        if not is_conv(node) or not is_dense_node(node) or "way" in node.meta:
+            continue
+        shape = shape_of(node.kwargs["weight"])
+        if batch > 1 or shape[0] < 32 or max(shape[2:]) > 3:
+            node.meta |= {"way": "torch", "why": no_kernel(shape, 1)}
 
 
 class DenseConv2d(nn.Module):

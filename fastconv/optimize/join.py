@@ -21,6 +21,7 @@ QUEUED = {
         "inverted_residual",
         "separable_conv2d",
         "pointwise_conv2d",
+        "dense_conv2d",
         "stem_conv2d",
         "global_avg_pool2d",
     )

@@ -20,6 +20,7 @@ _ANY_LAYOUT = (ours.stem_conv2d.default, aten.sym_size.int)
 _WORTH: dict[Any, int] = {
     aten.convolution.default: 1,
     aten.conv_transpose2d.input: 1,
+    ours.dense_conv2d.default: 1,
     ours.depthwise_conv2d.default: 1,
     ours.pointwise_conv2d.default: 1,
     ours.separable_conv2d.default: 1,

@@ -9,6 +9,7 @@ from fastconv.ops.conv2d import no_kernel
 from fastconv.optimize.capture import constant
 from fastconv.optimize.conv import (
     is_conv,
+    is_dense_node,
     is_depthwise_node,
     is_pointwise_node,
     is_stem_node,
@@ -41,7 +42,7 @@ def lower_layers(module: fx.GraphModule, dtype: torch.dtype | None) -> None:
 
 
 def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None) -> None:
-    kernel, reason = _kernel(node)
+    kernel, reason = _kernel(node, dtype)
     pack_weight(module, node, dtype, for_torch=kernel == "torch")
     given = node.kwargs
     with module.graph.inserting_before(node):
@@ -68,22 +69,25 @@ def _lower_conv(module: fx.GraphModule, node: fx.Node, dtype: torch.dtype | None
 
 _WINDOW = ("stride", "padding", "dilation")
 _ARGUMENTS = {
+    "dense_conv2d": ("input", "weight", "bias", "residual", *_WINDOW, "activation"),
     "depthwise_conv2d": ("input", "weight", "bias", *_WINDOW, "activation"),
     "pointwise_conv2d": ("input", "weight", "bias", "residual", "stride", "activation"),
     "stem_conv2d": ("input", "weight", "bias", *_WINDOW[:2], "activation"),
 }
 
 
-def _kernel(node: fx.Node) -> tuple[str, str | None]:
+def _kernel(node: fx.Node, dtype: torch.dtype | None) -> tuple[str, str | None]:
     """What serves a convolution, and why where there was a choice."""
     if node.meta.get("way") == "torch":
-        return "torch", "ours was slower here"
+        return "torch", node.meta.get("why", "ours was slower here")
     if is_depthwise_node(node):
         return "depthwise_conv2d", why_alone(node)
     if is_pointwise_node(node):
         return "pointwise_conv2d", None
     if is_stem_node(node):
         return "stem_conv2d", None
+    if is_dense_node(node) and dtype in (None, torch.float32):
+        return "dense_conv2d", None
     groups: Any = node.kwargs["groups"]
     return "torch", no_kernel(shape_of(node.kwargs["weight"]), groups)
 

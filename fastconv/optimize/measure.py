@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, fx
 
 from fastconv.optimize.arena import Arenas
-from fastconv.optimize.conv import is_conv, is_depthwise_node, is_pointwise_node, is_stem_node
+from fastconv.optimize.conv import (
+    is_conv,
+    is_dense_node,
+    is_depthwise_node,
+    is_pointwise_node,
+    is_stem_node,
+)
 from fastconv.optimize.fuse_blocks import block_ending_in, fuse_blocks
 from fastconv.optimize.linear import is_linear, lower_linear
 from fastconv.optimize.lower import keep_used_buffers, lower_layers
@@ -82,7 +88,8 @@ def _regions(module: fx.GraphModule, dtype: torch.dtype | None) -> Iterator[Regi
 
 def _has_kernel(module: fx.GraphModule, node: fx.Node) -> bool:
     if is_conv(node):
-        return is_depthwise_node(node) or is_pointwise_node(node) or is_stem_node(node)
+        kinds = (is_depthwise_node, is_pointwise_node, is_stem_node, is_dense_node)
+        return any(kind(node) for kind in kinds)
     return is_pool(node) or is_linear(module, node)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from fastconv.optimize.capture import Captured, capture
-from fastconv.optimize.dense import DenseConv2d
+from fastconv.optimize.dense import DenseConv2d, prefer_onednn
 from fastconv.optimize.fuse_blocks import fuse_blocks
 from fastconv.optimize.inputs import bind
 from fastconv.optimize.layout import channels_last_pays, in_layout
@@ -115,6 +115,8 @@ def optimize(
     leaves = pytree.tree_leaves((args, kwargs))
     if measure:
         choose_ways(captured.graph, leaves, dtype, SECONDS if measure is True else measure)
+    images = (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() == 4)
+    prefer_onednn(captured.graph, next((len(leaf) for leaf in images), 1))
     fuse_blocks(captured.graph, dtype)
     lower_batch_norm(captured.graph, dtype)
     pool(captured.graph)

@@ -5,15 +5,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from fastconv import _C
 from fastconv.ops import (
+    pack_dense_weight,
     pack_depthwise_weight,
     pack_pointwise_pairs,
     pack_pointwise_panels,
     pack_pointwise_weight,
     pack_stem_weight,
 )
+from fastconv.ops.dense_conv2d import PANEL
 from fastconv.optimize.capture import constant, read_buffer
-from fastconv.optimize.conv import is_depthwise_node, is_pointwise_node, is_stem_node
+from fastconv.optimize.conv import (
+    is_dense_node,
+    is_depthwise_node,
+    is_pointwise_node,
+    is_stem_node,
+)
 
 
 def pack_weight(
@@ -34,23 +42,26 @@ def pack_weight(
     assert isinstance(read, fx.Node)
     if for_torch:
         setattr(module, str(read.target), _channels_last(weight))
-    elif is_pointwise_node(conv) and (pack := _own_order(weight, dtype, in_panels)) is not None:
-        packed = _packed_once(module, conv, read, pack)
-        conv.kwargs = {**conv.kwargs, "weight": packed}
+    elif is_pointwise_node(conv) and (pack := _pointwise_order(weight, dtype, in_panels)):
+        _read_packed(module, conv, read, pack)
     elif is_pointwise_node(conv):
         setattr(module, str(read.target), pack_pointwise_weight(weight))
     elif is_depthwise_node(conv):
         setattr(module, str(read.target), pack_depthwise_weight(weight))
     elif is_stem_node(conv):
         setattr(module, str(read.target), pack_stem_weight(weight))
+    elif is_dense_node(conv) and dtype in (None, torch.float32):
+        # Without a bias to count them, a last panel must be full.
+        if conv.kwargs["bias"] is not None or weight.shape[0] % PANEL == 0:
+            _read_packed(module, conv, read, lambda w: _in_huge_pages(pack_dense_weight(w)))
     else:
         setattr(module, str(read.target), _channels_last(weight))
 
 
-def _packed_once(
+def _read_packed(
     module: fx.GraphModule, conv: fx.Node, read: fx.Node, pack: Callable[[Tensor], Tensor]
-) -> fx.Node:
-    """A node that reads the packed weight from a buffer of its own, which other convs share.
+) -> None:
+    """Has conv read the packed weight from a buffer of its own, which other convs share.
 
     Its shape is another, and the weight may have readers that take it as it is.
     """
@@ -63,10 +74,10 @@ def _packed_once(
         with module.graph.inserting_before(conv):
             packed = module.graph.get_attr(str(known.target))
     packed.meta = {**read.meta, "packed_of": source}
-    return packed
+    conv.kwargs = {**conv.kwargs, "weight": packed}
 
 
-def _own_order(
+def _pointwise_order(
     weight: Tensor, dtype: torch.dtype | None, in_panels: bool
 ) -> Callable[[Tensor], Tensor] | None:
     """What brings a 1x1 weight to an order that only our kernels read, where one will."""
@@ -75,6 +86,19 @@ def _own_order(
         return lambda w: pack_pointwise_pairs(w.bfloat16())
     floats = computes_in == torch.float32 and weight.dtype == torch.float32
     return pack_pointwise_panels if floats and weight.is_cpu and in_panels else None
+
+
+def _in_huge_pages(weight: Tensor) -> Tensor:
+    """weight in memory of its own that is advised to have huge pages.
+
+    ResNet-50's 3x3 layers at batch 1, one after the other, their weights in no cache nearer than
+    the third: 12.6 ms without and 12.0 ms with it (two threads, an Intel Xeon with AMX).
+    """
+    if not weight.is_cpu:
+        return weight
+    fresh = torch.empty_like(weight)
+    _C.advise_huge_pages(fresh.data_ptr(), fresh.numel() * fresh.element_size())
+    return fresh.copy_(weight)
 
 
 def _channels_last(weight: Tensor) -> Tensor:

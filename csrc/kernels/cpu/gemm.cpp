@@ -156,7 +156,12 @@ void tiles(GemmTile<S> t, int64_t count) {
     constexpr int kPasses = MR > kRows<S, NV, kLast, kDepthIsContiguous> ? 1 : 2;
     const bool fetches = t.next_b != nullptr && fetched < kPasses * NV;
     const S* next = fetches ? t.next_b + fetched % kPasses * t.b_row + fetched / kPasses * L : t.b;
-    const int64_t next_row = fetches ? t.b_row : 0;
+    int64_t next_row = fetches ? t.b_row : 0;
+    if (t.next_end != nullptr) {
+      const bool is_left = t.next_b < t.next_end;
+      next = is_left ? t.next_b : t.b, next_row = is_left ? L / 2 : 0;
+      t.next_b += fetched_by_tile(t);
+    }
     for (int64_t left = t.depth; left > 0; left -= block) {
       int64_t k = min_of(left, block);
       for (; kStepsInTwos<S> && k >= 2; k -= 2) {
@@ -220,6 +225,7 @@ void choose_rows(const GemmTile<S>& t, std::integer_sequence<int, i...>) {
     kInstances[rows](t, taller);
     const int64_t first = taller * (rows + 1);
     part.a += first * t.a_row, part.c += first * t.c_row;
+    if (t.next_end != nullptr) part.next_b += taller * fetched_by_tile(t);
     if (t.residual != nullptr) part.residual += first * t.residual_row;
     if (t.bias != nullptr && t.bias_is_per_row) part.bias += first;
   }
