@@ -1,5 +1,6 @@
 """fastconv.explain: which kernel ran for every op of a call, and why where it was not ours."""
 
+import copy
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -241,6 +242,8 @@ def _on_meta(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same module with its parameters and buffers on the meta device, or function itself."""
     if not isinstance(function, nn.Module):
         return function
+    if any(isinstance(module, OptimizedModule) for module in function.modules()):
+        function = copy.deepcopy(function).to("meta")  # its weights lie as a CPU reads them
     state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
     state = {name: _to_meta(tensor) for name, tensor in state.items()}
     return lambda *inputs: torch.func.functional_call(function, state, inputs)

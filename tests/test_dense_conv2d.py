@@ -306,6 +306,23 @@ def test_one_weight_for_two_windows():
     assert sum(buffer.dim() == 5 for buffer in fast.graph.buffers()) == 1
 
 
+@pytest.mark.parametrize("to", [torch.float64, torch.float16, "meta"])
+def test_weights_that_move_lie_as_all_kernels_read_them(to):
+    model = nn.Sequential(
+        nn.Conv2d(48, 40, 1), nn.Conv2d(40, 33, 3), nn.Conv2d(33, 64, 3, bias=False)
+    )
+    x = torch.randn(1, 48, 9, 9)
+    fast = fastconv.optimize(model.eval(), x, measure=False)
+    assert {b.dim() for b in fast.graph.buffers()} == {1, 3, 5}
+    if to == "meta":
+        assert fast.to(to)(x.to(to)).shape == (1, 64, 5, 5)
+    else:
+        torch.testing.assert_close(fast.to(to)(x.to(to)), model.to(to)(x.to(to)))
+    assert {tuple(b.shape) for b in fast.graph.buffers() if b.dim() > 1} == {
+        tuple(conv.weight.shape) for conv in model
+    }
+
+
 def test_layer():
     layer = fastconv.nn.DenseConv2d(6, 8, 3, 2, padding=1, dilation=2, activation="relu6")
     x = torch.randn(2, 6, 9, 9)

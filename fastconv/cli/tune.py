@@ -44,7 +44,7 @@ def tune_command(
         if not training:
             progress("optimizing the network", 0.0)
             # Of two, so that the batch stays open.
-            optimized = fastconv.optimize(model, (images[:2],), measure=False)
+            optimized = fastconv.optimize(model, (images[:2],), measure=False).to("meta")
             calls = calls_of(optimized, images, dtype=getattr(torch, dtype))
         calls |= calls_of(fastconv.swap_(model), images, training, getattr(torch, dtype))
         result = tune(calls, gpu, again=again, progress=progress)

@@ -12,6 +12,7 @@ from fastconv.dispatch import state
 from fastconv.ops._op import OPS
 from fastconv.optimize.arena import Arenas, with_slots
 from fastconv.optimize.capture import Captured
+from fastconv.optimize.pack import unpack_elsewhere
 
 
 class OptimizedModule(nn.Module):
@@ -97,7 +98,9 @@ class OptimizedModule(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "OptimizedModule":
         self._arenas = Arenas()  # planned for the dtype and device that the weights had
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        unpack_elsewhere(self.lowered)
+        return self
 
     def train(self, mode: bool = True) -> "OptimizedModule":
         if mode:

@@ -22,6 +22,7 @@ from fastconv.optimize.conv import (
     is_pointwise_node,
     is_stem_node,
 )
+from fastconv.reference import unpack_dense, unpack_pointwise
 
 
 def pack_weight(
@@ -77,6 +78,26 @@ def _read_packed(
     conv.kwargs = {**conv.kwargs, "weight": packed}
 
 
+def unpack_elsewhere(module: fx.GraphModule) -> None:
+    """Weights in panels that left the CPU, or float32, in the order that the kernels there read."""
+    for read in module.graph.find_nodes(op="get_attr", sort=False):
+        name = str(read.target)
+        weight = getattr(module, name, None)
+        of_ours = [user for user in read.users if str(user.target).startswith("fastconv.")]
+        if not isinstance(weight, Tensor) or not of_ours or _is_float32_here(weight):
+            continue
+        if weight.dim() == 3 and weight.shape[0] == 1:
+            setattr(module, name, pack_pointwise_weight(unpack_pointwise(weight, weight)))
+        elif weight.dim() == 5:
+            bias = constant(module, of_ours[0].args[2])
+            if bias is not None or of_ours[0].args[2] is None:  # else panels tell no width
+                setattr(module, name, _channels_last(unpack_dense(weight, bias)))
+
+
+def _is_float32_here(weight: Tensor) -> bool:
+    return weight.is_cpu and weight.dtype == torch.float32
+
+
 def _pointwise_order(
     weight: Tensor, dtype: torch.dtype | None, in_panels: bool
 ) -> Callable[[Tensor], Tensor] | None:
@@ -84,8 +105,8 @@ def _pointwise_order(
     computes_in = dtype or weight.dtype
     if computes_in == torch.bfloat16 and weight.is_cpu:
         return lambda w: pack_pointwise_pairs(w.bfloat16())
-    floats = computes_in == torch.float32 and weight.dtype == torch.float32
-    return pack_pointwise_panels if floats and weight.is_cpu and in_panels else None
+    floats = computes_in == torch.float32 and _is_float32_here(weight)
+    return pack_pointwise_panels if floats and in_panels else None
 
 
 def _in_huge_pages(weight: Tensor) -> Tensor:

@@ -4,12 +4,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "simd/pointers.h"
+
 namespace fastconv::FASTCONV_ISA {
 namespace {
-
-// Rows of a are reached from one pointer for every three of them plus a stride, the widest reach
-// of an x86 address (base, base + stride, base + 2 * stride): a pointer a row would spill.
-constexpr int kRowsAPointer = 3;
 
 // What the columns leave for the last vector of a row: all lanes; some, under a mask; at most half
 // of them (24 or 40 columns), so that two rows share a vector.
@@ -58,12 +56,6 @@ constexpr int kDeepRows = [] {
 // With 16 registers g++ spills accumulators for what it loads ahead of a second step.
 template <class S>
 constexpr bool kStepsInTwos = kLanes<S> * sizeof(S) != 32;
-
-// Keeps a pointer in its own register: g++ would rebuild it from its neighbours at every use.
-template <class S>
-FASTCONV_INLINE void forget_origin(const S*& pointer) {
-  asm("" : "+r"(pointer));
-}
 
 // A store under a mask, even a full one, keeps a processor from writing a line it has not read.
 template <class S>

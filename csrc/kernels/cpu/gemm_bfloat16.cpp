@@ -6,11 +6,11 @@
 #include <utility>
 
 #include "simd/pairs.h"
+#include "simd/pointers.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
-constexpr int kRowsAPointer = 3;
 // Rows of b fetched ahead, where there are many: a stride apart, the processor does not follow
 // them.
 constexpr int64_t kPrefetchRows = 16;
@@ -34,10 +34,6 @@ constexpr int kRows = [] {
   return NV == 1 ? 8 : NV == 2 ? kPairRows : 2;
 #endif
 }();
-
-FASTCONV_INLINE void forget_origin(const bfloat16*& pointer) {
-  asm("" : "+r"(pointer));
-}
 
 // `count` tiles of MR rows, one below the other. Where kShared, the last vector of an even row
 // carries the last columns of that row in its low half, those of the next row in its high half.

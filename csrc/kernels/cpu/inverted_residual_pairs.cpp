@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "simd/lane_pairs.h"
+#include "simd/pointers.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -14,20 +15,10 @@ constexpr int64_t kPairColumns = 24;
 
 using V = vec_t<float>;
 constexpr int L = kLanes<float>, kHalf = L / 2;
-constexpr int kRowsAPointer = 3;
 
 // Rows of a tile of NV vectors: accumulators, weights and a broadcast fill the registers.
 template <int NV>
-constexpr int kMostRows = NV == 1   ? 14
-                          : NV == 2 ? 14
-                                    : 8;
-
-// Keeps a pointer in its own register: g++ would rebuild it from its neighbours at every use, or
-// keep one for each row of the output in memory.
-template <class P>
-FASTCONV_INLINE void forget_origin(P& pointer) {
-  asm("" : "+r"(pointer));
-}
+constexpr int kMostRows = NV < 3 ? 14 : 8;
 
 // `count` tiles of MR rows from row `first` on.
 template <int MR, int NV>

@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "simd/pointers.h"
+
 namespace fastconv::FASTCONV_ISA {
 namespace {
 
@@ -10,16 +12,7 @@ namespace {
 
 using V = vec_t<float>;
 constexpr int kLine = kLanes<float>;
-constexpr int kRowsAPointer = 3;
-
 constexpr int NV = 3, kMostRows = 8;
-
-// Keeps a pointer in its own register: g++ would rebuild it from its neighbours at every use, or
-// keep one for each row of the output in memory.
-template <class P>
-FASTCONV_INLINE void forget_origin(P& pointer) {
-  asm("" : "+r"(pointer));
-}
 
 // `count` tiles of MR rows, one below the other.
 template <int MR>
