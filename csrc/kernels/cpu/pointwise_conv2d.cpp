@@ -198,7 +198,11 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     t.b = w.first, t.b_row = w.in_stride;
     const int64_t next = panel.first + panel.count;
     const bool fetches = unit < end && next < p.out_channels;
-    t.next_b = fetches ? weights({next, p.out_channels - next}).first : nullptr;
+    const Weights<S> after =
+        fetches ? weights(grid.panel<S>(within / tiles + 1, p.out_channels)) : Weights<S>{};
+    t.next_b = after.first;
+    const bool lies_together = fetches && after.in_stride <= kTileColumns<S>;
+    t.next_end = lies_together ? after.first + p.in_channels * after.in_stride : nullptr;
     t.bias = bias ? bias + panel.first : nullptr;
     t.rows = rows.count, t.columns = panel.count;
     int64_t row = rows.first, c_row = p.out_channels;
