@@ -47,11 +47,15 @@ FASTCONV_INLINE bool depthwise_conv2d_fits_tiles(const DepthwiseConv2dShape& s) 
 
 // Whether the forward pass takes float32 weights with its input of 16 bits: else each tile widens
 // them. On one core of an Intel Xeon with AMX, us by tile / so, packing left out: 5x5 16x240x28x28
-// in bfloat16 1378 / 1250, in float16 1325 / 1178, 1x672x14x14 50.4 / 46.0 and 48.4 / 43.6; 7x7
-// 1x384x14x14 50.2 / 45.3 and 49.5 / 42.9; 3x3 16x384x14x14 283 / 259 and 252 / 238.
+// in bfloat16 1378 / 1250, in float16 1325 / 1178; 3x3 16x384x14x14 283 / 259 and 252 / 238. Of few
+// pixels packing costs more than that: 5x5 1x672x14x14 took 1.2 and 1.6 times float32's.
+constexpr int64_t kDepthwisePixelsWorthWidening = 1024;
 FASTCONV_INLINE bool depthwise_conv2d_widens_weight(const DepthwiseConv2dShape& s) {
+  // The same for a gradient, whose input and output change places.
+  const int64_t pixels = s.batch * (s.height * s.width + s.out_height * s.out_width) / 2;
   return s.layout == Layout::kNHWC && s.multiplier == 1 && depthwise_conv2d_fits_tiles(s) &&
-         s.dtype != DType::kFloat32;
+         (s.dtype == DType::kBFloat16 || s.dtype == DType::kFloat16) &&
+         pixels >= kDepthwisePixelsWorthWidening;
 }
 
 // Contiguous tensors of this many channels are transposed into channels_last strips; fewer would

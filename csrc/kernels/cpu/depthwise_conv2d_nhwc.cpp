@@ -21,9 +21,9 @@ constexpr int kRows = kLanes<float> == 16 ? 2 : 1;
 constexpr int64_t kPrefetchBytes = 32 << 20;
 
 // What all tiles of a call share; steps in elements.
-template <class T>
+template <class T, class W>
 struct Window {
-  const accumulate_t<T>* weight;  // see depthwise_conv2d_widens_weight
+  const W* weight;  // of T, or widened: see depthwise_conv2d_widens_weight
   const T* bias;
   int64_t pixel, input_row, output_row;
   Activation activation;
@@ -51,8 +51,8 @@ FASTCONV_INLINE void prefetch_ahead(const T* p) {
   for (int i = 0; i < kAhead<S, T>; i += kLine) prefetch(p + i);
 }
 
-template <int K, int S, Columns kColumnsThere, bool Full, class T>
-FASTCONV_INLINE void tile(const Window<T>& window, const Place<T>& at, int64_t c, int64_t n) {
+template <int K, int S, Columns kColumnsThere, bool Full, class T, class W>
+FASTCONV_INLINE void tile(const Window<T, W>& window, const Place<T>& at, int64_t c, int64_t n) {
   using V = vec_t<T>;
   constexpr int kInputs = (kColumns - 1) * S + K;
   constexpr bool kAny = kColumnsThere == Columns::kAny;
@@ -71,8 +71,7 @@ FASTCONV_INLINE void tile(const Window<T>& window, const Place<T>& at, int64_t c
     for (int r = 0; r < kRows; ++r) {
       const int kh = i - r * S;
       if (kh < 0 || kh >= K) continue;
-      const Pixels<K, const accumulate_t<T>> taps(window.weight + kh * K * window.pixel + c,
-                                                  window.pixel);
+      const Pixels<K, const W> taps(window.weight + kh * K * window.pixel + c, window.pixel);
 #pragma GCC unroll 16
       for (int kw = 0; kw < K; ++kw) w[r][kw] = load_lanes<Full>(taps[kw], n);
     }
@@ -116,14 +115,14 @@ FASTCONV_INLINE void tile(const Window<T>& window, const Place<T>& at, int64_t c
   }
 }
 
-template <int K, int S, Columns kColumnsThere, class T>
-void channel_vectors(const Window<T> window, const Place<T> at, int64_t c, int64_t last) {
+template <int K, int S, Columns kColumnsThere, class T, class W>
+void channel_vectors(const Window<T, W> window, const Place<T> at, int64_t c, int64_t last) {
   constexpr int L = kLanes<T>;
   for (; c + L <= last; c += L) {
     if (window.prefetches) prefetch_ahead<S>(at.ahead + c / L * kAhead<S, T>);
-    tile<K, S, kColumnsThere, true, T>(window, at, c, L);
+    tile<K, S, kColumnsThere, true>(window, at, c, L);
   }
-  if (c < last) tile<K, S, kColumnsThere, false, T>(window, at, c, last - c);
+  if (c < last) tile<K, S, kColumnsThere, false>(window, at, c, last - c);
 }
 
 // Units in the order of memory: the blocks of channels within a pair of rows, as many as come.
@@ -141,20 +140,20 @@ FASTCONV_INLINE RowsUnit row_pair_unit(int64_t unit, int64_t end, int64_t channe
 }
 
 // Column tiles outside, then rows, channel vectors inside: what two rows share is still in L1.
-template <int K, int S, class T>
+template <int K, int S, class T, class W>
 void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   constexpr int kInputs = (kColumns - 1) * S + K;
   const DepthwiseConv2dShape& s = p.shape;
   const int64_t C = s.channels, outputs = s.batch * s.out_height * s.out_width;
   const int64_t bytes = (s.batch * s.height * s.width + outputs) * C * int64_t(sizeof(T));
-  const Window<T> window = {static_cast<const accumulate_t<T>*>(p.weight),
-                            static_cast<const T*>(p.bias),
-                            C,
-                            s.width * C,
-                            s.out_width * C,
-                            p.activation,
-                            wants_stream<T>(p.output, outputs, C),
-                            bytes >= kPrefetchBytes};
+  const Window<T, W> window = {static_cast<const W*>(p.weight),
+                               static_cast<const T*>(p.bias),
+                               C,
+                               s.width * C,
+                               s.out_width * C,
+                               p.activation,
+                               wants_stream<T>(p.output, outputs, C),
+                               bytes >= kPrefetchBytes};
   const auto tiles = [&](const RowsUnit& u, int64_t oh, int64_t ow) {
     const int64_t top = oh * S - s.pad_top, left = ow * S - s.pad_left;
     const T* input = static_cast<const T*>(p.input);
@@ -193,7 +192,11 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
 
 void depthwise_nhwc_tiles(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
   dispatch_tile(p.shape, [&](auto kernel, auto stride, auto element) {
-    run<kernel, stride, decltype(element)>(p, begin, end);
+    using T = decltype(element);
+    if (sizeof(T) == 2 && depthwise_conv2d_widens_weight(p.shape)) {
+      return run<kernel, stride, T, accumulate_t<T>>(p, begin, end);
+    }
+    run<kernel, stride, T, T>(p, begin, end);
   });
 }
 
