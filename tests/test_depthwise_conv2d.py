@@ -134,25 +134,6 @@ def test_dtypes(window, layout, dtype, name):
 
 
 @pytest.mark.parametrize("name", ISAS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("window", [(k, s, k // 2, 1, 1) for k in (3, 5, 7) for s in (1, 2)])
-def test_many_pixels_take_weights_in_float32(window, dtype, name):
-    x, w, b = tensors((19, 9, 18), window, channels_last, dtype, batch=14)
-    wide = double(x, w, b)
-    x.requires_grad_()
-    with isa(name):
-        for weight in (w, pack_depthwise_weight(w)):
-            x.grad = None
-            y = depthwise_conv2d(x, weight, b, *window[1:4])
-            g = torch.randn_like(y)
-            y.backward(g)
-            z = expected(*wide, *window[1:4])
-            (grad,) = torch.autograd.grad(z, wide[0], g.double())
-            assert_close(y.detach(), z.detach(), terms=w[0].numel(), scale=10)
-            assert_close(x.grad, grad, terms=w[0].numel(), scale=10)
-
-
-@pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("window", [WINDOWS[2], WINDOWS[8]])

@@ -1,9 +1,9 @@
-"""depthwise_conv2d where the kernels split: strips, blocks of channels, strides past 32 bits."""
+"""depthwise_conv2d where the kernels split: strips, blocks, many pixels, strides past 32 bits."""
 
 import pytest
 import torch
 
-from fastconv.ops import depthwise_conv2d
+from fastconv.ops import depthwise_conv2d, pack_depthwise_weight
 from tests.helpers import (
     DTYPES,
     ISAS,
@@ -133,3 +133,22 @@ def test_tensors_past_the_caches(stride, layout, name):
     assert y.numel() * 4 >= 16 << 20
     z = torch.nn.functional.conv2d(x, w, b, stride, 1, groups=144)
     torch.testing.assert_close(y, z, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [(k, s, k // 2, 1, 1) for k in (3, 5, 7) for s in (1, 2)])
+def test_many_pixels_take_weights_in_float32(window, dtype, name):
+    x, w, b = tensors((19, 9, 18), window, channels_last, dtype, batch=14)
+    wide = double(x, w, b)
+    x.requires_grad_()
+    with isa(name):
+        for weight in (w, pack_depthwise_weight(w)):
+            x.grad = None
+            y = depthwise_conv2d(x, weight, b, *window[1:4])
+            g = torch.randn_like(y)
+            y.backward(g)
+            z = expected(*wide, *window[1:4])
+            (grad,) = torch.autograd.grad(z, wide[0], g.double())
+            assert_close(y.detach(), z.detach(), terms=w[0].numel(), scale=10)
+            assert_close(x.grad, grad, terms=w[0].numel(), scale=10)

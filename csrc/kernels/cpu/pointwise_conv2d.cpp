@@ -8,8 +8,7 @@ namespace {
 // With this many rows of weights to a panel of contiguous pixels, copying the panel together first
 // pays, but only where its rows are whole pages apart: 256 -> 64, 32x32: 0.81 of the fma peak, 0.67
 // as it lies; 64 -> 64, 128x128: 0.79, 0.53. Elsewhere it costs: 512 -> 128, 28x28: 0.78, 0.94 as
-// it lies; 960 -> 160, 7x7: 0.79, 0.83; 256 -> 64, 16x16: 0.85, 0.95 (kernel alone, one core, Zen
-// 5).
+// it lies; 960 -> 160, 7x7: 0.79, 0.83; 256 -> 64, 16x16: 0.85, 0.95 (kernel, one core, Zen 5).
 constexpr int64_t kRowsWorthStaging = 40;
 // A group of row tiles passes over one panel of the weights after the other: half of all tiles, so
 // that two threads have rows of their own, but within these bounds, and as many as stay in the L2
@@ -196,13 +195,12 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     };
     const Weights<S> w = weights(panel);
     t.b = w.first, t.b_row = w.in_stride;
-    const int64_t next = panel.first + panel.count;
-    const bool fetches = unit < end && next < p.out_channels;
-    const Weights<S> after =
-        fetches ? weights(grid.panel<S>(within / tiles + 1, p.out_channels)) : Weights<S>{};
-    t.next_b = after.first;
-    const bool lies_together = fetches && after.in_stride <= kTileColumns<S>;
-    t.next_end = lies_together ? after.first + p.in_channels * after.in_stride : nullptr;
+    const bool fetches = unit < end && panel.first + panel.count < p.out_channels;
+    const Range beside = grid.panel<S>(within / tiles + 1, p.out_channels);
+    const Weights<S> next = fetches ? weights(beside) : Weights<S>{};
+    const bool has_gaps = next.in_stride > kTileColumns<S>;
+    t.next_b = next.first;
+    t.next_end = has_gaps ? nullptr : next.first + p.in_channels * next.in_stride;
     t.bias = bias ? bias + panel.first : nullptr;
     t.rows = rows.count, t.columns = panel.count;
     int64_t row = rows.first, c_row = p.out_channels;
