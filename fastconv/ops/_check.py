@@ -30,6 +30,25 @@ def check_bias(op: str, input: Tensor, bias: Tensor | None) -> None:
     check_like_input(op, input, bias=narrowed(bias, input))
 
 
+def check_bias_shape(op: str, bias: Tensor | None, out_channels: int) -> None:
+    if bias is not None and bias.shape != (out_channels,):
+        raise RuntimeError(
+            f"{op}: expected bias of shape ({out_channels}), got {tuple(bias.shape)}"
+        )
+
+
+def check_windows(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises RuntimeError unless these are windows over all channels of input, and their bias."""
+    if input.dim() != 4 or weight.dim() != 4 or weight.shape[1] != input.shape[1]:
+        raise RuntimeError(
+            f"{op}: expected weight of shape (out_channels, in_channels, kh, kw), got "
+            f"{tuple(weight.shape)} for input {tuple(input.shape)}"
+        )
+    if 0 in weight.shape:
+        raise RuntimeError(f"{op}: expected a weight with taps, got {tuple(weight.shape)}")
+    check_bias_shape(op, bias, weight.shape[0])
+
+
 def check_like_input(op: str, input: Tensor, **others: Tensor | None) -> None:
     """Raises RuntimeError for a tensor of another device or dtype; for the fake kernels."""
     for name, other in others.items():

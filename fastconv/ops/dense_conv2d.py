@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_bias, check_like_input
+from fastconv.ops._check import check_bias, check_like_input, check_windows
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
 
@@ -91,17 +91,7 @@ def fake(
     check_bias("dense_conv2d", input, bias)
     reference.check_activation(activation)
     plain = reference.unpack_dense(weight, bias) if weight.dim() == 5 else weight
-    if input.dim() != 4 or plain.dim() != 4 or plain.shape[1] != input.shape[1]:
-        raise RuntimeError(
-            "dense_conv2d: expected weight of shape (out_channels, in_channels, kh, kw), got "
-            f"{tuple(plain.shape)} for input {tuple(input.shape)}"
-        )
-    if 0 in plain.shape:
-        raise RuntimeError(f"dense_conv2d: expected a weight with taps, got {tuple(plain.shape)}")
-    if bias is not None and bias.shape != plain.shape[:1]:
-        raise RuntimeError(
-            f"dense_conv2d: expected bias of shape ({plain.shape[0]}), got {tuple(bias.shape)}"
-        )
+    check_windows("dense_conv2d", input, plain, bias)
     size, kernel = input.shape[2:], plain.shape[2:]
     rows, columns = output_sizes("dense_conv2d", size, kernel, stride, padding, dilation)
     shape = (input.shape[0], rows, columns, plain.shape[0])

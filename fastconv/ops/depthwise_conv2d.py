@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_like_input
+from fastconv.ops._check import check_bias_shape, check_like_input
 from fastconv.ops._layout import channels_fastest, empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -88,10 +88,7 @@ def fake(
             f"depthwise_conv2d: expected weight of shape ({channels} * m, 1, kh, kw) for input "
             f"{tuple(input.shape)}, got {tuple(weight.shape)}"
         )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise RuntimeError(
-            f"depthwise_conv2d: expected bias of shape ({weight.shape[0]}), got {tuple(bias.shape)}"
-        )
+    check_bias_shape("depthwise_conv2d", bias, weight.shape[0])
     window = (stride, padding, dilation)
     rows, columns = output_sizes("depthwise_conv2d", input.shape[2:], weight.shape[2:], *window)
     return empty_as(input, (input.shape[0], weight.shape[0], rows, columns))

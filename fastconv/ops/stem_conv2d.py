@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_bias, check_like_input
+from fastconv.ops._check import check_bias, check_like_input, check_windows
 from fastconv.ops._layout import channels_fastest
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -73,17 +73,7 @@ def fake(
     check_like_input("stem_conv2d", input, weight=weight)
     check_bias("stem_conv2d", input, bias)
     reference.check_activation(activation)
-    if input.dim() != 4 or weight.dim() != 4 or weight.shape[1] != input.shape[1]:
-        raise RuntimeError(
-            "stem_conv2d: expected weight of shape (out_channels, in_channels, kh, kw), got "
-            f"{tuple(weight.shape)} for input {tuple(input.shape)}"
-        )
-    if 0 in weight.shape:
-        raise RuntimeError(f"stem_conv2d: expected a weight with taps, got {tuple(weight.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise RuntimeError(
-            f"stem_conv2d: expected bias of shape ({weight.shape[0]}), got {tuple(bias.shape)}"
-        )
+    check_windows("stem_conv2d", input, weight, bias)
     size, kernel = input.shape[2:], weight.shape[2:]
     rows, columns = output_sizes("stem_conv2d", size, kernel, stride, padding, (1, 1))
     shape = (input.shape[0], rows, columns, weight.shape[0])
