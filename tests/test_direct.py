@@ -79,6 +79,28 @@ def test_same_tensor_as_from_the_dispatcher(name, layout):
     result.resize_(result.numel() + 1)  # memory of torch's own, as that of any result
 
 
+WINDOW = (ONE, EDGES, ONE)
+BACKWARD = {  # of one result; after grad_output
+    "depthwise_conv2d_backward_input": (X, DEPTHWISE, *WINDOW),
+    "local_response_norm_backward": (X, 5, 1e-4, 0.75, 1.0),
+    "global_avg_pool2d_backward": (X,),
+    "activation_backward": (X, "silu"),
+}
+
+
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("name", BACKWARD)
+def test_same_gradient_as_from_the_dispatcher(name, layout):
+    grad = RESIDUAL.mean((2, 3), keepdim=True) if "pool" in name else layout(RESIDUAL)
+    arguments = [grad, *(layout(a) if a is X else a for a in BACKWARD[name])]
+    expected = OPS[name].raw(*arguments)
+    result = direct(name)(*arguments)
+    assert torch.equal(result, expected)
+    assert (result.shape, result.stride()) == (expected.shape, expected.stride())
+    with pytest.raises(OtherwiseError):  # it writes to no tensor of the caller's
+        direct(name)(*arguments, out=torch.empty_like(expected))
+
+
 class Subclass(torch.Tensor):
     pass
 

@@ -101,21 +101,56 @@ bool is_packed(const Tensor& weight, const DepthwiseConv2dShape& s) {
 }
 
 // The weights in the order the kernels read: the tensor's own memory where it has that order (see
-// fastconv.ops.pack_depthwise_weight), else a copy in scratch.
-const void* packed_weight(const Tensor& weight, const DepthwiseConv2dShape& s, bool flip,
-                          bool widen) {
-  if (!flip && !widen && is_packed(weight, s)) return weight.const_data_ptr();
-  const int64_t element = widen ? sizeof(float) : weight.element_size();
-  void* copy = scratch(Purpose::kShared, weight.numel() * element);
-  depthwise_conv2d_kernels().pack_weight({s, weight.const_data_ptr(), weight.stride(0),
-                                          weight.stride(2), weight.stride(3), flip, widen, copy});
-  return copy;
-}
+// fastconv.ops.pack_depthwise_weight), else a copy. Each thread makes its own: one core would wait
+// longer for lines that another has just written than packing takes.
+class PackedWeight {
+ public:
+  PackedWeight(const Tensor& weight, const DepthwiseConv2dShape& s, bool flip, bool widen)
+      : p_{s,
+           weight.const_data_ptr(),
+           weight.stride(0),
+           weight.stride(2),
+           weight.stride(3),
+           flip,
+           widen,
+           nullptr} {
+    if (flip || widen || !is_packed(weight, s)) {
+      bytes_ = weight.numel() * (widen ? int64_t(sizeof(float)) : weight.element_size());
+    }
+  }
+
+  int64_t bytes() const { return bytes_; }  // of the copy
+
+  const void* get(void* copy) const {
+    if (bytes_ == 0) return p_.weight;
+    DepthwiseConv2dPackParams p = p_;
+    p.packed = copy;
+    depthwise_conv2d_kernels().pack_weight(p);
+    return copy;
+  }
+
+ private:
+  DepthwiseConv2dPackParams p_;
+  int64_t bytes_ = 0;
+};
 
 // Nanoseconds a unit takes where `units` do all taps of all outputs.
 double unit_cost(const DepthwiseConv2dShape& s, int64_t units) {
   const double outputs = double(s.batch) * s.out_channels() * s.out_height * s.out_width;
   return outputs * s.taps() * kNanosecondsATap / std::max<int64_t>(units, 1);
+}
+
+// A kernel on all of its units; each thread has scratch of so many bytes and the packed weights.
+template <class Params, class Kernel>
+void on_threads(Params p, const PackedWeight& weight, Kernel kernel, int64_t units,
+                int64_t scratch_bytes) {
+  const int64_t own = div_up(scratch_bytes, int64_t{64}) * 64;
+  parallel(units, unit_cost(p.shape, units), [&](int64_t begin, int64_t end) {
+    char* memory = static_cast<char*>(scratch(Purpose::kOwn, own + weight.bytes()));
+    Params q = p;
+    q.weight = weight.get(memory + own);
+    kernel(q, memory, begin, end);
+  });
 }
 
 // What the sums of p go to: the gradients of weight, in its strides, and of bias.
@@ -229,15 +264,10 @@ Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
     forward_on_gpu(p, weight, input);
     return output;
   }
-  p.weight = packed_weight(weight, p.shape, false, depthwise_conv2d_widens_weight(p.shape));
-
   count(depthwise_conv2d_variant(p.shape));
-  const int64_t units = depthwise_conv2d_units(p.shape);
-  const auto forward = depthwise_conv2d_kernels().forward;
-  const int64_t bytes = depthwise_conv2d_scratch(p.shape);
-  parallel(units, unit_cost(p.shape, units), [&](int64_t begin, int64_t end) {
-    forward(p, scratch(Purpose::kOwn, bytes), begin, end);
-  });
+  const PackedWeight packed(weight, p.shape, false, depthwise_conv2d_widens_weight(p.shape));
+  on_threads(p, packed, depthwise_conv2d_kernels().forward, depthwise_conv2d_units(p.shape),
+             depthwise_conv2d_scratch(p.shape));
   return output;
 }
 
@@ -259,17 +289,13 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
     backward_input_on_gpu(p, weight, input);
     return grad_input;
   }
-  const bool forwards = depthwise_conv2d_backward_is_forward(p.shape);
-  p.weight =
-      packed_weight(weight, p.shape, forwards, forwards && depthwise_conv2d_widens_weight(p.shape));
-
   count(depthwise_conv2d_backward_input_variant(p.shape));
-  const int64_t units = depthwise_conv2d_backward_input_units(p.shape);
-  const auto backward = depthwise_conv2d_kernels().backward_input;
-  const int64_t bytes = depthwise_conv2d_backward_input_scratch(p.shape);
-  parallel(units, unit_cost(p.shape, units), [&](int64_t begin, int64_t end) {
-    backward(p, scratch(Purpose::kOwn, bytes), begin, end);
-  });
+  const bool forwards = depthwise_conv2d_backward_is_forward(p.shape);
+  const PackedWeight packed(weight, p.shape, forwards,
+                            forwards && depthwise_conv2d_widens_weight(p.shape));
+  on_threads(p, packed, depthwise_conv2d_kernels().backward_input,
+             depthwise_conv2d_backward_input_units(p.shape),
+             depthwise_conv2d_backward_input_scratch(p.shape));
   return grad_input;
 }
 
@@ -338,8 +364,8 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward(
 FASTCONV_IMPL(depthwise_conv2d, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::depthwise_conv2d>(m, "depthwise_conv2d");
   m.impl("depthwise_conv2d_backward", TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward));
-  m.impl("depthwise_conv2d_backward_input",
-         TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward_input));
+  fastconv::ops::impl_with_direct<&fastconv::ops::depthwise_conv2d_backward_input>(
+      m, "depthwise_conv2d_backward_input");
   m.impl("depthwise_conv2d_backward_weight",
          TORCH_BOX(&fastconv::ops::depthwise_conv2d_backward_weight));
 }

@@ -8,6 +8,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <variant>
 
 #include "tensor.h"
@@ -19,8 +20,8 @@ using Value = std::variant<std::monostate, Tensor, int64_t, double, bool, Text, 
 constexpr size_t kMostValues = 24;
 
 struct Direct {
-  Tensor (*run)(const Tensor* out, Value* values);
-  size_t count;  // of values
+  Tensor (*run)(const Tensor* out, Value* values);  // out: null where the result is new
+  size_t count;                                     // of values
 };
 
 // The direct call of each op that has one.
@@ -43,6 +44,34 @@ struct Taken<std::optional<T>> {
 template <class T>
 decltype(auto) take(Value& value) {
   return Taken<std::remove_cv_t<std::remove_reference_t<T>>>::of(value);
+}
+
+template <auto op>
+struct DirectCall;
+
+template <class... Arguments, Tensor (*op)(Arguments...)>
+struct DirectCall<op> {
+  static constexpr size_t kArguments = sizeof...(Arguments);
+  static_assert(kArguments <= kMostValues);
+
+  static Tensor run(const Tensor* out, Value* values) {
+    if (out) fail("expected no tensor to write to");
+    return run(values, std::index_sequence_for<Arguments...>());
+  }
+
+ private:
+  template <size_t... I>
+  static Tensor run(Value* values, std::index_sequence<I...>) {
+    return op(take<Arguments>(values[I])...);
+  }
+};
+
+// Registers an op that makes a new tensor, and its direct call. One that fills the caller's is
+// registered by impl_with_out (out.h).
+template <auto op, class Library>
+void impl_with_direct(Library& m, const char* name) {
+  m.impl(name, TORCH_BOX(op));
+  direct_calls()[name] = {&DirectCall<op>::run, DirectCall<op>::kArguments};
 }
 
 }  // namespace fastconv::ops

@@ -87,5 +87,6 @@ Tensor global_avg_pool2d_backward(const Tensor& grad_output, const Tensor& input
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::global_avg_pool2d>(m, "global_avg_pool2d");
-  m.impl("global_avg_pool2d_backward", TORCH_BOX(&fastconv::ops::global_avg_pool2d_backward));
+  fastconv::ops::impl_with_direct<&fastconv::ops::global_avg_pool2d_backward>(
+      m, "global_avg_pool2d_backward");
 }

@@ -91,5 +91,6 @@ Tensor local_response_norm_backward(const Tensor& grad_output, const Tensor& inp
 
 FASTCONV_IMPL(local_response_norm, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::local_response_norm>(m, "local_response_norm");
-  m.impl("local_response_norm_backward", TORCH_BOX(&fastconv::ops::local_response_norm_backward));
+  fastconv::ops::impl_with_direct<&fastconv::ops::local_response_norm_backward>(
+      m, "local_response_norm_backward");
 }

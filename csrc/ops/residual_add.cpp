@@ -166,6 +166,6 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& z,
 FASTCONV_IMPL(residual_add, m) {
   fastconv::ops::impl_with_out<&fastconv::ops::residual_add>(m, "residual_add");
   m.impl("residual_add_with_mask", TORCH_BOX(&fastconv::ops::residual_add_with_mask));
-  m.impl("activation_backward", TORCH_BOX(&fastconv::ops::activation_backward));
+  fastconv::ops::impl_with_direct<&fastconv::ops::activation_backward>(m, "activation_backward");
   m.impl("activation_backward_from_mask", TORCH_BOX(&fastconv::ops::activation_backward_from_mask));
 }
