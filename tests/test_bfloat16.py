@@ -186,6 +186,27 @@ def test_filters_beyond_float16(name):
 
 @pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("stride", [1, 2])
+def test_nan_reaches_what_reads_it_alone(stride, name):
+    """What float16 will not do is left to float32, strip by strip."""
+    x, tensors, _, pad, _ = block_of((2, 16, 70, 8, 60, 30, 3, stride))
+    clean = x.clone()
+    x[0, 3, 17, 21] = torch.nan
+    read = torch.zeros(1, 1, 60, 30)
+    read[0, 0, 17, 21] = 1
+    read = torch.nn.functional.max_pool2d(read, 3, stride, 1)[0, 0].bool()
+    with isa(name):
+        call = partial(inverted_residual, x, *packed(tensors), stride, pad, "relu6", False)
+        y = call()
+        of_clean = inverted_residual(clean, *packed(tensors), stride, pad, "relu6", False)
+        assert_same_bits_on_any_threads(call)
+    assert y[0, :, read].isnan().all()
+    rest = torch.stack([~read, torch.ones_like(read)])[:, None].expand_as(y)
+    assert (y[rest] - of_clean[rest]).abs().max() < BLOCK_ERROR * of_clean.abs().max()
+    assert torch.equal(y[1], of_clean[1])
+
+
+@pytest.mark.parametrize("name", MATRIX_ISAS)
+@pytest.mark.parametrize("stride", [1, 2])
 def test_padding_of_one_side(stride, name):
     x, tensors, _, _, _ = block_of((2, 16, 40, 8, 11, 16, 5, 1))
     window = ((stride, stride), (0, 3, 6, 1))

@@ -27,8 +27,9 @@ int64_t depth_steps(int64_t pairs) {
 // Where the next pixel goes, in rows of a ring.
 struct Place {
   float16* to;
-  int64_t left;  // pixels to the end of the row
-  int64_t width, margin;
+  int64_t left;                 // pixels to the end of the row
+  int64_t width, margin, last;  // elements from the end of a row to the next, to its last vector
+  VecH seen;                    // NaN where the row has had one
 };
 
 // Sums that wait to be narrowed, in rows of kHiddenPanel.
@@ -42,18 +43,29 @@ struct Waiting {
     const VecH zero = VecH::set1(0), six = VecH::set1(6);
     most = min_of(most, pixels);
     pixels -= most;
+    VecH seen = place.seen;
     while (most > 0) {
       const int64_t run = min_of(most, place.left);
       float16* to = place.to;
       const float* from = sums;
-      for (int64_t i = 0; i < run; ++i) {
-        store_half(to + i * kHiddenPanel,
-                   min(six, max(zero, narrow_half(from + i * kHiddenPanel))));
-      }
+      const auto pixel = [&](int64_t i) __attribute__((always_inline)) {
+        const VecH h = min(six, max(zero, narrow_half(from + i * kHiddenPanel)));
+        store_half(to + i * kHiddenPanel, h);
+        return h;
+      };
+      int64_t i = 0;
+      // Of numbers from 0 to 6 no sum of products is a NaN.
+      for (; i + 2 <= run; i += 2) seen = fma(pixel(i), pixel(i + 1), seen);
+      if (i < run) seen = fma(pixel(i), zero, seen);
       place.to = to + run * kHiddenPanel, sums = from + run * kHiddenPanel;
       most -= run, place.left -= run;
-      if (place.left == 0) place.to += place.margin, place.left = place.width;
+      if (place.left == 0) {
+        store_half(place.to + place.last, seen);
+        seen = zero;
+        place.to += place.margin, place.left = place.width;
+      }
     }
+    place.seen = seen;
   }
 };
 
@@ -123,7 +135,7 @@ FASTCONV_INLINE VecF size_of_lanes(VecF a) {
 // `first` on.
 FASTCONV_INLINE bool channels_fit(const Params& p, int64_t first, int64_t lanes) {
   const VecF none = VecF::set1(0), one = VecF::set1(1);
-  const VecF most = VecF::set1(60000), least = VecF::set1(0x1p-14f);
+  const VecF most = VecF::set1(60000 / kClampScale), least = VecF::set1(0x1p-14f);
   VecF sum = none;
   if (p.depthwise_bias) sum = size_of_lanes(load_partial(p.depthwise_bias + first, lanes));
   VecF largest = sum;
@@ -139,7 +151,7 @@ FASTCONV_INLINE bool channels_fit(const Params& p, int64_t first, int64_t lanes)
 
 int64_t half_row(const InvertedResidualShape& s) {
   const int64_t read = (div_up(s.out_width, kColumns) * kColumns - 1) * s.stride_w + s.kernel_w;
-  return (max_of(s.pad_left + s.width, read) + !s.expands) * kHiddenPanel;
+  return (max_of(s.pad_left + s.width, read) + 1) * kHiddenPanel;
 }
 
 int64_t half_filter(const InvertedResidualShape& s) {
@@ -148,6 +160,14 @@ int64_t half_filter(const InvertedResidualShape& s) {
 
 bool fits_half(const float16* filter) {
   return filter->bits != 0;
+}
+
+void spoil(float16* filter) {
+  filter[1].bits = 1;
+}
+
+bool is_spoilt(const float16* filter) {
+  return filter[1].bits != 0;
 }
 
 bool begin_half(const Params& p, int64_t panel, const HalfRing& ring, float16* filter) {
@@ -161,18 +181,19 @@ bool begin_half(const Params& p, int64_t panel, const HalfRing& ring, float16* f
     const int64_t lanes = min_of(L, channels - c);
     if (!channels_fit(p, first + c, lanes)) return false;
     float16* row = filter + kHiddenPanel + c;
-    if (p.depthwise_bias) store(row, load_partial(p.depthwise_bias + first + c, lanes));
+    const VecF scale = VecF::set1(kClampScale);
+    if (p.depthwise_bias) store(row, scale * load_partial(p.depthwise_bias + first + c, lanes));
     for (int64_t tap = 0; tap < taps; ++tap) {
       const float* from = p.depthwise_weight + tap * p.hidden + first + c;
-      store(row + (1 + tap) * kHiddenPanel, load_partial(from, lanes));
+      store(row + (1 + tap) * kHiddenPanel, scale * load_partial(from, lanes));
     }
   }
   filter->bits = 1;
+  const VecH zero = VecH::set1(0);
   const int64_t left = p.pad_left * kHiddenPanel, right = left + p.width * kHiddenPanel;
-  for (int64_t i = 0; i < ring.slots; ++i) {
-    float16* of_row = ring.rows + i * ring.row;
-    std::memset(of_row, 0, left * sizeof(float16));
-    std::memset(of_row + right, 0, (ring.row - right) * sizeof(float16));
+  for (float16* row = ring.rows; row < ring.rows + ring.slots * ring.row; row += ring.row) {
+    for (int64_t i = 0; i < left; i += kHiddenPanel) store_half(row + i, zero);
+    for (int64_t i = right; i < ring.row; i += kHiddenPanel) store_half(row + i, zero);
   }
   return true;
 }
@@ -188,7 +209,7 @@ void expand_half(Tiles& tiles, const Params& p, int64_t panel, int64_t image, in
   g.b = p.expand_weight + 2 * panel * kHiddenPanel, g.b_second = 2 * (columns - wide);
   g.bias = p.expand_bias ? p.expand_bias + panel * kHiddenPanel : nullptr;
   g.steps = depth_steps(p.in_channels / 2), g.pairs = p.in_channels / 2 / g.steps;
-  const int64_t margin = ring.row - p.width * kHiddenPanel;
+  const int64_t margin = ring.row - p.width * kHiddenPanel, left = p.pad_left * kHiddenPanel;
   while (from < to) {
     const int64_t slot = ring.slot(from), rows = min_of(to - from, ring.slots - slot);
     const int64_t pixels = rows * p.width, count = div_up<int64_t>(pixels, kTileRegisterRows);
@@ -196,7 +217,8 @@ void expand_half(Tiles& tiles, const Params& p, int64_t panel, int64_t image, in
         div_up(pixels, count);  // of each tile; the last lies over the one before
     tiles.set_shape({uint8_t(height), uint8_t(wide), uint8_t(g.pairs), uint8_t(g.pairs)});
     const bfloat16* input = p.input + (image * p.height + from) * p.width * p.in_channels;
-    Place place{ring.rows + slot * ring.row + p.pad_left * kHiddenPanel, p.width, p.width, margin};
+    Place place{ring.rows + slot * ring.row + left, p.width,      p.width, margin,
+                margin - left - kHiddenPanel,       VecH::set1(0)};
     Waiting waiting{nullptr, 0};
     g.has_b = false;
     for (int64_t tile = 0, done = 0; tile < count; tile += 2) {
@@ -232,14 +254,16 @@ void copy_half(const Params& p, int64_t panel, int64_t image, int64_t from, int6
 
 bool fits_half(const Params& p, const RowSpan& span, const HalfRing& ring) {
   constexpr uint16_t kLeast = (127 - 6) << 7, kMost = 0x40c0;  // of bfloat16: 2^-6 and 6
+  constexpr uint16_t kInfinity = 0x7c00;                       // of float16
   const int64_t top = span.first * p.stride_h - p.pad_top;
   const int64_t bottom = min_of(top + (span.count - 1) * p.stride_h + p.kernel_h, p.height);
-  uint16_t largest = 0;
-  for (int64_t y = max_of<int64_t>(top, 0); y < bottom; ++y) {
-    const float16* sizes = ring.rows + ring.slot(y) * ring.row + ring.row - kHiddenPanel;
-    for (int64_t i = 0; i < kHiddenPanel; ++i) largest = max_of(largest, sizes[i].bits);
+  int64_t y = max_of<int64_t>(top, 0), slot = ring.slot(y);
+  VecSizes sizes{};
+  for (; y < bottom; ++y, slot = slot + 1 < ring.slots ? slot + 1 : 0) {
+    raise_sizes(sizes, ring.rows + (slot + 1) * ring.row - kHiddenPanel);
   }
-  return largest == 0 || (largest >= kLeast && largest <= kMost);
+  if (p.expands) return !any_above(sizes, kInfinity);
+  return !any_above(sizes, 0) || (any_above(sizes, kLeast - 1) && !any_above(sizes, kMost));
 }
 
 }  // namespace fastconv::FASTCONV_ISA

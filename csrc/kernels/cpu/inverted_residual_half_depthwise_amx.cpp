@@ -10,10 +10,11 @@ constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
 
 // A register tile: 7 columns x R rows.
 struct Tile {
-  const float16* row[9];  // input rows at the first column of the tile, null outside the image
+  const float16* row[9];  // input rows, null outside the image
   const float16 *bias, *weight;
-  bfloat16* out;    // at the first pixel
-  int64_t out_row;  // elements from an output row to the next
+  bfloat16* out;    // rows of the output
+  int64_t out_row;  // elements from one to the next
+  int64_t first;    // column of the output
   int64_t columns;
 };
 
@@ -25,8 +26,8 @@ FASTCONV_INLINE void tile(const Tile& t) {
   for (int i = 0; i < R * kColumns; ++i) acc[i] = bias;
 #pragma GCC unroll 16
   for (int i = 0; i < K + (R - 1) * S; ++i) {
-    const float16* row = t.row[i];
-    if (row == nullptr) continue;
+    if (t.row[i] == nullptr) continue;
+    const float16* row = t.row[i] + t.first * S * kHiddenPanel;
     VecH w[R][K];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -51,25 +52,23 @@ FASTCONV_INLINE void tile(const Tile& t) {
       }
     }
   }
-  const VecH zero = VecH::set1(0), six = VecH::set1(6);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int o = 0; o < kColumns; ++o) {
       if (!kFull && o >= t.columns) continue;
-      store_widened(t.out + r * t.out_row + o * kHiddenPanel,
-                    min(six, max(zero, acc[r * kColumns + o])));
+      // Ties go up and down in turn: to even would take two steps more.
+      store_clamped(t.out + r * t.out_row + (t.first + o) * kHiddenPanel, acc[r * kColumns + o],
+                    (r + o) % 2 == 0);
     }
   }
 }
 
 template <int K, int S, int R>
-void row_of_tiles(Tile t, int64_t columns) {
-  for (; columns > 0; columns -= kColumns) {
-    t.columns = columns;
-    columns >= kColumns ? tile<K, S, R, true>(t) : tile<K, S, R, false>(t);
-    for (const float16*& row : t.row) row = row ? row + kColumns * S * kHiddenPanel : nullptr;
-    t.out += kColumns * kHiddenPanel;
+void row_of_tiles(Tile& t, int64_t columns) {
+  for (t.first = 0; t.first < columns; t.first += kColumns) {
+    t.columns = columns - t.first;
+    t.columns >= kColumns ? tile<K, S, R, true>(t) : tile<K, S, R, false>(t);
   }
 }
 
@@ -79,12 +78,16 @@ void depthwise(const InvertedResidualBfloat16Params& p, const RowSpan& span, con
   Tile t{};
   t.bias = filter + kHiddenPanel, t.weight = t.bias + kHiddenPanel;
   t.out_row = p.out_width * kHiddenPanel;
+  // A row that is read, and its slot: a division for each shows on maps of 7x7.
+  int64_t y = max_of<int64_t>(span.first * S - p.pad_top, 0), slot = ring.slot(y);
   for (int64_t r = 0; r < span.count; r += 2) {
     const int64_t top = (span.first + r) * S - p.pad_top;
     const int64_t rows = min_of<int64_t>(span.count - r, 2);
+    for (; y < top; ++y) slot = slot + 1 < ring.slots ? slot + 1 : 0;
     for (int64_t i = 0; i < K + (rows - 1) * S; ++i) {
-      const int64_t y = top + i;
-      t.row[i] = inside(y, p.height) ? ring.rows + ring.slot(y) * ring.row : nullptr;
+      const int64_t at = slot + top + i - y;
+      const int64_t wrapped = at < ring.slots ? at : at - ring.slots;
+      t.row[i] = inside(top + i, p.height) ? ring.rows + wrapped * ring.row : nullptr;
     }
     t.out = out + r * t.out_row;
     rows == 2 ? row_of_tiles<K, S, 2>(t, p.out_width) : row_of_tiles<K, S, 1>(t, p.out_width);
