@@ -43,21 +43,23 @@ def backend(
     Args:
         graph: of torch's functions, as dynamo captured it.
         example_inputs: its weights and inputs.
-        options: `then`, the backend of torch.compile to run the result: 'eager' or another.
+        options: `then`, the backend of torch.compile to run the result: 'eager' or another; and
+            `winograd`, as in :func:`fastconv.optimize`: True or False.
 
     Raises:
         RuntimeError: an option is unknown.
     """
-    options = {"then": "eager", **(options or {})}
-    if unknown := options.keys() - {"then"}:
-        raise RuntimeError(f"backend 'fastconv': expected the option 'then', got {sorted(unknown)}")
+    options = {"then": "eager", "winograd": True, **(options or {})}
+    if unknown := options.keys() - {"then", "winograd"}:
+        wanted = "expected the options 'then' and 'winograd'"
+        raise RuntimeError(f"backend 'fastconv': {wanted}, got {sorted(unknown)}")
     _use_our_functions(graph)
     with_gradient = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in example_inputs
     )
     if with_gradient or any(n.target is torch._C._set_grad_enabled for n in graph.graph.nodes):
         return lookup_backend(options["then"])(graph, list(example_inputs))
-    return _Inference(graph, example_inputs, options["then"])
+    return _Inference(graph, example_inputs, **options)
 
 
 _OUR_FUNCTIONS: dict[Any, Callable[..., Any]] = {
@@ -81,9 +83,11 @@ def _use_our_functions(graph: fx.GraphModule) -> None:
 class _Inference:
     """A graph without gradients, optimized for what it is called with."""
 
-    def __init__(self, graph: fx.GraphModule, inputs: Sequence[Any], then: str) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, inputs: Sequence[Any], then: str, winograd: bool
+    ) -> None:
         self.graph = graph
-        self.then = then
+        self.then, self.winograd = then, winograd
         placeholders = graph.graph.find_nodes(op="placeholder")
         read = [i for i, node in enumerate(placeholders) if node.users]
         self.weights = [i for i in read if _is_weight(inputs[i])]
@@ -143,7 +147,8 @@ class _Inference:
             with torch.random.fork_rng(devices=[]):  # optimize runs the graph once, for its errors
                 # What another backend makes of the result is not known here.
                 measure = None if self.then == "eager" else False
-                fast = optimize(self._bound(inputs, numbers), images, measure=measure)
+                settings: Any = {"measure": measure, "winograd": self.winograd}
+                fast = optimize(self._bound(inputs, numbers), images, **settings)
         except Exception as error:  # the graph as it came raises the model's own
             _log.info("a compiled graph runs as it came: %s", error)
             return None

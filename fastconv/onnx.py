@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastconv.reference import panels_of, shortcut_stride
+from fastconv.reference import PARABOLA, panels_of, shortcut_stride
 
 try:
     from onnxscript import opset18
@@ -87,8 +87,14 @@ def dense_conv2d(
     dilation: Sequence[int] = (1, 1),
     activation: str | None = None,
 ) -> Any:
-    if len(weight.shape) == 5:  # panels, kh, kw, channels, columns
-        panels, rows, columns, channels, width = weight.shape
+    shape = list(weight.shape)
+    if len(shape) == 6:  # 1, 6, 6, panels, channels, columns: at Winograd's points
+        back = op.Reshape(op.Constant(value_floats=sum(PARABOLA, ())), [3, 6])
+        flat = op.Reshape(weight, shape[1:])
+        weight = op.Einsum(back, back, flat, equation="hi,wj,ijpcn->phwcn")
+        shape = [shape[3], 3, 3, *shape[4:]]
+    if len(shape) == 5:  # panels, kh, kw, channels, columns
+        panels, rows, columns, channels, width = shape
         turned = op.Transpose(weight, perm=[0, 4, 3, 1, 2])
         weight = op.Reshape(turned, [panels * width, channels, rows, columns])
         if bias is not None:

@@ -157,8 +157,36 @@ def stem_conv2d(
     return activate(z, activation).contiguous(memory_format=torch.channels_last)
 
 
+# The values of the parabola of three weights at the points 0, sqrt(1/2), -sqrt(1/2), sqrt(2),
+# -sqrt(2) and infinity, each but the last over the derivative there of x (x^2 - 1/2) (x^2 - 2).
+_A, _B = 0.5**0.5, 2**0.5
+WINOGRAD_POINTS = (
+    (1.0, 0.0, 0.0),
+    *((-2 / 3, -2 / 3 * a, -1 / 3) for a in (_A, -_A)),
+    *((1 / 6, 1 / 6 * b, 1 / 3) for b in (_B, -_B)),
+    (0.0, 0.0, 1.0),
+)
+# And back, from the values at 0, sqrt(2), -sqrt(2) and infinity.
+PARABOLA = (
+    (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 0.0, 3 / _B, -3 / _B, 0.0),
+    (0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+)
+
+
+def at_winograd_points(weight: Tensor) -> Tensor:
+    """(O, C, 3, 3) -> (6, 6, O, C): what multiplies the transformed inputs; computed in float64."""
+    points = torch.tensor(WINOGRAD_POINTS, dtype=torch.float64, device=weight.device)
+    return torch.einsum("ih,jw,ochw->ijoc", points, points, weight.double()).to(weight.dtype)
+
+
 def unpack_dense(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(O, C, kh, kw) from panels: (panels, kh, kw, C, columns), O as bias has values, or all."""
+    """(O, C, kh, kw) from panels: (panels, kh, kw, C, columns), O as bias has values, or all; from
+    (1, 6, 6, panels, C, columns) at Winograd's points with their rounding."""
+    if weight.dim() == 6:
+        back = torch.tensor(PARABOLA, dtype=torch.float64, device=weight.device)
+        wide = weight[0].double()
+        weight = torch.einsum("hi,wj,ijpcn->phwcn", back, back, wide).to(weight.dtype)
     plain = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)
     return plain if bias is None else plain[: bias.numel()]
 
@@ -176,7 +204,7 @@ def dense_conv2d(
     """activation(conv2d + residual), padding (top, left, bottom, right), channels_last."""
     top, left, bottom, right = padding
     padded = F.pad(input, (left, right, top, bottom))
-    plain = unpack_dense(weight, bias) if weight.dim() == 5 else weight
+    plain = unpack_dense(weight, bias) if weight.dim() > 4 else weight
     z = F.conv2d(padded, plain, narrowed(bias, input), tuple(stride), 0, tuple(dilation))
     z = activate(z if residual is None else z + residual, activation)
     return z.contiguous(memory_format=torch.channels_last)

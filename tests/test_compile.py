@@ -146,7 +146,7 @@ def test_autocast_and_graph_breaks():
 
 
 def test_an_unknown_option():
-    with pytest.raises(Exception, match="expected the option 'then'"):
+    with pytest.raises(Exception, match="expected the options 'then'"):
         ours(SmallNetwork(), options={"than": "inductor"})(images())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastconv import reference
-from fastconv.ops import pack_dense_weight, pack_pointwise_pairs
+from fastconv.ops import pack_dense_weight, pack_pointwise_pairs, pack_winograd_weight
 from tests.helpers import ISAS, MATRIX_ISAS, assert_close, channels_last, contiguous, isa
 
 BF16 = torch.bfloat16
@@ -80,16 +80,17 @@ def test_pointwise_conv2d(shape, layout, at_end, name, fenced):
 @pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("at_end", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_dense_conv2d(shape, at_end, name, fenced):
+@pytest.mark.parametrize(("pack", "scale"), [(pack_dense_weight, 4), (pack_winograd_weight, 30)])
+def test_dense_conv2d(pack, scale, shape, at_end, name, fenced):
     batch, channels, out, height, width = shape
     x = channels_last(torch.randn(batch, channels, height, width))
     weight = torch.randn(out, channels, 3, 3) * channels**-0.5 / 3
     bias, residual = torch.randn(out), channels_last(torch.randn(batch, out, height, width))
-    tensors = x, pack_dense_weight(weight), bias, residual, torch.empty_like(residual)
+    tensors = x, pack(weight), bias, residual, torch.empty_like(residual)
     x, packed, bias, residual, y = (fenced.copy(t, at_end) for t in tensors)
     window = (1, 1), (1, 1, 1, 1), (1, 1)
     with isa(name):
         torch.ops.fastconv.dense_conv2d.out(x, packed, bias, residual, *window, "relu6", out=y)
     exact = (t.double() for t in (x, weight, bias, residual))
     expected = reference.dense_conv2d(*exact, *window, "relu6")
-    assert_close(y, expected, terms=9 * channels + 2, scale=4)
+    assert_close(y, expected, terms=9 * channels + 2, scale=scale)

@@ -61,6 +61,9 @@ CALLS = {
     "dense, packed": lambda x: ops.dense_conv2d(
         x, ops.pack_dense_weight(DENSE), ONE, None, 2, (1, 0, 2, 1), (1, 2), "silu"
     ),
+    "dense, Winograd": lambda x: ops.dense_conv2d(
+        x, ops.pack_winograd_weight(DENSE), ONE, x, 1, 1, 1, "relu"
+    ),
     "max pool": lambda x: ops.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     "mean": ops.global_avg_pool2d,
     "separable": lambda x: ops.separable_conv2d(

@@ -90,6 +90,7 @@ CALLS = {
     "pointwise_conv2d.nhwc_pairs": partial(pointwise_bfloat16, ops.pack_pointwise_pairs),
     "dense_conv2d.rows": partial(dense, 9),
     "dense_conv2d.taps": partial(dense, 7),
+    "dense_conv2d.winograd": partial(dense, 9, ops.pack_winograd_weight),
     "dense_conv2d.packing": partial(dense, 9, contiguous),
     "stem_conv2d.nchw": partial(stem, contiguous),
     "stem_conv2d.nhwc": partial(stem, channels_last),

@@ -14,7 +14,8 @@ constexpr int64_t kDensePanel = 32;
 
 struct DenseConv2dParams {
   const void* input;   // (batch, channels, height, width), channels_last
-  const void* weight;  // packed: (panels, kernel_h, kernel_w, channels, panel), dense;
+  const void* weight;  // packed: (panels, kernel_h, kernel_w, channels, panel), dense; at
+                       // Winograd's points: (6, 6, panels, channels, panel), dense;
                        // else (out_channels, channels, kernel_h, kernel_w), with the strides below
   const void* bias;    // (out_channels) or null
   const void* residual;  // as output, or null
@@ -26,8 +27,9 @@ struct DenseConv2dParams {
   int64_t pad_top, pad_left;
   int64_t weight_out_stride, weight_in_stride, weight_row_stride, weight_column_stride;
 
-  int64_t panel;  // output channels of one, kDensePanel at most
-  bool weight_is_packed;
+  int64_t panel;          // output channels of one, kDensePanel at most
+  bool weight_is_packed;  // or at Winograd's points
+  bool is_winograd;       // then float32, 3x3, of stride and dilation 1
   DType dtype;
   Activation activation;
 };
@@ -50,6 +52,7 @@ FASTCONV_INLINE bool dense_must_pack(const DenseConv2dParams& p) {
 }
 
 FASTCONV_INLINE Variant dense_conv2d_variant(const DenseConv2dParams& p) {
+  if (p.is_winograd) return Variant::dense_conv2d_winograd;
   if (dense_must_pack(p)) return Variant::dense_conv2d_packing;
   return dense_goes_by_taps(p) ? Variant::dense_conv2d_taps : Variant::dense_conv2d_rows;
 }

@@ -23,12 +23,27 @@ int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t reach, 
   return (padded - reach) / stride + 1;
 }
 
+// Sizes of a weight at Winograd's points.
+void read_winograd(DenseConv2dParams& p, const Tensor& input, const Tensor& weight) {
+  p.is_winograd = p.weight_is_packed = true;
+  p.kernel_h = p.kernel_w = 3;
+  p.panel = weight.size(5);
+  FASTCONV_CHECK(weight.size(0) == 1 && weight.size(1) == 6 && weight.size(2) == 6 &&
+                     weight.size(4) == p.channels && p.panel <= kDensePanel && weight.numel() > 0 &&
+                     weight.is_contiguous(),
+                 kOp, ": expected a weight of shape (1, 6, 6, panels, ", p.channels, ", at most ",
+                 kDensePanel, ") at Winograd's points for input ", to_string(input), ", got ",
+                 to_string(weight));
+  FASTCONV_CHECK(p.dtype == DType::kFloat32, kOp,
+                 ": expected float32 for a weight at Winograd's points, got ", to_string(weight));
+}
+
 // Sizes and strides of the weight: as torch has it, or in panels, when only the bias tells how many
 // of the last panel's columns count.
 void read_weight(DenseConv2dParams& p, const Tensor& input, const Tensor& weight,
                  const std::optional<Tensor>& bias) {
   check_like_input(kOp, "weight", weight, input);
-  p.weight_is_packed = weight.dim() == 5;
+  p.weight_is_packed = weight.dim() == 5 || weight.dim() == 6;
   if (!p.weight_is_packed) {
     check_dim(kOp, "weight", weight, 4);
     FASTCONV_CHECK(weight.size(1) == p.channels && weight.numel() > 0, kOp,
@@ -40,16 +55,23 @@ void read_weight(DenseConv2dParams& p, const Tensor& input, const Tensor& weight
     p.panel = std::min(kDensePanel, p.out_channels);
     return;
   }
-  p.panel = weight.size(4);
-  FASTCONV_CHECK(weight.size(3) == p.channels && p.panel <= kDensePanel && weight.numel() > 0 &&
-                     weight.is_contiguous(),
-                 kOp, ": expected a packed weight of shape (panels, kh, kw, ", p.channels,
-                 ", at most ", kDensePanel, ") for input ", to_string(input), ", got ",
-                 to_string(weight));
-  p.kernel_h = weight.size(1), p.kernel_w = weight.size(2);
-  p.out_channels = bias ? bias->numel() : weight.size(0) * p.panel;
-  FASTCONV_CHECK(dense_panels(p) == weight.size(0), kOp, ": expected a bias for weight ",
-                 to_string(weight), ", got ", p.out_channels, " values");
+  int64_t panels = 0;
+  if (weight.dim() == 6) {
+    read_winograd(p, input, weight);
+    panels = weight.size(3);
+  } else {
+    p.panel = weight.size(4);
+    FASTCONV_CHECK(weight.size(3) == p.channels && p.panel <= kDensePanel && weight.numel() > 0 &&
+                       weight.is_contiguous(),
+                   kOp, ": expected a packed weight of shape (panels, kh, kw, ", p.channels,
+                   ", at most ", kDensePanel, ") for input ", to_string(input), ", got ",
+                   to_string(weight));
+    p.kernel_h = weight.size(1), p.kernel_w = weight.size(2);
+    panels = weight.size(0);
+  }
+  p.out_channels = bias ? bias->numel() : panels * p.panel;
+  FASTCONV_CHECK(dense_panels(p) == panels, kOp, ": expected a bias for weight ", to_string(weight),
+                 ", got ", p.out_channels, " values");
 }
 
 DenseConv2dParams params_of(const Tensor& input, const Tensor& weight,
@@ -73,6 +95,9 @@ DenseConv2dParams params_of(const Tensor& input, const Tensor& weight,
   p.stride_h = stride[0], p.stride_w = stride[1];
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
   p.pad_top = padding[0], p.pad_left = padding[1];
+  FASTCONV_CHECK(!p.is_winograd || (stride[0] * stride[1] == 1 && dilation[0] * dilation[1] == 1),
+                 kOp, ": expected stride and dilation 1 for a weight at Winograd's points, got ",
+                 to_string(stride), " and ", to_string(dilation));
   const int64_t reach_h = (p.kernel_h - 1) * p.dilation_h + 1;
   const int64_t reach_w = (p.kernel_w - 1) * p.dilation_w + 1;
   p.out_height = output_size(p.height, padding[0], padding[2], reach_h, p.stride_h);
@@ -83,11 +108,15 @@ DenseConv2dParams params_of(const Tensor& input, const Tensor& weight,
 class DenseWork final : public Work {
  public:
   explicit DenseWork(const DenseConv2dParams& p)
-      : Work(dense_conv2d_variant(p)), p_(p), plan_(kernels_.plan(p)) {
+      : Work(dense_conv2d_variant(p)),
+        kernels_(p.is_winograd ? dense_conv2d_winograd_kernels() : dense_conv2d_kernels()),
+        p_(p),
+        plan_(kernels_.plan(p)) {
     const double weights = double(p.out_channels) * p.channels * p.kernel_h * p.kernel_w;
     units[0] = plan_.prepare_units, units[1] = plan_.units;
     cost[0] = units[0] > 0 ? weights * 8 * kNanosecondsAByte : 0;
     cost[1] = 2.0 * p.batch * p.out_height * p.out_width * weights / kFlopsANanosecond;
+    if (p.is_winograd) cost[1] /= 2;
     shared_bytes = plan_.prepared_bytes;
   }
 
@@ -97,7 +126,7 @@ class DenseWork final : public Work {
   }
 
  private:
-  const DenseConv2dKernels& kernels_ = dense_conv2d_kernels();
+  const DenseConv2dKernels& kernels_;
   DenseConv2dParams p_;
   DenseConv2dPlan plan_;
 };

@@ -35,6 +35,9 @@ def optimize_command(
             help="Seconds to race the ways there are for each layer; 0: no race at all.",
         ),
     ] = None,
+    winograd: Annotated[
+        bool, typer.Option(help="Let 3x3 convolutions use Winograd's products.")
+    ] = True,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +47,7 @@ def optimize_command(
     with expected_errors("MODEL"):
         model = build_model(name).eval()
         images = torch.randn(batch, *input_size(model))
-        settings: Any = {"any_size": any_size, "measure": measure}
+        settings: Any = {"any_size": any_size, "measure": measure, "winograd": winograd}
         try:
             fast: Any = fastconv.optimize(model, images, getattr(torch, dtype), **settings)
         except RuntimeError as error:

@@ -5,7 +5,7 @@ from torch import fx as _fx
 from fastconv.ops.batch_norm import batch_norm
 from fastconv.ops.conv1d import conv1d
 from fastconv.ops.conv2d import conv2d
-from fastconv.ops.dense_conv2d import dense_conv2d, pack_dense_weight
+from fastconv.ops.dense_conv2d import dense_conv2d, pack_dense_weight, pack_winograd_weight
 from fastconv.ops.depthwise_conv1d import depthwise_conv1d
 from fastconv.ops.depthwise_conv2d import depthwise_conv2d, pack_depthwise_weight
 from fastconv.ops.global_avg_pool2d import global_avg_pool2d
@@ -41,6 +41,7 @@ __all__ = [
     "pack_pointwise_panels",
     "pack_pointwise_weight",
     "pack_stem_weight",
+    "pack_winograd_weight",
     "pointwise_conv2d",
     "residual_add",
     "separable_conv2d",

@@ -1,5 +1,6 @@
 """Convolutions that are not ours: torch's own kernels, the activation fused where it can be."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from fastconv.ops.conv2d import no_kernel
+from fastconv.ops.dense_conv2d import PANEL
 from fastconv.optimize.conv import is_conv, is_dense_node, shape_of
 from fastconv.reference import activate
 
@@ -19,6 +21,31 @@ _ONEDNN_ACTIVATIONS: dict[str | None, tuple[str, list[float]]] = {
     "silu": ("swish", []),
     "hardswish": ("hardswish", []),
 }
+
+LEAST_TILES = 12  # of 4x4 outputs that make Winograd's products worth their weights
+
+
+def prefer_winograd(module: fx.GraphModule, batch: int, dtype: torch.dtype | None) -> None:
+    """Marks the dense convolutions that dense_conv2d is to compute by Winograd's products."""
+    for node in module.graph.nodes:
+        if dtype in (None, torch.float32) and is_conv(node) and is_dense_node(node):
+            node.meta["winograd"] = _pays_by_winograd(node, batch)
+
+
+def _pays_by_winograd(node: fx.Node, batch: int) -> bool:
+    """Whether the window is 3x3 at stride 1 and its map makes tiles enough.
+
+    FIGURES
+    """
+    shape = shape_of(node.kwargs["weight"])
+    windows = [shape[2:], *(node.kwargs[name] for name in ("stride", "dilation"))]
+    if [list(size) for size in windows] != [[3, 3], [1, 1], [1, 1]]:
+        return False
+    counted = node.kwargs["bias"] is not None or shape[0] % PANEL == 0
+    size = shape_of(node)[2:]
+    if not counted or min(shape[:2]) < 32 or not all(isinstance(s, int) for s in size):
+        return False
+    return batch * math.prod(-(-s // 4) for s in size) >= LEAST_TILES
 
 
 def prefer_onednn(module: fx.GraphModule, batch: int) -> None:
@@ -33,6 +60,8 @@ def prefer_onednn(module: fx.GraphModule, batch: int) -> None:
     """
     for node in module.graph.nodes:
         if not is_conv(node) or not is_dense_node(node) or "way" in node.meta:
+            continue
+        if node.meta.get("winograd"):
             continue
         shape = shape_of(node.kwargs["weight"])
         if batch > 1 or shape[0] < 32 or max(shape[2:]) > 3:

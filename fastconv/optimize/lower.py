@@ -87,7 +87,7 @@ def _kernel(node: fx.Node, dtype: torch.dtype | None) -> tuple[str, str | None]:
     if is_stem_node(node):
         return "stem_conv2d", None
     if is_dense_node(node) and dtype in (None, torch.float32):
-        return "dense_conv2d", None
+        return "dense_conv2d", "by Winograd's products" if node.meta.get("winograd") else None
     groups: Any = node.kwargs["groups"]
     return "torch", no_kernel(shape_of(node.kwargs["weight"]), groups)
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from fastconv.optimize.capture import Captured, capture
-from fastconv.optimize.dense import DenseConv2d, prefer_onednn
+from fastconv.optimize.dense import DenseConv2d, prefer_onednn, prefer_winograd
 from fastconv.optimize.fuse_blocks import fuse_blocks
 from fastconv.optimize.inputs import bind
 from fastconv.optimize.layout import channels_last_pays, in_layout
@@ -54,6 +54,7 @@ def optimize(
     example_kwargs: dict[str, Any] | None = None,
     any_size: bool = False,
     measure: bool | float | None = None,
+    winograd: bool = True,
 ) -> nn.Module:
     """A new module that computes what model computes at inference, on our kernels.
 
@@ -79,6 +80,9 @@ def optimize(
             parts or in torch's convolutions, each convolution, pool and linear layer in ours or
             torch's. False: no race, and the same plan on every machine. Another plan may differ in
             its last digits.
+        winograd: lets float32 3x3 convolutions on the CPU that are the faster for it use Winograd's
+            products (:func:`fastconv.ops.pack_winograd_weight`: some two more bits of rounding,
+            and infinities that spread as NaN). False: only the sums of the definition.
 
     Returns:
         An :class:`OptimizedModule`. A model that torch.export cannot capture, or with forward hooks
@@ -95,7 +99,8 @@ def optimize(
     _check_model(model)
     _check_dtype(model, dtype)
     if example_inputs is None and example_kwargs is None:
-        return _OnFirstCall(model, {"dtype": dtype, "any_size": any_size, "measure": measure})
+        settings = {"dtype": dtype, "any_size": any_size, "measure": measure, "winograd": winograd}
+        return _OnFirstCall(model, settings)
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs or ()
     args, kwargs = bind(inspect.signature(model.forward), given, example_kwargs or {})
     if dtype is not None:
@@ -113,10 +118,13 @@ def optimize(
     for transform in CANONICAL:
         transform(captured.graph)
     leaves = pytree.tree_leaves((args, kwargs))
+    images = (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() == 4)
+    batch = next((len(leaf) for leaf in images), 1)
+    if winograd:
+        prefer_winograd(captured.graph, batch, dtype)
     if measure:
         choose_ways(captured.graph, leaves, dtype, SECONDS if measure is True else measure)
-    images = (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() == 4)
-    prefer_onednn(captured.graph, next((len(leaf) for leaf in images), 1))
+    prefer_onednn(captured.graph, batch)
     fuse_blocks(captured.graph, dtype)
     lower_batch_norm(captured.graph, dtype)
     pool(captured.graph)

@@ -13,6 +13,7 @@ from fastconv.ops import (
     pack_pointwise_panels,
     pack_pointwise_weight,
     pack_stem_weight,
+    pack_winograd_weight,
 )
 from fastconv.ops.dense_conv2d import PANEL
 from fastconv.optimize.capture import constant, read_buffer
@@ -54,7 +55,8 @@ def pack_weight(
     elif is_dense_node(conv) and dtype in (None, torch.float32):
         # Without a bias to count them, a last panel must be full.
         if conv.kwargs["bias"] is not None or weight.shape[0] % PANEL == 0:
-            _read_packed(module, conv, read, lambda w: _in_huge_pages(pack_dense_weight(w)))
+            pack = pack_winograd_weight if conv.meta.get("winograd") else pack_dense_weight
+            _read_packed(module, conv, read, lambda w: _in_huge_pages(pack(w)))
     else:
         setattr(module, str(read.target), _channels_last(weight))
 
@@ -67,14 +69,15 @@ def _read_packed(
     Its shape is another, and the weight may have readers that take it as it is.
     """
     source = str(read.target)
+    packed_of = (source, conv.meta.get("winograd"))
     reads = module.graph.find_nodes(op="get_attr", sort=False)
-    known = next((node for node in reads if node.meta.get("packed_of") == source), None)
+    known = next((node for node in reads if node.meta.get("packed_of") == packed_of), None)
     if known is None:
         packed = read_buffer(module, conv, source, pack(getattr(module, source)))
     else:
         with module.graph.inserting_before(conv):
             packed = module.graph.get_attr(str(known.target))
-    packed.meta = {**read.meta, "packed_of": source}
+    packed.meta = {**read.meta, "packed_of": packed_of}
     conv.kwargs = {**conv.kwargs, "weight": packed}
 
 
@@ -88,7 +91,7 @@ def unpack_elsewhere(module: fx.GraphModule) -> None:
             continue
         if weight.dim() == 3 and weight.shape[0] == 1:
             setattr(module, name, pack_pointwise_weight(unpack_pointwise(weight, weight)))
-        elif weight.dim() == 5:
+        elif weight.dim() in (5, 6):
             bias = constant(module, of_ours[0].args[2])
             if bias is not None or of_ours[0].args[2] is None:  # else panels tell no width
                 setattr(module, name, _channels_last(unpack_dense(weight, bias)))

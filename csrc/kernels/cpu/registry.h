@@ -33,6 +33,7 @@ bool has_fused_blocks(DType dtype);
   X(batch_norm, BatchNormKernels)                              \
   X(batch_norm_backward, BatchNormKernels)                     \
   X(dense_conv2d, DenseConv2dKernels)                          \
+  X(dense_conv2d_winograd, DenseConv2dKernels)                 \
   X(depthwise_conv2d, DepthwiseConv2dKernels)                  \
   X(global_avg_pool2d, GlobalAvgPool2dKernels)                 \
   X(inverted_residual, InvertedResidualKernels)                \
