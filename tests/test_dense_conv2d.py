@@ -278,13 +278,14 @@ class Bottleneck(nn.Module):
 
 def test_optimized_networks_call_it_for_single_images():
     model, x = randomize(nn.Sequential(Bottleneck(32), Bottleneck(32))), torch.randn(1, 32, 9, 9)
-    fast = fastconv.optimize(model, x, measure=False)
+    fast = fastconv.optimize(model, x, measure=False, winograd=False)
     assert_same(model, fast, x)
     assert_same(model, fast, torch.randn(3, 32, 9, 9))
     assert kernels(fast) == ["pointwise_conv2d", "dense_conv2d", "dense_conv2d"] * 2
     rows = [row for row in fast.receipt if row["kernel"] == "dense_conv2d"]
     assert [row["activation"] for row in rows] == ["relu", None] * 2
-    in_batches = fastconv.optimize(model, torch.randn(2, 32, 9, 9), measure=False)
+    batch, settings = torch.randn(2, 32, 9, 9), {"measure": False, "winograd": False}
+    in_batches = fastconv.optimize(model, batch, **settings)
     assert kernels(in_batches) == ["pointwise_conv2d", "torch", "torch"] * 2
     narrow = fastconv.optimize(model, x, torch.bfloat16, measure=False)
     assert kernels(narrow) == ["pointwise_conv2d", "torch", "torch"] * 2
@@ -300,7 +301,7 @@ def test_one_weight_for_two_windows():
             return F.conv2d(F.conv2d(x, self.weight, padding=1), self.weight, dilation=2)
 
     model, x = Twice().eval(), torch.randn(1, 32, 9, 9)
-    fast = fastconv.optimize(model, x, measure=False)
+    fast = fastconv.optimize(model, x, measure=False, winograd=False)
     assert_same(model, fast, x)
     assert kernels(fast) == ["dense_conv2d"] * 2
     assert sum(buffer.dim() == 5 for buffer in fast.graph.buffers()) == 1
@@ -312,7 +313,7 @@ def test_weights_that_move_lie_as_all_kernels_read_them(to):
         nn.Conv2d(48, 40, 1), nn.Conv2d(40, 33, 3), nn.Conv2d(33, 64, 3, bias=False)
     )
     x = torch.randn(1, 48, 9, 9)
-    fast = fastconv.optimize(model.eval(), x, measure=False)
+    fast = fastconv.optimize(model.eval(), x, measure=False, winograd=False)
     assert {b.dim() for b in fast.graph.buffers()} == {1, 3, 5}
     if to == "meta":
         assert fast.to(to)(x.to(to)).shape == (1, 64, 5, 5)

@@ -13,9 +13,12 @@ using V = vec_t<float>;
 constexpr int64_t L = kLanes<float>;
 constexpr int kEdge = kWinogradEdge, kTile = kWinogradTile, kProducts = kWinogradProducts;
 
-// Tiles of a group at most: what is transformed at a time stays in a thread's L2 cache, unless the
-// weights are larger than that anyway and are better read seldom.
+// Tiles of a group: their inputs and products stay in a thread's L2 cache, unless the weights are
+// larger than that anyway and are better read seldom. The kernel alone, ms of 28, 32 and 64 tiles:
+// 512 channels, 7x7, batch 16: 23.4 15.8 13.9; 128, 28x28, batch 1: 0.50 0.53 0.61. Of 56, 64 and
+// 128: 64, 56x56, batch 16: 9.5 9.8 10.6 (one core of an Intel Xeon with AMX).
 constexpr int64_t kGroupBytes = 1 << 20, kManyWeights = 4 << 20, kFewTiles = 32, kMostTiles = 64;
+// Panels of weights whose products wait for their transform: 4, 8 and all within 4 %.
 constexpr int64_t kBlockPanels = 4;
 
 // A group is some tiles, of one image or several, whose inputs are transformed together.
