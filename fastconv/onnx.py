@@ -88,7 +88,9 @@ def dense_conv2d(
     activation: str | None = None,
 ) -> Any:
     shape = list(weight.shape)
-    if len(shape) == 6:  # 1, 6, 6, panels, channels, columns: at Winograd's points
+    if len(shape) == 6 and shape[2] == 3:  # for Winograd's products
+        weight, shape = op.Reshape(weight, shape[1:]), shape[1:]
+    elif len(shape) == 6:  # 1, 6, 6, panels, channels, columns: at their points
         back = op.Reshape(op.Constant(value_floats=sum(PARABOLA, ())), [3, 6])
         flat = op.Reshape(weight, shape[1:])
         weight = op.Einsum(back, back, flat, equation="hi,wj,ijpcn->phwcn")

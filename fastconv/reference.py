@@ -181,9 +181,14 @@ def at_winograd_points(weight: Tensor) -> Tensor:
 
 
 def unpack_dense(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(O, C, kh, kw) from panels: (panels, kh, kw, C, columns), O as bias has values, or all; from
-    (1, 6, 6, panels, C, columns) at Winograd's points with their rounding."""
-    if weight.dim() == 6:
+    """(O, C, kh, kw) from panels: (panels, kh, kw, C, columns), O as bias has values, or all.
+
+    For Winograd's products these have a dimension before them; or it is (1, 6, 6, panels, C,
+    columns), at their points, and comes back with the rounding of these.
+    """
+    if weight.dim() == 6 and weight.shape[2] == 3:
+        weight = weight[0]
+    elif weight.dim() == 6:
         back = torch.tensor(PARABOLA, dtype=torch.float64, device=weight.device)
         wide = weight[0].double()
         weight = torch.einsum("hi,wj,ijpcn->phwcn", back, back, wide).to(weight.dtype)

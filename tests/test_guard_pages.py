@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from functools import partial
 
 import pytest
 import torch
@@ -80,7 +81,14 @@ def test_pointwise_conv2d(shape, layout, at_end, name, fenced):
 @pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("at_end", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("pack", "scale"), [(pack_dense_weight, 4), (pack_winograd_weight, 30)])
+@pytest.mark.parametrize(
+    ("pack", "scale"),
+    [
+        (pack_dense_weight, 4),
+        (pack_winograd_weight, 30),
+        (partial(pack_winograd_weight, at_points=False), 30),
+    ],
+)
 def test_dense_conv2d(pack, scale, shape, at_end, name, fenced):
     batch, channels, out, height, width = shape
     x = channels_last(torch.randn(batch, channels, height, width))

@@ -64,6 +64,9 @@ CALLS = {
     "dense, Winograd": lambda x: ops.dense_conv2d(
         x, ops.pack_winograd_weight(DENSE), ONE, x, 1, 1, 1, "relu"
     ),
+    "dense, Winograd, in panels": lambda x: ops.dense_conv2d(
+        x, ops.pack_winograd_weight(DENSE, at_points=False), ONE, None, 1, 1
+    ),
     "max pool": lambda x: ops.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     "mean": ops.global_avg_pool2d,
     "separable": lambda x: ops.separable_conv2d(

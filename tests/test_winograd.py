@@ -30,6 +30,10 @@ from tests.test_optimize import assert_same, kernels, randomize
 SCALE = 30
 
 
+PACKS = [pack_winograd_weight, partial(pack_winograd_weight, at_points=False)]
+by_pack = pytest.mark.parametrize("pack", PACKS, ids=["points", "panels"])
+
+
 def close(actual, expected, channels):
     assert_close(actual, expected, terms=9 * channels + 2, scale=SCALE)
 
@@ -61,12 +65,13 @@ CASES = [
 ]
 
 
+@by_pack
 @pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_values(case, name):
+def test_values(case, name, pack):
     channels, out_channels, size, padding = case
     x, weight, bias = tensors(channels, out_channels, size)
-    packed = pack_winograd_weight(weight)
+    packed = pack(weight)
     residual = channels_last(torch.randn(expected(x, weight, bias, None, padding).shape))
     for added, activation in ((residual, "relu"), (None, None), (residual, "silu")):
         with isa(name):
@@ -84,27 +89,30 @@ def test_activations(activation, name):
     close(y, expected(x, weight, None, None, activation=activation), 16)
 
 
+@by_pack
 @pytest.mark.parametrize("height", range(1, 10))
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 8, 9])
-def test_edges_of_the_tiles(height, width):
+def test_edges_of_the_tiles(height, width, pack):
     x, weight, bias = tensors(4, 8, (height, width), batch=3)
     for name in ISAS:
         with isa(name):
-            y = dense_conv2d(x, pack_winograd_weight(weight), bias, None, 1, 1)
+            y = dense_conv2d(x, pack(weight), bias, None, 1, 1)
         close(y, expected(x, weight, bias, None), 4)
 
 
+@by_pack
 @pytest.mark.parametrize(("batch", "size"), [(1, (60, 56)), (7, (15, 17)), (40, (7, 7))])
-def test_groups_of_tiles_and_blocks_of_panels(batch, size):
+def test_groups_of_tiles_and_blocks_of_panels(batch, size, pack):
     """More than is transformed at a time, within an image and across images."""
     x, weight, bias = tensors(96, 320, size, batch)
     residual = channels_last(torch.randn(batch, 320, *size))
-    y = dense_conv2d(x, pack_winograd_weight(weight), bias, residual, 1, 1, 1, "relu")
+    y = dense_conv2d(x, pack(weight), bias, residual, 1, 1, 1, "relu")
     close(y, expected(x, weight, bias, residual, activation="relu"), 96)
 
 
+@by_pack
 @pytest.mark.parametrize("channels", [64, 512])
-def test_error_by_the_largest_output(channels):
+def test_error_by_the_largest_output(channels, pack):
     """What pack_winograd_weight promises: within ten times the error of the definition's sums."""
     x = channels_last(torch.randn(2, channels, 14, 14)).relu()
     weight = torch.randn(64, channels, 3, 3) * (2 / (9 * channels)) ** 0.5
@@ -114,7 +122,7 @@ def test_error_by_the_largest_output(channels):
         y = dense_conv2d(x, packed, None, None, 1, 1)
         return ((y - exact).abs().max() / exact.abs().max()).item()
 
-    ours, direct = error(pack_winograd_weight(weight)), error(pack_dense_weight(weight))
+    ours, direct = error(pack(weight)), error(pack_dense_weight(weight))
     assert 0 < direct < 3e-6
     assert ours < 6e-6
     assert ours < 10 * direct
@@ -146,19 +154,24 @@ def test_the_weight_comes_back():
     assert packed.shape == (1, 6, 6, 2, 6, 32)
     back = reference.unpack_dense(packed, bias)
     torch.testing.assert_close(back, weight, rtol=1e-6, atol=1e-7)
+    exact = pack_winograd_weight(weight, at_points=False)
+    assert exact.shape == (1, 2, 3, 3, 6, 32)
+    assert torch.equal(reference.unpack_dense(exact, bias), weight)
     assert reference.unpack_dense(packed, None).shape == (64, 6, 3, 3)
 
 
+@by_pack
 @pytest.mark.parametrize("size", [30, 7])
-def test_same_bits_on_any_threads(size):
+def test_same_bits_on_any_threads(size, pack):
     x, weight, bias = tensors(64, 96, (size, size), batch=3)
-    packed = pack_winograd_weight(weight)
+    packed = pack(weight)
     assert_same_bits_on_any_threads(partial(dense_conv2d, x, packed, bias, None, 1, 1, 1, "silu"))
 
 
-def test_results_do_not_depend_on_the_batch():
+@by_pack
+def test_results_do_not_depend_on_the_batch(pack):
     x, weight, bias = tensors(32, 64, (14, 14), batch=9)
-    call = partial(dense_conv2d, weight=pack_winograd_weight(weight), bias=bias, padding=1)
+    call = partial(dense_conv2d, weight=pack(weight), bias=bias, padding=1)
     assert torch.equal(torch.cat([call(image) for image in x.split(1)]), call(x))
 
 
@@ -175,9 +188,10 @@ def test_variant_strides_and_out():
     assert dense_conv2d(x[:0], packed).shape == (0, 32, 7, 7)
 
 
-def test_gradients_and_opcheck():
+@by_pack
+def test_gradients_and_opcheck(pack):
     x, weight, bias = tensors(5, 9, (6, 7))
-    packed = pack_winograd_weight(weight)
+    packed = pack(weight)
     residual = torch.randn(2, 9, 6, 7)
     ours = [t.clone().requires_grad_() for t in (x, packed, bias, residual)]
     theirs = [t.detach().double().requires_grad_() for t in ours]
@@ -190,9 +204,10 @@ def test_gradients_and_opcheck():
     opcheck(op, (x, packed, bias, residual, [1, 1], [1, 1, 1, 1], [1, 1], "relu"))
 
 
-def test_flops_are_those_of_the_definition():
+@by_pack
+def test_flops_are_those_of_the_definition(pack):
     x, weight, bias = tensors(8, 40, (9, 9))
-    packed = pack_winograd_weight(weight)
+    packed = pack(weight)
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         dense_conv2d(x, packed, bias)
         ours = counter.get_total_flops()
@@ -252,6 +267,8 @@ def test_optimized_networks_call_it_where_there_are_tiles_enough():
         assert_same(model, fast, torch.randn(3, 32, size, size))
         assert kernels(fast) == ["pointwise_conv2d", "dense_conv2d", "dense_conv2d"] * 2
         assert reasons(fast) == ["by Winograd's products"] * 4
+        rows = {b.shape[2] for b in fast.graph.buffers() if b.dim() == 6}
+        assert rows == {3 if batch == 1 else 6}
     for settings in ({"winograd": False}, {"dtype": torch.bfloat16}, {"any_size": True}):
         other = fastconv.optimize(model, x[:1], measure=False, **settings)
         assert "by Winograd's products" not in reasons(other)
@@ -280,7 +297,7 @@ def test_weights_that_move_lie_as_all_kernels_read_them(to):
     model = nn.Sequential(nn.Conv2d(32, 40, 3), nn.Conv2d(40, 64, 3, bias=False)).eval()
     x = torch.randn(1, 32, 24, 24)
     fast = fastconv.optimize(model, x, measure=False)
-    assert sum(b.dim() == 6 for b in fast.graph.buffers()) == 2
+    assert [b.shape[2] for b in fast.graph.buffers() if b.dim() == 6] == [3, 3]
     wanted = model.to(to)(x.to(to))
     torch.testing.assert_close(fast.to(to)(x.to(to)), wanted, rtol=1e-3, atol=1e-3)
     assert {b.dim() for b in fast.graph.buffers()} == {1, 4}

@@ -23,19 +23,22 @@ int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t reach, 
   return (padded - reach) / stride + 1;
 }
 
-// Sizes of a weight at Winograd's points.
-void read_winograd(DenseConv2dParams& p, const Tensor& input, const Tensor& weight) {
+// Sizes of a weight for Winograd's products, in panels or at their points; returns the panels.
+int64_t read_winograd(DenseConv2dParams& p, const Tensor& input, const Tensor& weight) {
   p.is_winograd = p.weight_is_packed = true;
   p.kernel_h = p.kernel_w = 3;
   p.panel = weight.size(5);
-  FASTCONV_CHECK(weight.size(0) == 1 && weight.size(1) == 6 && weight.size(2) == 6 &&
+  p.weight_is_at_points = weight.size(1) == 6 && weight.size(2) == 6;
+  const bool is_in_panels = weight.size(2) == 3 && weight.size(3) == 3;
+  FASTCONV_CHECK(weight.size(0) == 1 && (p.weight_is_at_points || is_in_panels) &&
                      weight.size(4) == p.channels && p.panel <= kDensePanel && weight.numel() > 0 &&
                      weight.is_contiguous(),
                  kOp, ": expected a weight of shape (1, 6, 6, panels, ", p.channels, ", at most ",
-                 kDensePanel, ") at Winograd's points for input ", to_string(input), ", got ",
+                 kDensePanel, ") or (1, panels, 3, 3, ...) for input ", to_string(input), ", got ",
                  to_string(weight));
   FASTCONV_CHECK(p.dtype == DType::kFloat32, kOp,
-                 ": expected float32 for a weight at Winograd's points, got ", to_string(weight));
+                 ": expected float32 for Winograd's products, got ", to_string(weight));
+  return weight.size(p.weight_is_at_points ? 3 : 1);
 }
 
 // Sizes and strides of the weight: as torch has it, or in panels, when only the bias tells how many
@@ -57,8 +60,7 @@ void read_weight(DenseConv2dParams& p, const Tensor& input, const Tensor& weight
   }
   int64_t panels = 0;
   if (weight.dim() == 6) {
-    read_winograd(p, input, weight);
-    panels = weight.size(3);
+    panels = read_winograd(p, input, weight);
   } else {
     p.panel = weight.size(4);
     FASTCONV_CHECK(weight.size(3) == p.channels && p.panel <= kDensePanel && weight.numel() > 0 &&
@@ -96,7 +98,7 @@ DenseConv2dParams params_of(const Tensor& input, const Tensor& weight,
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
   p.pad_top = padding[0], p.pad_left = padding[1];
   FASTCONV_CHECK(!p.is_winograd || (stride[0] * stride[1] == 1 && dilation[0] * dilation[1] == 1),
-                 kOp, ": expected stride and dilation 1 for a weight at Winograd's points, got ",
+                 kOp, ": expected stride and dilation 1 for Winograd's products, got ",
                  to_string(stride), " and ", to_string(dilation));
   const int64_t reach_h = (p.kernel_h - 1) * p.dilation_h + 1;
   const int64_t reach_w = (p.kernel_w - 1) * p.dilation_w + 1;

@@ -77,22 +77,33 @@ def pack_dense_weight(weight: Tensor) -> Tensor:
     return rows.unflatten(0, (-1, columns)).permute(0, 3, 4, 2, 1).contiguous()
 
 
-def pack_winograd_weight(weight: Tensor) -> Tensor:
-    """weight, of shape (O, C, 3, 3) and float32, as dense_conv2d by Winograd's products reads it:
-    (1, 6, 6, O / 32 rounded up, C, 32), with O below 32 one panel of O.
+def pack_winograd_weight(weight: Tensor, at_points: bool = True) -> Tensor:
+    """weight, of shape (O, C, 3, 3) and float32, as dense_conv2d by Winograd's products reads it.
 
     The op then makes 4x4 outputs from 36 products a pair of channels in place of 144 (Lavin and
-    Gray 2015, arXiv 1509.09308), for stride and dilation 1, in float32 on the CPU, where it takes
-    about half the time. The weight takes four times the memory.
+    Gray 2015, arXiv 1509.09308), for stride and dilation 1, in float32 on the CPU: in about half
+    the time. The result is that of the same sums with more rounding: errors of 1.1e-6 to 4.0e-6 of
+    the largest output, where the sums of the definition have 0.6e-6 to 2.1e-6 (layers of 64 to 512
+    channels). An infinity or NaN makes NaN of all outputs of the 4x4 tiles that read it, and
+    inputs beyond 1e36 may overflow.
 
-    The result is that of the same sums with more rounding: errors of 1.3e-6 to 3.8e-6 of the
-    largest output, by the sums of the definition 0.7e-6 to 2.0e-6 (ResNet-50's layers, 64 to 512
-    channels, tests/test_winograd.py). An infinity or NaN makes NaN of all the outputs of the 4x4
-    tiles that read it, and numbers beyond 1e36 may overflow.
+    Args:
+        weight: (O, C, 3, 3).
+        at_points: transforms the weight here, which then takes four times the memory; False: at
+            each call, the faster way for images alone, whose tiles are few.
+
+    Returns:
+        (1, 6, 6, panels, C, columns), or else (1, panels, 3, 3, C, columns), with panels and
+        columns as :func:`pack_dense_weight` has them.
+
+    Raises:
+        RuntimeError: the weight is not (O, C, 3, 3).
     """
     if weight.dim() != 4 or weight.shape[2:] != (3, 3):
         got = tuple(weight.shape)
         raise RuntimeError(f"pack_winograd_weight: expected weight (O, C, 3, 3), got {got}")
+    if not at_points:
+        return pack_dense_weight(weight)[None]
     columns = min(PANEL, weight.shape[0])
     points = reference.at_winograd_points(weight)
     rows = F.pad(points, (0, 0, 0, -weight.shape[0] % columns))

@@ -82,7 +82,8 @@ def optimize(
             its last digits.
         winograd: lets float32 3x3 convolutions on the CPU that are the faster for it use Winograd's
             products (:func:`fastconv.ops.pack_winograd_weight`: some two more bits of rounding,
-            and infinities that spread as NaN). False: only the sums of the definition.
+            and infinities that spread as NaN); for batches their weights take four times the
+            memory. False: only the sums of the definition.
 
     Returns:
         An :class:`OptimizedModule`. A model that torch.export cannot capture, or with forward hooks

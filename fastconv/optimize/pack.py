@@ -1,6 +1,7 @@
 """Weights in the memory order that their kernels read."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, fx
@@ -24,6 +25,13 @@ from fastconv.optimize.conv import (
     is_stem_node,
 )
 from fastconv.reference import unpack_dense, unpack_pointwise
+
+# By what meta["winograd"] of a dense convolution says.
+_DENSE_ORDERS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: pack_dense_weight,
+    "in panels": partial(pack_winograd_weight, at_points=False),
+    "at points": pack_winograd_weight,
+}
 
 
 def pack_weight(
@@ -55,7 +63,7 @@ def pack_weight(
     elif is_dense_node(conv) and dtype in (None, torch.float32):
         # Without a bias to count them, a last panel must be full.
         if conv.kwargs["bias"] is not None or weight.shape[0] % PANEL == 0:
-            pack = pack_winograd_weight if conv.meta.get("winograd") else pack_dense_weight
+            pack = _DENSE_ORDERS[conv.meta.get("winograd")]
             _read_packed(module, conv, read, lambda w: _in_huge_pages(pack(w)))
     else:
         setattr(module, str(read.target), _channels_last(weight))

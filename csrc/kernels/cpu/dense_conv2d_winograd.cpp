@@ -27,13 +27,16 @@ struct Grid {
   int64_t tiles, groups, most;  // tiles of all images, groups of them, tiles of a group at most
   int64_t panels, block;        // of weights, and of those multiplied before their products leave
   int64_t in_row, in_plane;     // transformed inputs: (36, tiles of a group, channels), with gaps
+  int64_t weight_plane;         // weights at a point: of all panels, or of one, with a gap
   int64_t out_row, out_plane;   // products: (36, tiles of a group, output channels of a block)
 
   explicit Grid(const DenseConv2dParams& p) {
     rows = div_up<int64_t>(p.out_height, kTile), columns = div_up<int64_t>(p.out_width, kTile);
     tiles = p.batch * rows * columns;
     panels = dense_panels(p);
-    block = min_of<int64_t>(panels, kBlockPanels);
+    block = p.weight_is_at_points ? min_of(panels, kBlockPanels) : 1;
+    weight_plane =
+        p.weight_is_at_points ? panels * p.channels * p.panel : plane_of(p.channels * p.panel);
     in_row = row_of(p.channels), out_row = row_of(block * p.panel);
     const int64_t tile_bytes = kProducts * (in_row + out_row) * int64_t(sizeof(float));
     const int64_t weight_bytes = kProducts * p.channels * p.out_channels * int64_t(sizeof(float));
@@ -150,35 +153,89 @@ DenseConv2dPlan plan(const DenseConv2dParams& p) {
   result.units = grid.groups * grid.panels;
   result.scratch_bytes =
       (kProducts * (grid.in_plane + grid.out_plane) + p.channels) * sizeof(float);
+  if (!p.weight_is_at_points) result.scratch_bytes += kProducts * grid.weight_plane * sizeof(float);
   return result;
 }
 
 void prepare(const DenseConv2dParams&, void*, int64_t, int64_t) {}
 
-// All products of a group with some panels of weights.
-void multiply(const DenseConv2dParams& p, const Grid& grid, Range panels, int64_t tiles,
-              const float* inputs, float* products) {
-  const int64_t panel = p.channels * p.panel;
-  constexpr float kInfinity = __builtin_inff();
-  for (int64_t f = 0; f < kProducts; ++f) {
-    const float* b = static_cast<const float*>(p.weight) + (f * grid.panels + panels.first) * panel;
-    for (int64_t i = 0; i < panels.count; ++i, b += panel) {
-      for (int64_t part = 0; part < panel_count<float>(p.panel); ++part) {
-        const Range columns = panel_at<float>(part, p.panel);
-        GemmTile<float> t{};
-        t.a = inputs + f * grid.in_plane, t.a_row = grid.in_row, t.a_depth = 1;
-        t.b = b + columns.first, t.b_row = p.panel;
-        t.c = products + f * grid.out_plane + i * p.panel + columns.first, t.c_row = grid.out_row;
-        t.rows = tiles, t.columns = columns.count, t.depth = p.channels;
-        t.low = -kInfinity, t.high = kInfinity;
-        // The first part of a panel fetches the next panel.
-        const int64_t on = i + 1 < panels.count ? 1 : grid.panels - panels.count + 1;
-        if (part == 0 && (on == 1 || f + 1 < kProducts)) {
-          t.next_b = b + on * panel, t.next_end = t.next_b + panel;
-        }
-        gemm_tile(t);
+// A panel of weights at the points.
+void transform_weights(const DenseConv2dParams& p, const Grid& grid, int64_t panel, float* to) {
+  const int64_t tap = p.channels * p.panel;
+  const float* from = static_cast<const float*>(p.weight) + panel * 9 * tap;
+  for_each_vector<float>(tap, [&](int64_t n, auto lanes) {
+    V turned[3][kEdge];
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; ++i) {
+      V g[3];
+#pragma GCC unroll 3
+      for (int j = 0; j < 3; ++j) g[j] = load(from + (i * 3 + j) * tap + n, lanes);
+      transform_weight(g, turned[i]);
+    }
+#pragma GCC unroll 6
+    for (int j = 0; j < kEdge; ++j) {
+      const V g[3] = {turned[0][j], turned[1][j], turned[2][j]};
+      V t[kEdge];
+      transform_weight(g, t);
+#pragma GCC unroll 6
+      for (int i = 0; i < kEdge; ++i) {
+        store(to + (i * kEdge + j) * grid.weight_plane + n, t[i], lanes);
       }
     }
+  });
+}
+
+struct Span {
+  const float* first;
+  int64_t count;
+};
+
+// The products of a group at point f with some panels of weights, which lie one after the other;
+// each fetches the one behind it, the last one `next`.
+void multiply(const DenseConv2dParams& p, const Grid& grid, int64_t f, const float* weights,
+              int64_t panels, int64_t tiles, const float* inputs, float* products, Span next) {
+  constexpr float kInfinity = __builtin_inff();
+  const int64_t panel = p.channels * p.panel;
+  for (int64_t i = 0; i < panels; ++i, weights += panel) {
+    for (int64_t part = 0; part < panel_count<float>(p.panel); ++part) {
+      const Range columns = panel_at<float>(part, p.panel);
+      GemmTile<float> t{};
+      t.a = inputs + f * grid.in_plane, t.a_row = grid.in_row, t.a_depth = 1;
+      t.b = weights + columns.first, t.b_row = p.panel;
+      t.c = products + f * grid.out_plane + i * p.panel + columns.first, t.c_row = grid.out_row;
+      t.rows = tiles, t.columns = columns.count, t.depth = p.channels;
+      t.low = -kInfinity, t.high = kInfinity;
+      if (part == 0 && i + 1 < panels) {
+        t.next_b = weights + panel, t.next_end = t.next_b + panel;
+      } else if (part == 0 && next.first != nullptr) {
+        t.next_b = next.first, t.next_end = next.first + next.count;
+      }
+      gemm_tile(t);
+    }
+  }
+}
+
+// Those at all points with [panels.first, ...), whose weights are at the points.
+void multiply_at_points(const DenseConv2dParams& p, const Grid& grid, Range panels, int64_t tiles,
+                        const float* inputs, float* products) {
+  const int64_t panel = p.channels * p.panel;
+  const float* weights = static_cast<const float*>(p.weight) + panels.first * panel;
+  for (int64_t f = 0; f < kProducts; ++f, weights += grid.weight_plane) {
+    const Span next{f + 1 < kProducts ? weights + grid.weight_plane : nullptr, panel};
+    multiply(p, grid, f, weights, panels.count, tiles, inputs, products, next);
+  }
+}
+
+// Those with a panel that has yet to be brought there; meanwhile the next one is fetched.
+void multiply_transforming(const DenseConv2dParams& p, const Grid& grid, int64_t panel,
+                           bool is_last, int64_t tiles, const float* inputs, float* products,
+                           float* weights) {
+  transform_weights(p, grid, panel, weights);
+  const int64_t whole = 9 * p.channels * p.panel, share = whole / kProducts;
+  const float* next = static_cast<const float*>(p.weight) + (panel + 1) * whole;
+  for (int64_t f = 0; f < kProducts; ++f) {
+    multiply(p, grid, f, weights + f * grid.weight_plane, 1, tiles, inputs, products,
+             {is_last ? nullptr : next + f * share, share});
   }
 }
 
@@ -186,7 +243,8 @@ void run(const DenseConv2dParams& p, const void*, void* scratch, int64_t begin, 
   const Grid grid(p);
   float* inputs = static_cast<float*>(scratch);
   float* products = inputs + kProducts * grid.in_plane;
-  float* zeros = products + kProducts * grid.out_plane;
+  float* weights = products + kProducts * grid.out_plane;  // where they are yet to be transformed
+  float* zeros = weights + (p.weight_is_at_points ? 0 : kProducts * grid.weight_plane);
   for (int64_t c = 0; c < p.channels; ++c) zeros[c] = 0;
   while (begin < end) {
     const int64_t index = begin / grid.panels, first = begin % grid.panels;
@@ -198,7 +256,12 @@ void run(const DenseConv2dParams& p, const void*, void* scratch, int64_t begin, 
     }
     for (; panels.count > 0; panels.first += grid.block, panels.count -= grid.block) {
       const Range now{panels.first, min_of(grid.block, panels.count)};
-      multiply(p, grid, now, tiles.count, inputs, products);
+      if (p.weight_is_at_points) {
+        multiply_at_points(p, grid, now, tiles.count, inputs, products);
+      } else {
+        multiply_transforming(p, grid, now.first, panels.count == 1, tiles.count, inputs, products,
+                              weights);
+      }
       const int64_t column = now.first * p.panel;
       const int64_t count = min_of(now.count * p.panel, p.out_channels - column);
       dispatch_activation(p.activation, [&](auto op) {

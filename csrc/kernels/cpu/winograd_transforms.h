@@ -31,6 +31,22 @@ FASTCONV_INLINE void transform_input(const V (&d)[6], V (&t)[6]) {
   t[5] = fma(minus_five_halves, d[3], d[1]) + d[5];
 }
 
+// Three weights in a line, at the same points, each but the last over the derivative there of
+// x (x^2 - 1/2) (x^2 - 2).
+template <class V>
+FASTCONV_INLINE void transform_weight(const V (&g)[3], V (&t)[6]) {
+  const V third = V::set1(1.0f / 3), sixth = V::set1(1.0f / 6);
+  const V even = fma(V::set1(-2.0f / 3), g[0], V::set1(-1.0f / 3) * g[2]);
+  const V odd = V::set1(2 * kRootOfHalf / 3);
+  const V wide_even = fma(sixth, g[0], third * g[2]), wide_odd = V::set1(kRootOfTwo / 6);
+  t[0] = g[0];
+  t[1] = fma(V::set1(0) - odd, g[1], even);
+  t[2] = fma(odd, g[1], even);
+  t[3] = fma(wide_odd, g[1], wide_even);
+  t[4] = fma(V::set1(0) - wide_odd, g[1], wide_even);
+  t[5] = g[2];
+}
+
 // Four outputs in a line, from the products at those points.
 template <class V>
 FASTCONV_INLINE void transform_output(const V (&m)[6], V (&y)[4]) {
