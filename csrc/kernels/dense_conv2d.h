@@ -27,7 +27,7 @@ struct DenseConv2dParams {
   int64_t pad_top, pad_left;
   int64_t weight_out_stride, weight_in_stride, weight_row_stride, weight_column_stride;
 
-  int64_t panel;             // output channels of one, kDensePanel at most
+  int64_t panel;  // output channels of one, kDensePanel at most
   bool weight_is_packed;
   bool is_winograd;          // then it is packed, float32, 3x3, of stride and dilation 1
   bool weight_is_at_points;  // brought to Winograd's beforehand
