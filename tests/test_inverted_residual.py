@@ -40,6 +40,8 @@ SHAPES = [
     (1, 1, 1, 1, 5, 5),
     (3, 3, 17, 49, 17, 6),
     (2, 4, 32, 4, 3, 113),
+    (1, 64, 48, 64, 15, 14),  # outputs of four and of three vectors
+    (2, 48, 50, 48, 9, 21),
 ]
 WINDOWS = [  # kernel, stride, padding
     (3, 1, 1),

@@ -20,13 +20,13 @@ void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, 
   const auto weights = [&](int64_t column) {
     return columns_at(p.expand_weight, p.expand_row, 0, p.in_channels, column, p.hidden);
   };
+  t.columns = min_of(width, p.hidden - first);
   t.b = weights(first).first, t.b_row = weights(first).row;
   const VectorPlaces places =
-      vector_places(first, [&](int64_t column) { return weights(column).first; });
+      vector_places(first, t.columns, [&](int64_t column) { return weights(column).first; });
   if (panel + 1 < hidden_panels(p)) t.next_b = weights(first + width).first;
   t.bias = p.expand_bias ? p.expand_bias + first : nullptr;
   t.c_row = width;
-  t.columns = min_of(width, p.hidden - first);
   t.low = clamps && p.activation != Activation::kNone ? 0 : -kInfinity;
   t.high = p.activation == Activation::kReLU6 ? 6 : kInfinity;
   while (from < to) {
@@ -36,7 +36,7 @@ void expand_rows(const InvertedResidualParams& p, int64_t panel, int64_t image, 
     t.a = p.input + (image * p.height + from) * p.width * p.in_channels;
     t.c = hidden;
     t.rows = pixels;
-    expand_tile(t, places);
+    wide_tile(t, places);
     if (!clamps) activate_in_place(p.activation, hidden, pixels * width);
     from += rows;
   }

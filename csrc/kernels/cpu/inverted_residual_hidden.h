@@ -10,6 +10,7 @@ namespace fastconv::FASTCONV_ISA {
 
 // Hidden activations lie in panels: [panel][pixel][hidden_panel_of].
 constexpr int64_t kHiddenPanel = kHasTiles || kLanes<float> == 16 ? 32 : 16;
+constexpr int64_t kWideHiddenPanel = 3 * kLanes<float>;
 
 // Whether a matrix tile can do the activation itself, as a clamp.
 FASTCONV_INLINE bool is_clamp(Activation act) {
@@ -32,10 +33,9 @@ FASTCONV_INLINE int64_t align_floats(int64_t count) {
 // channels are multiplied by six: MobileNetV2's expansions are 1.04 times as fast so (one core of
 // an Intel Xeon with AMX), but those of 7x7 maps 0.93.
 FASTCONV_INLINE int64_t hidden_panel_of(const InvertedResidualShape& s) {
-  constexpr int64_t kWide = 3 * kLanes<float>;
   const bool wide = kLanes<float> == 16 && s.dtype == DType::kFloat32 && s.expands &&
                     s.height * s.width > kInvertedResidualSmallMap;
-  return wide && s.hidden % kWide == 0 ? kWide : kHiddenPanel;
+  return wide && s.hidden % kWideHiddenPanel == 0 ? kWideHiddenPanel : kHiddenPanel;
 }
 
 FASTCONV_INLINE int64_t hidden_panels(const InvertedResidualShape& s) {

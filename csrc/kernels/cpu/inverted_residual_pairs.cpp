@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "simd/lane_pairs.h"
-#include "simd/pointers.h"
+#include "simd/register_tiles.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -23,7 +23,6 @@ constexpr int kMostRows = NV < 3 ? 14 : 8;
 // `count` tiles of MR rows from row `first` on.
 template <int MR, int NV>
 void tiles(const GemmTile<float>& t, int64_t first, int64_t count) {
-  constexpr int kPointers = (MR + kRowsAPointer - 1) / kRowsAPointer;
   const int64_t a_row = t.a_row;
   const V low = V::set1(t.low), high = V::set1(t.high);
   const float* top = t.a + first * a_row;
@@ -39,14 +38,7 @@ void tiles(const GemmTile<float>& t, int64_t first, int64_t count) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) acc[i][j] = even;
     }
-    const float* a[kPointers];
-    a[0] = top;
-    forget_origin(a[0]);
-#pragma GCC unroll 8
-    for (int i = 1; i < kPointers; ++i) {
-      a[i] = a[i - 1] + kRowsAPointer * a_row;
-      forget_origin(a[i]);
-    }
+    RowPointers<MR, float> a(top, a_row);
     const float* b = t.b;
     for (int64_t left = t.depth; left > 0; left -= t.depth_block) {
       for (int64_t k = min_of(left, t.depth_block); k > 0; k -= 2) {
@@ -56,21 +48,13 @@ void tiles(const GemmTile<float>& t, int64_t first, int64_t count) {
         b += NV * L;
 #pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) {
-          const V x = broadcast_pair(a[i / kRowsAPointer] + (i % kRowsAPointer) * a_row);
+          const V x = broadcast_pair(a[i]);
 #pragma GCC unroll 4
-          for (int j = 0; j < NV; ++j) acc[i][j] = fma(x, row[j], acc[i][j]);
+          for (int j = 0; j < NV; ++j) accumulate(acc[i][j], x, row[j]);
         }
-#pragma GCC unroll 8
-        for (int i = 0; i < kPointers; ++i) {
-          a[i] += 2;
-          forget_origin(a[i]);
-        }
+        a.advance(2);
       }
-#pragma GCC unroll 8
-      for (int i = 0; i < kPointers; ++i) {
-        a[i] += t.a_block - t.depth_block;
-        forget_origin(a[i]);
-      }
+      a.advance(t.a_block - t.depth_block);
     }
 
     float* to = c;
@@ -103,11 +87,9 @@ template <int NV, int... i>
 void choose_rows(const GemmTile<float>& t, std::integer_sequence<int, i...>) {
   using Function = void (*)(const GemmTile<float>&, int64_t, int64_t);
   static constexpr Function kInstances[] = {tiles<i + 1, NV>...};
-  // Tiles that differ by one row at most, the taller ones first.
-  const int64_t count = div_up<int64_t>(t.rows, kMostRows<NV>), rows = t.rows / count;
-  const int64_t taller = t.rows % count;
-  if (taller > 0) kInstances[rows](t, 0, taller);
-  kInstances[rows - 1](t, taller * (rows + 1), count - taller);
+  even_tiles(t.rows, kMostRows<NV>, [&](int64_t rows, int64_t first, int64_t count) {
+    kInstances[rows - 1](t, first, count);
+  });
 }
 
 template <int NV>

@@ -3,13 +3,11 @@
 
 #include "../pointwise_panels.h"
 #include "inverted_residual_pairs.h"
+#include "inverted_residual_tiles.h"
 #include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
-
-// Weights of the projection that stay in the L2 cache are passed over for each tile of pixels.
-constexpr int64_t kWeightBytesInCache = 256 << 10;
 
 // All but where the product reads and writes.
 GemmTile<float> product(const InvertedResidualParams& p, const Projection& from, const Target& to) {
@@ -57,11 +55,11 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
     return columns_at(p.project_weight, p.project_row, hidden, p.hidden, column, p.out_channels);
   };
   const int64_t tiles = pixel_groups(from.count);
-  const int64_t panels = panel_count<float>(p.out_channels);
-  const bool pixels_outside = t.depth * p.out_channels * 4 <= kWeightBytesInCache;
+  const int64_t panels = projection_panels(p);
+  const bool pixels_outside = projection_weights_stay(t.depth, p.out_channels);
   for (int64_t i = begin; i < end; ++i) {
     const Range pixels = pixel_group(from.count, pixels_outside ? i / panels : i % tiles);
-    const Range columns = panel_at<float>(pixels_outside ? i % panels : i / tiles, p.out_channels);
+    const Range columns = projection_panel(p, pixels_outside ? i % panels : i / tiles);
     const int64_t offset = pixels.first * p.out_channels + columns.first;
     t.a = from.hidden + pixels.first * hidden_panel_of(p);
     const WeightColumns w = weights(columns.first);
@@ -73,7 +71,8 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
     t.residual = to.residual ? to.residual + offset : nullptr;
     t.c = to.out + offset;
     t.rows = pixels.count, t.columns = columns.count;
-    gemm_tile(t);
+    wide_tile(t, vector_places(columns.first, columns.count,
+                               [&](int64_t column) { return weights(column).first; }));
     if (to.is_output) finish(p, t);
   }
 }
