@@ -43,8 +43,9 @@ def _pays_by_winograd(node: fx.Node, batch: int) -> bool:
     By oneDNN's time, its weights packed too. Batch 16, ResNet-50: 64 channels at 56x56 2.2, 128 at
     28x28 2.6, 256 at 14x14 2.3, 512 at 7x7 2.4. Batch 1: 2.4, 2.4, 1.4 and, at 7x7 with 4 tiles,
     0.71 (ours by the definition's sums 1.03, 0.99, 1.06 and 1.45); GoogLeNet's 1.4 to 2.5 but at
-    7x7; 16 -> 32 at 28x28 2.5. In 8 tiles, 2 images of 7x7: 256 channels 1.5, 512: 1.7; in 9, one
-    of 12x12: 64 channels 2.5, 256: 1.07 (two threads of an Intel Xeon with AMX).
+    7x7; AlexNet's at 13x13 1.2 to 1.4; 16 -> 32 at 28x28 2.5. In 8 tiles, 2 images of 7x7: 256
+    channels 1.5, 512: 1.7; in 9, one of 12x12: 64 channels 2.3, 256: 1.7, one of 9x9: 1.8 and 1.1,
+    the sums 1.9 and 1.1 (two threads of an Intel Xeon with AMX).
     """
     fewest_tiles, fewest_in, fewest_out = 8, 16, 32
     shape = shape_of(node.kwargs["weight"])
