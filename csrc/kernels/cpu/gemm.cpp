@@ -32,6 +32,7 @@ constexpr int kRows = [] {
 #if defined(__AVX512F__)
   if (kLast == Last::kShared) return NV == 1 ? 16 : NV == 2 ? 10 : 6;
   if (!kDepthIsContiguous && kLast == Last::kWhole && NV == 2) return 12;
+  if (kDepthIsContiguous && kLast == Last::kWhole && NV == 4) return 6;  // see panel_pairs
   return NV == 1 ? 12 : NV == 2 ? 7 : NV == 3 ? 5 : 4;
 #else
   return NV == 1 ? 8 : NV == 2 ? 6 : NV == 3 ? 4 : 3;
@@ -85,6 +86,7 @@ void tiles(GemmTile<S> t, int64_t count) {
   };
   const int64_t a_row = kDepthIsContiguous ? t.a_row : 1;
   const int64_t a_depth = kDepthIsContiguous ? 1 : t.a_depth;
+  const int64_t half = NV == 4 && t.b_half > 0 ? t.b_half : 2 * L;
   const int64_t block = t.depth_block > 0 ? t.depth_block : t.depth;
   const bool columns_have_bias = t.bias != nullptr && !t.bias_is_per_row;
   const bool rows_have_bias = t.bias != nullptr && t.bias_is_per_row;
@@ -125,8 +127,8 @@ void tiles(GemmTile<S> t, int64_t count) {
     };
     const auto step = [&](int64_t u) __attribute__((always_inline)) {
       V row[NV];
-      for (int j = 0; j + 1 < NV; ++j) row[j] = load(b + j * L);
-      row[NV - 1] = load_last(b + (NV - 1) * L);
+      for (int j = 0; j + 1 < NV; ++j) row[j] = load(b + j / 2 * half + j % 2 * L);
+      row[NV - 1] = load_last(b + (NV - 1) / 2 * half + (NV - 1) % 2 * L);
       b += t.b_row;
       V above = row[0];
 #pragma GCC unroll 16
@@ -143,15 +145,17 @@ void tiles(GemmTile<S> t, int64_t count) {
         }
       }
     };
-    // The even rows of a column of cache lines, then the odd ones, then the next column; tall
-    // tiles, which are fewer, fetch even and odd rows at once.
-    constexpr int kPasses = MR > kRows<S, NV, kLast, kDepthIsContiguous> ? 1 : 2;
+    // The even rows of a column of cache lines, then the odd ones, then the next column; tall or
+    // wide tiles, which are fewer, fetch even and odd rows at once.
+    constexpr int kPasses = NV == 4 || MR > kRows<S, NV, kLast, kDepthIsContiguous> ? 1 : 2;
     const bool fetches = t.next_b != nullptr && fetched < kPasses * NV;
-    const S* next = fetches ? t.next_b + fetched % kPasses * t.b_row + fetched / kPasses * L : t.b;
+    const int64_t column = fetched / kPasses;
+    const int64_t place = column / 2 * half + column % 2 * L + fetched % kPasses * t.b_row;
+    const S* next = fetches ? t.next_b + place : t.b;
     int64_t next_row = fetches ? t.b_row : 0;
     if (t.next_end != nullptr) {
       const bool is_left = t.next_b < t.next_end;
-      next = is_left ? t.next_b : t.b, next_row = is_left ? L / 2 : 0;
+      next = is_left ? t.next_b : t.b, next_row = is_left ? (NV == 4 ? L : L / 2) : 0;
       t.next_b += fetched_by_tile(t);
     }
     for (int64_t left = t.depth; left > 0; left -= block) {

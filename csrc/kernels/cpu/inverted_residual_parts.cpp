@@ -11,11 +11,7 @@ FASTCONV_INLINE int64_t panel_floats(const InvertedResidualShape& s) {
   return s.pixels() * hidden_panel_of(s);
 }
 
-FASTCONV_INLINE int64_t tiles_of(const InvertedResidualShape& s) {
-  return projection_tiles(s, s.pixels());
-}
-
-// Tiles [begin, end) of a part to `out`.
+// Panels [begin, end) of the projection of a part to `out`.
 void project_part(const InvertedResidualParams& p, int64_t image, int64_t part, float* parts,
                   Target to, int64_t begin, int64_t end) {
   to.panels = part_of(hidden_panels(p), kParts, part);
@@ -57,14 +53,15 @@ void hide_panels(const InvertedResidualParams& p, int64_t image, float* parts, f
 }
 
 int64_t part_units(const InvertedResidualShape& s) {
-  return kParts * tiles_of(s);
+  return kParts * projection_panels(s, s.pixels());
 }
 
 void project_parts(const InvertedResidualParams& p, int64_t image, float* parts, int64_t begin,
                    int64_t end) {
-  const int64_t tiles = tiles_of(p);
+  const int64_t panels = projection_panels(p, p.pixels());
   while (begin < end) {
-    const int64_t part = begin / tiles, first = part * tiles, until = min_of(end, first + tiles);
+    const int64_t part = begin / panels, first = part * panels;
+    const int64_t until = min_of(end, first + panels);
     Target to = output_target(p, image * p.pixels());
     if (part > 0) to.bias = to.residual = nullptr;
     to.out = parts + part * parts_of(p).stride;
@@ -89,10 +86,10 @@ void add_parts(const InvertedResidualParams& p, int64_t image, const float* part
 void project_and_add_parts(const InvertedResidualParams& p, int64_t image, float* parts) {
   Target to = output_target(p, image * p.pixels());
   to.is_output = false;
-  project_part(p, image, 0, parts, to, 0, tiles_of(p));
+  project_part(p, image, 0, parts, to, 0, projection_panels(p, p.pixels()));
   to.bias = nullptr, to.residual = to.out;
   to.is_output = true;
-  project_part(p, image, 1, parts, to, 0, tiles_of(p));
+  project_part(p, image, 1, parts, to, 0, projection_panels(p, p.pixels()));
 }
 
 }  // namespace fastconv::FASTCONV_ISA

@@ -38,7 +38,7 @@ void finish(const InvertedResidualParams& p, const GemmTile<float>& t) {
 
 void project(const InvertedResidualParams& p, const Projection& from) {
   const Target to = output_target(p, from.first);
-  if (from.pairs == nullptr) return project_to(p, from, to, 0, projection_tiles(p, from.count));
+  if (from.pairs == nullptr) return project_to(p, from, to, 0, projection_panels(p, from.count));
   GemmTile<float> t = product(p, from, to);
   t.a = from.hidden, t.b = from.pairs, t.c = to.out;
   t.bias = to.bias, t.residual = to.residual;
@@ -54,23 +54,22 @@ void project_to(const InvertedResidualParams& p, const Projection& from, const T
   const auto weights = [&](int64_t column) {
     return columns_at(p.project_weight, p.project_row, hidden, p.hidden, column, p.out_channels);
   };
-  const int64_t tiles = pixel_groups(from.count);
-  const int64_t panels = projection_panels(p);
-  const bool pixels_outside = projection_weights_stay(t.depth, p.out_channels);
-  for (int64_t i = begin; i < end; ++i) {
-    const Range pixels = pixel_group(from.count, pixels_outside ? i / panels : i % tiles);
-    const Range columns = projection_panel(p, pixels_outside ? i % panels : i / tiles);
-    const int64_t offset = pixels.first * p.out_channels + columns.first;
-    t.a = from.hidden + pixels.first * hidden_panel_of(p);
+  t.a = from.hidden, t.rows = from.count;
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const Range columns = projection_panel(p, from.count, panel);
     const WeightColumns w = weights(columns.first);
     t.b = w.first, t.b_row = w.row;
-    const int64_t next = columns.first + columns.count;
-    const bool fetches = !pixels_outside && (i + 1) % tiles == 0 && i + 1 < end;
-    t.next_b = fetches && next < p.out_channels ? weights(next).first : nullptr;
+    t.next_b = t.next_end = nullptr;
+    if (panel + 1 < end) {
+      const Range beside = projection_panel(p, from.count, panel + 1);
+      const WeightColumns next = weights(beside.first);
+      t.next_b = next.first;
+      if (beside.count == next.row) t.next_end = next.first + t.depth * next.row;
+    }
     t.bias = to.bias ? to.bias + columns.first : nullptr;
-    t.residual = to.residual ? to.residual + offset : nullptr;
-    t.c = to.out + offset;
-    t.rows = pixels.count, t.columns = columns.count;
+    t.residual = to.residual ? to.residual + columns.first : nullptr;
+    t.c = to.out + columns.first;
+    t.columns = columns.count;
     wide_tile(t, vector_places(columns.first, columns.count,
                                [&](int64_t column) { return weights(column).first; }));
     if (to.is_output) finish(p, t);

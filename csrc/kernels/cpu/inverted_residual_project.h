@@ -14,22 +14,7 @@ struct Projection {
   const float* pairs;    // the weights as of pack_pairs, where projects_pairs, or null
 };
 
-// Register tiles of pixels to a call of the matrix product.
-constexpr int64_t kGroupTiles = 4;
-
-// Groups of pixels that one call of the matrix product takes.
-FASTCONV_INLINE int64_t pixel_groups(int64_t pixels) {
-  return div_up<int64_t>(pixels, kGroupTiles * kTileRows);
-}
-
-// Group i: whole register tiles, but for the last.
-FASTCONV_INLINE Range pixel_group(int64_t pixels, int64_t i) {
-  const Range tiles = part_of(row_tile_count(pixels), pixel_groups(pixels), i);
-  const int64_t first = tiles.first * kTileRows;
-  return {first, min_of(tiles.count * kTileRows, pixels - first)};
-}
-
-// Weights of the projection that stay in the L2 cache are passed over for each tile of pixels.
+// Weights of the projection that stay in the L2 cache.
 constexpr int64_t kWeightBytesInCache = 256 << 10;
 
 FASTCONV_INLINE bool projection_weights_stay(int64_t hidden, int64_t out_channels) {
@@ -39,27 +24,24 @@ FASTCONV_INLINE bool projection_weights_stay(int64_t hidden, int64_t out_channel
 // Output channels that one call of the matrix product takes: three vectors or four, where they
 // divide the output channels, else 0, as panel_at has them. GFLOP/s of two vectors / of these: 576
 // -> 96 on 14x14 168 / 177, 192 -> 64 164 / 170; of four, 960 -> 320 on 7x7, 162 / 158 (one core of
-// an Intel Xeon with AMX).
-FASTCONV_INLINE int64_t projection_width(const InvertedResidualShape& s) {
+// an Intel Xeon with AMX): there the tiles are too few to fetch the next panel, see gemm.h.
+FASTCONV_INLINE int64_t projection_width(const InvertedResidualShape& s, int64_t pixels) {
   constexpr int64_t L = kLanes<float>;
   if (L != 16) return 0;
   if (s.out_channels % (3 * L) == 0) return 3 * L;
   const bool four = s.out_channels % (4 * L) == 0;
-  return four && projection_weights_stay(s.hidden, s.out_channels) ? 4 * L : 0;
+  const bool pays = pixels > kRowsOfPanels || projection_weights_stay(s.hidden, s.out_channels);
+  return four && pays ? 4 * L : 0;
 }
 
-FASTCONV_INLINE int64_t projection_panels(const InvertedResidualShape& s) {
-  const int64_t width = projection_width(s);
+FASTCONV_INLINE int64_t projection_panels(const InvertedResidualShape& s, int64_t pixels) {
+  const int64_t width = projection_width(s, pixels);
   return width > 0 ? s.out_channels / width : panel_count<float>(s.out_channels);
 }
 
-FASTCONV_INLINE Range projection_panel(const InvertedResidualShape& s, int64_t i) {
-  const int64_t width = projection_width(s);
+FASTCONV_INLINE Range projection_panel(const InvertedResidualShape& s, int64_t pixels, int64_t i) {
+  const int64_t width = projection_width(s, pixels);
   return width > 0 ? Range{i * width, width} : panel_at<float>(i, s.out_channels);
-}
-
-FASTCONV_INLINE int64_t projection_tiles(const InvertedResidualShape& s, int64_t pixels) {
-  return pixel_groups(pixels) * projection_panels(s);
 }
 
 // What becomes of the sums over some panels of hidden channels.
@@ -76,7 +58,7 @@ FASTCONV_INLINE Target output_target(const InvertedResidualParams& p, int64_t pi
   return {{0, hidden_panels(p)}, p.project_bias, residual, out, true};
 }
 
-// Tiles [begin, end) of projection_tiles(p, from.count), from.hidden at the first panel of `to`.
+// Panels [begin, end) of projection_panels(p, from.count), from.hidden at the first panel of `to`.
 void project_to(const InvertedResidualParams& p, const Projection& from, const Target& to,
                 int64_t begin, int64_t end);
 

@@ -25,7 +25,7 @@ void tiles(const GemmTile<float>& t, const VectorPlaces& places, int64_t first, 
   const float* top = t.a + first * t.a_row;
   float* c = t.c + first * c_row;
   const float* residual = t.residual ? t.residual + first * t.residual_row : nullptr;
-  const float* next = t.next_b + first / MR * kLine;
+  int64_t column = min_of<int64_t>(first / MR, NV - 1);
   for (; count > 0; --count) {
     V acc[MR][NV];
 #pragma GCC unroll 4
@@ -47,7 +47,7 @@ void tiles(const GemmTile<float>& t, const VectorPlaces& places, int64_t first, 
         for (int j = 0; j < NV; ++j) accumulate(acc[i][j], x, row[j]);
       }
     };
-    const float* fetched = next;
+    const float* fetched = kFetches ? t.next_b + places.at[column] : nullptr;
     for (int64_t left = t.depth; left > 0; left -= block) {
       int64_t k = min_of(left, block);
       for (; k >= 2; k -= 2) {
@@ -65,7 +65,7 @@ void tiles(const GemmTile<float>& t, const VectorPlaces& places, int64_t first, 
       }
       a.advance(t.a_block - block);
     }
-    if constexpr (kFetches) next += kLine;
+    column = min_of<int64_t>(column + 1, NV - 1);
 
     float* row = c;
     if (residual == nullptr && !t.streams) {  // most tiles

@@ -46,11 +46,11 @@ FASTCONV_INLINE int64_t prepared_weights(const PointwiseConv2dParams& p) {
 // Where the units of channels_last lie: groups of row tiles, in them panels, in them tiles.
 struct Grid {
   int64_t rows, tiles, group, panels;
-  bool wide;  // panels
+  bool wide;  // panels, all but the last
 
   template <class S>
   FASTCONV_INLINE Range panel(int64_t i, int64_t columns) const {
-    if (!wide) return panel_at<S>(i, columns);
+    if (!wide) return wide_panel_at<S>(i, rows, columns);
     return {i * kMostColumns<S>, min_of(kMostColumns<S>, columns - i * kMostColumns<S>)};
   }
 };
@@ -61,7 +61,7 @@ FASTCONV_INLINE Grid grid_nhwc(const PointwiseConv2dParams& p) {
   const int64_t rows = pixels_of(p), tiles = row_tile_count(rows);
   const bool wide = rows <= kWideRows && !must_prepare<T>(p) && !weight_is_panels(p);
   const int64_t panels =
-      wide ? div_up(p.out_channels, kMostColumns<S>) : panel_count<S>(p.out_channels);
+      wide ? div_up(p.out_channels, kMostColumns<S>) : wide_panel_count<S>(rows, p.out_channels);
   const int64_t tile_bytes = kTileRows * p.in_channels * sizeof(S);
   const int64_t fit = max_of<int64_t>(min_of(kGroupBytes / tile_bytes, kMostGroup), 1);
   const int64_t wanted = max_of(div_up<int64_t>(tiles, 2), kLeastGroup);
@@ -99,7 +99,7 @@ PointwiseConv2dPlan plan_as(const PointwiseConv2dParams& p) {
     staged = kTileColumns<S>;
   }
   plan.scratch_bytes =
-      (kScratchRows * kTileColumns<S> + staged * padded<S>(p.in_channels)) * sizeof(S);
+      (kScratchRows * kMostColumns<S> + staged * padded<S>(p.in_channels)) * sizeof(S);
   return plan;
 }
 
@@ -162,7 +162,7 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
   const Grid grid = grid_nhwc<T>(p);
   const bool packed = must_prepare<T>(p), gathers = kWidens<T> || is_subsampled(p);
   const S* bias = bias_of<T>(p, prepared);
-  S* pixels = scratch + kScratchRows * kTileColumns<S>;
+  S* pixels = scratch + kScratchRows * kMostColumns<S>;
   GemmTile<S> t{};
   t.depth = p.in_channels, t.a_depth = 1;
   Range gathered{};
@@ -181,28 +181,28 @@ void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     const bool upwards = end <= group_end && !own_tail;
     unit += count;
     if (gathers) {
-      if (rows.first != gathered.first || rows.count != gathered.count) {
-        gather_pixels<T>(p, rows, pixels);
-      }
+      const bool there = rows.first == gathered.first && rows.count == gathered.count;
+      if (!there) gather_pixels<T>(p, rows, pixels);
       gathered = rows;
       t.a = pixels, t.a_row = padded<S>(p.in_channels);
     } else {
       t.a = static_cast<const S*>(p.input) + rows.first * p.in_channels, t.a_row = p.in_channels;
     }
-    const auto weights = [&](Range columns) -> Weights<S> {
+    const auto weights = [&](Range columns) {
       if (!packed) return weights_at<S>(p, columns.first);
-      return {prepared + columns.first * p.in_channels, 1, padded<S>(columns.count), columns.count};
+      const int64_t n = columns.count, row = n > kTileColumns<S> ? kPanelColumns<S> : padded<S>(n);
+      return Weights<S>{prepared + columns.first * p.in_channels, 1, row, n};
     };
     const Weights<S> w = weights(panel);
     t.b = w.first, t.b_row = w.in_stride;
+    t.b_half = packed || weight_is_panels(p) ? kPanelColumns<S> * p.in_channels : 0;
     const bool fetches = unit < end && panel.first + panel.count < p.out_channels;
     const Range beside = grid.panel<S>(within / tiles + 1, p.out_channels);
     const Weights<S> next = fetches ? weights(beside) : Weights<S>{};
-    const bool has_gaps = next.in_stride > kTileColumns<S>;
-    t.next_b = next.first;
-    t.next_end = has_gaps ? nullptr : next.first + p.in_channels * next.in_stride;
+    const bool whole = fetches && next.in_stride <= kTileColumns<S>;
+    t.next_end = whole ? next.first + p.in_channels * padded<S>(beside.count) : nullptr;
     t.bias = bias ? bias + panel.first : nullptr;
-    t.rows = rows.count, t.columns = panel.count;
+    t.rows = rows.count, t.columns = panel.count, t.next_b = next.first;
     int64_t row = rows.first, c_row = p.out_channels;
     if (upwards) {
       row += rows.count - 1, c_row = -c_row;
@@ -248,7 +248,7 @@ void run_nchw(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
     const Range pixels = panel_at<S>(panel, plane);
     const T* planes = static_cast<const T*>(p.input) + n * p.in_channels * in_plane;
     if (gathers) {
-      S* gathered = scratch + kScratchRows * kTileColumns<S>;
+      S* gathered = scratch + kScratchRows * kMostColumns<S>;
       t.b = gathered, t.b_row = kTileColumns<S>;
       gather_plane(p, planes, pixels, gathered);
     } else {

@@ -80,7 +80,7 @@ FASTCONV_INLINE void run_panel(const PointwiseConv2dParams& p, GemmTile<accumula
     });
   }
   GemmTile<S> part = t;
-  part.c = scratch, part.c_row = kTileColumns<S>;
+  part.c = scratch, part.c_row = kMostColumns<S>;
   for (int64_t first = 0; first < t.rows; first += kScratchRows) {
     part.rows = min_of(kScratchRows, t.rows - first);
     part.a = t.a + first * t.a_row;
