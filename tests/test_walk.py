@@ -4,9 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastconv.ops import pack_depthwise_weight, pack_pointwise_weight, pack_stem_weight
+from fastconv.ops import (
+    pack_depthwise_weight,
+    pack_pointwise_pairs,
+    pack_pointwise_weight,
+    pack_stem_weight,
+)
 
-from .helpers import ISAS, channels_last, isa, threads
+from .helpers import ISAS, MATRIX_ISAS, channels_last, isa, threads
 
 sequence = torch.ops.fastconv.sequence
 STEM = "stem_conv2d i0 i1 i2 2,2 1,1,1,1 relu6"
@@ -76,6 +81,25 @@ def test_the_bits_of_single_calls(name, batch, height, width, count, threads_and
                 if name == "scalar":
                     passed = [0] * count
                 assert walked(inputs, calls, out) == list(map(bool, passed)), number
+                assert torch.equal(out[-1], expected[-1])
+
+
+@pytest.mark.parametrize("name", MATRIX_ISAS)
+def test_the_bits_of_single_calls_in_bfloat16(name):
+    def narrowed(t):
+        if t.dim() == 4 and t.shape[2:] == (1, 1):
+            return pack_pointwise_pairs(t.to(torch.bfloat16))
+        return t.to(torch.bfloat16) if t.dim() == 4 and t.shape[1] == 3 else t
+
+    inputs, calls = [narrowed(t) for t in inputs_of(8, 131, 131)], CALLS[:4]
+    expected, *others = ([t.to(torch.bfloat16) for t in results_of(8, 131, 131, 4)] for _ in "1234")
+    passes = {1: [1, 1, 1, 0], 2: [1, 1, 1, 0], 3: [0, 1, 0, 0]}
+    with isa(name), torch.no_grad():
+        sequence(inputs, "\n".join(calls), out=expected)
+        for out, (number, passed) in zip(others, passes.items(), strict=True):
+            with threads(number):
+                left = walked(inputs, calls, out)
+                assert left == list(map(bool, passed if name != "scalar" else [0] * 4)), number
                 assert torch.equal(out[-1], expected[-1])
 
 

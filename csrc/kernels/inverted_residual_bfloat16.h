@@ -28,6 +28,7 @@ struct InvertedResidualBfloat16Params : InvertedResidualShape {
 struct InvertedResidualBfloat16Plan {
   int64_t hide_units, hidden_bytes;  // zero by rows
   int64_t units, scratch_bytes;
+  int64_t unit_rows;  // of the output that a unit of run makes; 0 by channels
 };
 
 struct InvertedResidualBfloat16Kernels {

@@ -48,6 +48,7 @@ class Bfloat16Work final : public Work {
     const double project = images * p_.pixels() * p_.out_channels;
     cost[plan_.hide_units > 0 ? 1 : 2] = 2 * hide / kFlopsANanosecond;
     cost[2] += 2 * project / kFlopsANanosecond;
+    set_rows();
   }
 
   void run(int stage, char* shared, int64_t begin, int64_t end) override {
@@ -61,7 +62,32 @@ class Bfloat16Work final : public Work {
     kernels().run(p_, hidden, own, begin, end);
   }
 
+  void run_rows(const void* input, void* output, int64_t begin, int64_t end) override {
+    InvertedResidualBfloat16Params p = p_;
+    p.batch = 1;
+    p.input = static_cast<const bfloat16*>(input), p.output = static_cast<bfloat16*>(output);
+    if (p.residual) p.residual = p.input;
+    auto* own = static_cast<bfloat16*>(scratch(Purpose::kOwn, plan_.scratch_bytes));
+    kernels().run(p, nullptr, own, begin / plan_.unit_rows,
+                  (end + plan_.unit_rows - 1) / plan_.unit_rows);
+  }
+
  private:
+  // As those of float32.
+  void set_rows() {
+    const bool other_residual = p_.residual && p_.residual != p_.input;
+    if (units[0] > 0 || plan_.unit_rows == 0 || other_residual) return;
+    if (p_.pixels() <= kInvertedResidualSmallMap) return;
+    const int64_t bytes = sizeof(bfloat16);
+    rows.images = p_.batch;
+    rows.input = p_.input, rows.in_image = p_.in_channels * p_.height * p_.width * bytes;
+    rows.output = p_.output, rows.row = p_.out_width * p_.out_channels * bytes;
+    rows.in_height = p_.height, rows.height = p_.out_height;
+    rows.kernel = p_.kernel_h, rows.stride = p_.stride_h, rows.pad_top = p_.pad_top;
+    // Rows of hidden channels are kept from band to band.
+    rows.unit = p_.expands ? p_.out_height : plan_.unit_rows;
+  }
+
   static bool is_wide(const Tensor& t) {
     return t.scalar_type() == torch::headeronly::ScalarType::Float;
   }

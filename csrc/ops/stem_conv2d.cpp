@@ -63,7 +63,6 @@ class StemWork final : public Work {
     units[0] = plan_.prepared_bytes > 0 ? 1 : 0, units[1] = plan_.units;
     cost[1] = 2 * outputs * taps / kFlopsANanosecond;
     shared_bytes = plan_.prepared_bytes;
-    if (units[0] > 0) return;
     const int64_t bytes = size_of(p.dtype);
     rows.images = p.batch;
     rows.input = p.input, rows.in_image = p.channels * p.height * p.width * bytes;
@@ -81,7 +80,11 @@ class StemWork final : public Work {
   void run_rows(const void* input, void* output, int64_t begin, int64_t end) override {
     StemConv2dParams p = p_;
     p.batch = 1, p.input = input, p.output = output;
-    kernels_.run(p, nullptr, scratch(Purpose::kOwn, plan_.scratch_bytes), begin, end);
+    // What is prepared is a few KiB: made anew, rather than by a stage before the walk.
+    const int64_t prepared = (plan_.prepared_bytes + 63) / 64 * 64;
+    auto* own = static_cast<char*>(scratch(Purpose::kOwn, prepared + plan_.scratch_bytes));
+    if (prepared > 0) kernels_.prepare(p, own);
+    kernels_.run(p, own, own + prepared, begin, end);
   }
 
  private:

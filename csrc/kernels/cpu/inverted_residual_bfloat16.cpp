@@ -195,6 +195,7 @@ InvertedResidualBfloat16Plan plan(const InvertedResidualShape& s) {
   } else {
     const Bands bands = bands_of(s);
     plan.units = s.batch * bands.count;
+    plan.unit_rows = bands.strips * bands.strip.rows;
     plan.scratch_bytes = panels *
                          (ring_elements(s, bands.strip.slots) + bands.buffer + filter_elements(s)) *
                          int64_t(sizeof(bfloat16));
