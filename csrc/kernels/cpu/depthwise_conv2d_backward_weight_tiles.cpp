@@ -14,9 +14,12 @@ constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
 template <int K>
 constexpr int kPasses = div_up(K, (kLanes<float> == 16 ? 23 : 12) / K);
 
-// Rows walked with one channel vector. On one core of a Zen 5, us at 4 / 14 rows: 16x96x56x56 7x7
-// 3545 / 2524; 16x240x28x28 5x5 1522 / 1019; 1x384x14x14 3x3 10.4 / 9.2.
-constexpr int64_t kStripRows = 14;
+// Rows walked with one channel vector. Us at 4 / 7 / 14 / 28 rows on two cores of an Intel Xeon
+// with AMX: 16x672x14x14 5x5 741 / 710 / 777 / 725, 16x240x28x28 5x5 931 / 928 / 966 / 958,
+// 16x96x56x56 7x7 2298 / 2220 / 2276 / 2297, 16x384x14x14 7x7 645 / 643 / 683 / 690, 16x96x112x112
+// 3x3 stride 2 4226 / 3625 / 4472 / 5345. On one core of a Zen 5, us at 4 / 14 rows: 16x96x56x56
+// 7x7 3545 / 2524, 16x240x28x28 5x5 1522 / 1019.
+constexpr int64_t kStripRows = 7;
 
 // Input and gradient of this size come from beyond the L2 cache of a core. Us without / with
 // prefetch on the same core: 16x240x28x28 5x5 1906 / 1019; 16x144x56x56 3x3 2773 / 1710;
