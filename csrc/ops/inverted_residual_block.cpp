@@ -14,12 +14,6 @@ using Optional = std::optional<Tensor>;
 
 constexpr int64_t kMostParameter = std::numeric_limits<int32_t>::max();
 
-// The gates of a squeeze-and-excitation are multiplied into rows of the projection's weight.
-bool takes_panels(const Block& b) {
-  using torch::headeronly::ScalarType;
-  return b.squeeze == nullptr && b.input.scalar_type() == ScalarType::Float;
-}
-
 int64_t out_channels_of(const Block& b) {
   const Tensor& weight = b.project_weight;
   return weight.dim() < 3 ? 0 : weight.size(is_panels(weight) ? 1 : 0);
@@ -38,7 +32,9 @@ bool sizes_fit(const Block& b) {
   };
   if (b.input.dim() != 4 || b.depthwise_weight.dim() != 4) return false;
   const auto is_matrix = [&](const Tensor& t, int64_t out, int64_t in) {
-    if (is_panels(t)) return takes_panels(b) && is(t, {1, out, in});
+    if (is_panels(t)) {
+      return b.input.scalar_type() == Tensor::ScalarType::Float && is(t, {1, out, in});
+    }
     return is(t, {out, is_pairs(t, b.input) ? (in + 1) / 2 : in, 1, 1});
   };
   const int64_t hidden = b.depthwise_weight.size(0), out = out_channels_of(b);

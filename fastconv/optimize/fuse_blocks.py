@@ -190,7 +190,7 @@ def _replace(module: fx.GraphModule, found: Block, dtype: torch.dtype | None) ->
     inner = [] if squeeze is None else [squeeze.reduce, squeeze.expand]
     weights: dict[fx.Node, list[Any]] = {}
     for conv in (*convs, *inner):
-        pack_weight(module, conv, dtype, in_panels=squeeze is None)
+        pack_weight(module, conv, dtype, in_panels=conv not in inner)
         weights[conv] = [conv.kwargs["weight"], conv.kwargs["bias"]]
     excite = [None] * 4 if squeeze is None else weights[squeeze.reduce] + weights[squeeze.expand]
     residual, activation = project.kwargs["residual"], depthwise.kwargs["activation"]

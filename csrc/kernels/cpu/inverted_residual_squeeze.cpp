@@ -2,6 +2,7 @@
 // then the projection. The sums of a strip are added in the order of the strips, whoever made them.
 #include "inverted_residual_squeeze.h"
 
+#include "../pointwise_panels.h"
 #include "inverted_residual_hidden.h"
 #include "inverted_residual_pairs.h"
 #include "inverted_residual_parts.h"
@@ -164,16 +165,28 @@ void gate(const InvertedResidualParams& p, const Memory& m, float* memory, float
 void project_strips(const InvertedResidualParams& p, const Memory& m, int64_t image,
                     const float* memory, float* weights, int64_t begin, int64_t end) {
   InvertedResidualParams gated = p;
-  gated.project_weight = weights, gated.project_row = align_floats(p.out_channels);
-  for (int64_t c = 0; c < p.hidden; ++c) {
-    const auto open = vec_t<float>::set1(memory[m.gates + c]);
-    const float* from = p.project_weight + c * p.project_row;
-    float* to = weights + c * gated.project_row;
-    for_each_vector<float>(p.out_channels, [&](int64_t i, auto lanes) {
-      store(to + i, load(from + i, lanes) * open, lanes);
+  gated.project_weight = weights;
+  const auto open = [&](int64_t from, int64_t to, int64_t c, int64_t columns) {
+    const auto gate = vec_t<float>::set1(memory[m.gates + c]);
+    for_each_vector<float>(columns, [&](int64_t i, auto lanes) {
+      store(weights + to + i, load(p.project_weight + from + i, lanes) * gate, lanes);
     });
+  };
+  if (p.project_row > 0) {
+    gated.project_row = align_floats(p.out_channels);
+    for (int64_t c = 0; c < p.hidden; ++c) {
+      open(c * p.project_row, c * gated.project_row, c, p.out_channels);
+    }
+  } else {
+    for (PackedPanel panel{}; panel.first < p.out_channels; panel.first += panel.columns) {
+      panel = packed_panel_of(panel.first, p.out_channels);
+      for (int64_t c = 0; c < p.hidden; ++c) {
+        const int64_t at = packed_offset(panel, panel.first, c, p.hidden);
+        open(at, at, c, panel.columns);
+      }
+    }
   }
-  float* pairs = projects_pairs(p) ? weights + p.hidden * gated.project_row : nullptr;
+  float* pairs = projects_pairs(p) ? weights + p.hidden * align_floats(p.out_channels) : nullptr;
   if (pairs != nullptr) pack_pairs(gated, pairs);
   for (int64_t i = begin; i < end; ++i) {
     const RowSpan span = strip_at(p, m.strips, image, i);
