@@ -21,6 +21,7 @@ from tests.known_weights import described
 CALLS = [(1, contiguous), (3, channels_last)]
 CLASSES = 7
 ROOM = 4
+WINOGRADS_ROOM = 2 * ROOM  # its products round some two bits more a layer
 # Float64, bfloat16 and capturing a network again take seconds each, and the others are made of
 # these blocks.
 ONE_OF_EACH_KIND = (
@@ -172,7 +173,7 @@ def test_optimized(network):
             exact = {"output": exact_network(images.double())}
             plain = errors({"output": network(images)}, exact)
             ours = errors({"output": fast(images)}, exact)
-        assert ours["output"] <= max(ROOM * plain["output"], 1e-5)
+        assert ours["output"] <= max(WINOGRADS_ROOM * plain["output"], 1e-5)
 
 
 @pytest.mark.parametrize("network", ONE_OF_EACH_KIND, indirect=True, scope="module")

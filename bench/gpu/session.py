@@ -118,6 +118,11 @@ def has_counters() -> bool:
     return subprocess.run([PYTHON, "-c", ask], capture_output=True, check=False).returncode == 0
 
 
+def _heed_interrupts() -> None:
+    """A shell's background job ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(step: Step, seconds: float) -> int | str:
     """The exit status, or 'took too long'. Ctrl-C first: pytest then writes what it has."""
     print(f"--- {step.name}, at most {seconds:.0f} s", flush=True)
@@ -128,6 +133,7 @@ def run(step: Step, seconds: float) -> int | str:
         stdout=log,
         stderr=subprocess.STDOUT if log and step.log.suffix == ".txt" else None,  # type: ignore[union-attr]
         start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     try:
         return process.wait(seconds)
