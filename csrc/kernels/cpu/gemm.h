@@ -79,19 +79,6 @@ FASTCONV_INLINE int64_t panel_pairs(int64_t rows, int64_t columns) {
   return (last_is_whole ? panels : panels - 1) / 2;
 }
 
-template <class S>
-FASTCONV_INLINE int64_t wide_panel_count(int64_t rows, int64_t columns) {
-  return panel_count<S>(columns) - panel_pairs<S>(rows, columns);
-}
-
-// The pairs come first.
-template <class S>
-FASTCONV_INLINE Range wide_panel_at(int64_t panel, int64_t rows, int64_t columns) {
-  const int64_t pairs = panel_pairs<S>(rows, columns);
-  if (panel < pairs) return {panel * kMostColumns<S>, kMostColumns<S>};
-  return panel_at<S>(panel + pairs, columns);
-}
-
 // Part i of size elements cut into parts that differ by one at most.
 FASTCONV_INLINE Range part_of(int64_t size, int64_t parts, int64_t i) {
   const int64_t first = i * size / parts;

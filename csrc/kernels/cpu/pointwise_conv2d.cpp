@@ -43,29 +43,23 @@ FASTCONV_INLINE int64_t prepared_weights(const PointwiseConv2dParams& p) {
   return (nhwc ? padded<accumulate_t<T>>(p.out_channels) : p.out_channels) * p.in_channels;
 }
 
-// Where the units of channels_last lie: groups of row tiles, in them panels, in them tiles.
-struct Grid {
-  int64_t rows, tiles, group, panels;
-  bool wide;  // panels, all but the last
-
-  template <class S>
-  FASTCONV_INLINE Range panel(int64_t i, int64_t columns) const {
-    if (!wide) return wide_panel_at<S>(i, rows, columns);
-    return {i * kMostColumns<S>, min_of(kMostColumns<S>, columns - i * kMostColumns<S>)};
-  }
-};
-
 template <class T>
-FASTCONV_INLINE Grid grid_nhwc(const PointwiseConv2dParams& p) {
+FASTCONV_INLINE PanelGrid grid_nhwc(const PointwiseConv2dParams& p) {
   using S = accumulate_t<T>;
   const int64_t rows = pixels_of(p), tiles = row_tile_count(rows);
-  const bool wide = rows <= kWideRows && !must_prepare<T>(p) && !weight_is_panels(p);
-  const int64_t panels =
-      wide ? div_up(p.out_channels, kMostColumns<S>) : wide_panel_count<S>(rows, p.out_channels);
   const int64_t tile_bytes = kTileRows * p.in_channels * sizeof(S);
   const int64_t fit = max_of<int64_t>(min_of(kGroupBytes / tile_bytes, kMostGroup), 1);
   const int64_t wanted = max_of(div_up<int64_t>(tiles, 2), kLeastGroup);
-  return {rows, tiles, min_of(min_of(fit, wanted), tiles), panels, wide};
+  const int64_t group = min_of(min_of(fit, wanted), tiles);
+  if (rows <= kWideRows && !must_prepare<T>(p) && !weight_is_panels(p)) {
+    const int64_t panels = div_up(p.out_channels, kMostColumns<S>);
+    return {rows, tiles, group, panels, panels};
+  }
+  const int64_t panels = panel_count<S>(p.out_channels);
+  const int64_t pairs = panel_pairs<S>(rows, p.out_channels);
+  // In a lone group a panel without its pair would leave the second thread half a panel less to do.
+  const bool are_equal = 2 * pairs == panels || tiles >= 2 * group;
+  return {rows, tiles, group, are_equal ? panels - pairs : panels, are_equal ? pairs : 0};
 }
 
 // Output channels of contiguous tensors in groups.
@@ -91,7 +85,7 @@ PointwiseConv2dPlan plan_as(const PointwiseConv2dParams& p) {
   }
   int64_t staged;  // rows or columns of the input copied together
   if (nhwc) {
-    const Grid grid = grid_nhwc<T>(p);
+    const PanelGrid grid = grid_nhwc<T>(p);
     plan.units = grid.tiles * grid.panels;
     staged = grid.group * kTileRows;
   } else {
@@ -159,7 +153,7 @@ template <class T>
 void run_nhwc(const PointwiseConv2dParams& p, const accumulate_t<T>* prepared,
               accumulate_t<T>* scratch, int64_t begin, int64_t end) {
   using S = accumulate_t<T>;
-  const Grid grid = grid_nhwc<T>(p);
+  const PanelGrid grid = grid_nhwc<T>(p);
   const bool packed = must_prepare<T>(p), gathers = kWidens<T> || is_subsampled(p);
   const S* bias = bias_of<T>(p, prepared);
   S* pixels = scratch + kScratchRows * kMostColumns<S>;

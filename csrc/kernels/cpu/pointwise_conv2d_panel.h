@@ -1,4 +1,5 @@
-// How a panel of the product comes into the output: the activation, the residual, the store.
+// Where the panels of the product lie, and how one comes into the output: the activation, the
+// residual, the store.
 #pragma once
 
 #include "../pointwise_panels.h"
@@ -11,6 +12,18 @@ namespace fastconv::FASTCONV_ISA {
 
 // Rows that pass through scratch at a time.
 constexpr int64_t kScratchRows = 16;
+
+// Where the units of channels_last lie: groups of row tiles, in them panels, in them tiles.
+struct PanelGrid {
+  int64_t rows, tiles, group, panels;
+  int64_t wide;  // panels, which come first: four vectors, where others have two
+
+  template <class S>
+  FASTCONV_INLINE Range panel(int64_t i, int64_t columns) const {
+    if (i >= wide) return panel_at<S>(i + wide, columns);
+    return {i * kMostColumns<S>, min_of(kMostColumns<S>, columns - i * kMostColumns<S>)};
+  }
+};
 
 // The weights of `count` output channels, as they were given.
 template <class T>
