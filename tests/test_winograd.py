@@ -21,6 +21,7 @@ from tests.helpers import (
     isa,
     reaches,
 )
+from tests.test_dense_conv2d import Bottleneck
 from tests.test_optimize import assert_same, kernels, randomize
 
 # An output is a sum of 36 C products by the transforms' constants. Its error, by that bound of
@@ -238,19 +239,6 @@ def test_bad_input(arguments, message):
 def test_only_3x3_weights_have_such_an_order():
     with pytest.raises(RuntimeError, match=r"\(O, C, 3, 3\), got \(4, 3, 5, 5\)"):
         pack_winograd_weight(torch.ones(4, 3, 5, 5))
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(channels, 32, 1)
-        self.spatial = nn.Conv2d(32, 48, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(48)
-        self.same = nn.Conv2d(48, channels, 3, padding=1)
-
-    def forward(self, x):
-        y = F.relu(self.norm(self.spatial(F.relu(self.reduce(x)))))
-        return F.relu(self.same(y) + x)
 
 
 def reasons(fast):
