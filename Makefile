@@ -12,7 +12,8 @@ SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 # torch's transforms around a kernel which others of the same file run: opcheck, gradcheck, compile.
 KERNEL_TESTS = $(wildcard $(patsubst csrc/kernels/%.def,tests/test_%.py,$(wildcard csrc/kernels/*.def))) \
 	tests/test_separable_conv2d.py tests/test_depthwise_conv2d_strips.py tests/test_bfloat16.py \
-	tests/test_sequence.py tests/test_direct.py
+	tests/test_sequence.py tests/test_direct.py tests/test_walk.py tests/test_winograd.py \
+	tests/test_pointwise_panels.py tests/test_squeeze_excitation.py
 
 .PHONY: help demo test test-isa build emulator check format bench bench-cpu bench-quick bench-gate sanitize sanitize-cuda gpu clean
 
