@@ -24,6 +24,8 @@ app = typer.Typer(
 output = Console()
 messages = Console(stderr=True)
 
+INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="As many as cores, if not given.")]
 
@@ -32,6 +34,13 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+class RivalsDtype(StrEnum):
+    """What every rival computes in on a CPU."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """fastconv optimize: what optimize does to each layer of a network, and why."""
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 import torch
@@ -8,14 +7,8 @@ import typer
 
 import fastconv
 import fastconv.tables as tables
-from fastconv.cli.common import Json, Threads, app, expected_errors, print_json
+from fastconv.cli.common import Dtype, Json, Threads, app, expected_errors, print_json
 from fastconv.peers.model import build_model, input_size
-
-
-class DType(StrEnum):
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 @app.command("optimize")
@@ -24,7 +17,7 @@ def optimize_command(
         str, typer.Argument(metavar="MODEL", help="Of fastconv.models, or module:function.")
     ],
     batch: Annotated[int, typer.Option(min=1)] = 1,
-    dtype: Annotated[DType, typer.Option()] = DType.FLOAT32,
+    dtype: Annotated[Dtype, typer.Option()] = Dtype.FLOAT32,
     any_size: Annotated[
         bool, typer.Option("--any-size", help="Leave height and width open.")
     ] = False,

@@ -10,7 +10,9 @@ import torch
 import typer
 
 from fastconv.cli.common import (
+    INTERRUPTED,
     Json,
+    RivalsDtype,
     Threads,
     app,
     expected_errors,
@@ -28,17 +30,9 @@ from fastconv.profiling.subject import Subject, SubjectError, load
 from fastconv.tables.profile import as_text
 
 
-class Dtype(StrEnum):
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
 class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
-
-
-INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
 
 @app.command("profile")
@@ -62,7 +56,7 @@ def profile_command(
         int | None, typer.Option(min=1, help="Images, 1 if not given; a script has its own.")
     ] = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="What the model is cast to, if not as it is.")
+        RivalsDtype | None, typer.Option(help="What the model is cast to, if not as it is.")
     ] = None,
     device: Annotated[
         Device, typer.Option(help="cuda: times of kernels. It never ran on a GPU yet.")

@@ -2,7 +2,6 @@
 
 import signal
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import fastconv.tables as tables
 from fastconv import charts, comparisons
 from fastconv.cli.common import (
     Json,
+    RivalsDtype,
     Threads,
     app,
     expected_errors,
@@ -27,11 +27,6 @@ from fastconv.files import require_writable, write_whole
 from fastconv.peers import DEFAULT_PEERS, PEERS
 
 ALL_PEERS = ",".join(DEFAULT_PEERS)
-
-
-class DType(StrEnum):
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 Peers = Annotated[str, typer.Option(help=f"Comma-separated rivals, of {', '.join(PEERS)}.")]
@@ -78,7 +73,7 @@ def compare_command(
         list[int] | None, typer.Option(min=1, help="1, if not given; may be repeated.")
     ] = None,
     dtype: Annotated[
-        list[DType] | None, typer.Option(help="float32, if not given; may be repeated.")
+        list[RivalsDtype] | None, typer.Option(help="float32, if not given; may be repeated.")
     ] = None,
     threads: Annotated[
         list[int] | None,
@@ -116,7 +111,7 @@ def compare_command(
             report = comparisons.compare_all(
                 models or [],
                 batches=batch or [1],
-                dtypes=[d.value for d in dtype or [DType.FLOAT32]],
+                dtypes=[d.value for d in dtype or [RivalsDtype.FLOAT32]],
                 threads=threads or [None],
                 peers=names,
                 seconds=seconds,

@@ -9,6 +9,7 @@ import typer
 
 import fastconv.tables as tables
 from fastconv.cli.common import (
+    INTERRUPTED,
     Json,
     app,
     expected_errors,
@@ -22,8 +23,6 @@ from fastconv.recipes import recipe as recipe_of
 from fastconv.recipes.evaluate import evaluate
 from fastconv.recipes.predict import Ensemble, predictor, published
 from fastconv.recipes.train import CHECKPOINT
-
-INTERRUPTED = 130  # the exit code of a shell for SIGINT
 
 
 class Form(StrEnum):

@@ -14,9 +14,7 @@ class Peer:
     name: str
     title: str
     module: str
-    needs: tuple[
-        str, ...
-    ] = ()  # modules beyond torch; the packages that hold them have these names
+    needs: tuple[str, ...] = ()  # beyond torch; as modules and as packages they have these names
 
     def missing(self) -> list[str]:
         return [module for module in self.needs if importlib.util.find_spec(module) is None]
