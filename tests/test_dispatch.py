@@ -190,6 +190,13 @@ def test_blocks_nest_and_end():
     assert dispatch.state.choosing == ""
 
 
+def test_the_innermost_block_is_known_where_an_outer_one_has_the_name_too():
+    with use_backend("reference"), use_backend("cpu"):
+        with use_backend("reference"):
+            assert dispatch.state.choosing == "reference"
+        assert dispatch.state.choosing == "cpu" == dispatch.forced()
+
+
 def test_a_block_that_fails_ends_too():
     with pytest.raises(BackendError, match="its tensors are on 'cpu'"), use_backend("triton"):
         ops.residual_add(X, X)

@@ -1,4 +1,4 @@
-"""What `make gpu` measured: measured.json, which bench/choices.py writes and nobody edits."""
+"""What `make gpu` measured: measured.json, which bench/gpu/choices.py writes and nobody edits."""
 
 import json
 from collections.abc import Mapping, Sequence

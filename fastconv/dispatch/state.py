@@ -55,7 +55,10 @@ def use_backend(name: str) -> Iterator[None]:
 def _note(name: str, opened: bool) -> None:
     global choosing
     with _lock:
-        _open.append(name) if opened else _open.remove(name)
+        if opened:
+            _open.append(name)
+        else:  # the innermost of that name, for an outer block may have it too
+            del _open[len(_open) - 1 - _open[::-1].index(name)]
         choosing = _open[-1] if _open else _otherwise
 
 
