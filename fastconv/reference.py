@@ -34,7 +34,7 @@ def activate(z: Tensor, activation: str | None) -> Tensor:
 
 def check_activation(activation: str | None) -> None:
     """Raises RuntimeError for a name that is not in ACTIVATIONS."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str | None) or activation not in ACTIVATIONS:
         raise RuntimeError(
             "expected activation to be None, 'relu', 'relu6', 'silu' or 'hardswish', "
             f"got {activation!r}"
@@ -43,7 +43,7 @@ def check_activation(activation: str | None) -> None:
 
 def check_gate(gate: str) -> None:
     """Raises RuntimeError for a name that is not in GATES."""
-    if gate not in GATES:
+    if not isinstance(gate, str) or gate not in GATES:
         raise RuntimeError(f"expected gate to be 'sigmoid' or 'hardsigmoid', got {gate!r}")
 
 

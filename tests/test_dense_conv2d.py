@@ -333,4 +333,4 @@ def test_layer():
     circular = fastconv.nn.DenseConv2d(6, 8, 3, padding=1, padding_mode="circular")
     torch.testing.assert_close(circular(x), torch.nn.Conv2d.forward(circular, x))
     with pytest.raises(ValueError, match="groups 1"):
-        fastconv.nn.DenseConv2d(3, 9, 3, groups=3)(x)
+        fastconv.nn.DenseConv2d(3, 9, 3, groups=3)

@@ -238,4 +238,4 @@ def test_layer():
     circular = fastconv.nn.StemConv2d(3, 8, 3, padding=1, padding_mode="circular")
     torch.testing.assert_close(circular(x), torch.nn.Conv2d.forward(circular, x))
     with pytest.raises(ValueError, match="groups 1"):
-        fastconv.nn.StemConv2d(3, 9, 3, groups=3)(x)
+        fastconv.nn.StemConv2d(3, 9, 3, groups=3)

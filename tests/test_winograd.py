@@ -237,7 +237,7 @@ def test_bad_input(arguments, message):
 
 
 def test_only_3x3_weights_have_such_an_order():
-    with pytest.raises(RuntimeError, match=r"\(O, C, 3, 3\), got \(4, 3, 5, 5\)"):
+    with pytest.raises(RuntimeError, match=r"in_channels, 3, 3\), got \(4, 3, 5, 5\)"):
         pack_winograd_weight(torch.ones(4, 3, 5, 5))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastconv import ops
+from fastconv import ops, reference
 from fastconv.ops.pointwise_batch_norm import forget
 
 
@@ -17,6 +17,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     activation: str | None = None
 
     def __init__(self, *args: Any, activation: str | None = None, **kwargs: Any) -> None:
+        reference.check_activation(activation)
         super().__init__(*args, **kwargs)
         self.activation = activation
 

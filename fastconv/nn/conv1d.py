@@ -17,6 +17,7 @@ class Conv1d(nn.Conv1d):
     activation: str | None = None
 
     def __init__(self, *args: Any, activation: str | None = None, **kwargs: Any) -> None:
+        reference.check_activation(activation)
         super().__init__(*args, **kwargs)
         self.activation = activation
 

@@ -20,6 +20,7 @@ class Conv2d(nn.Conv2d):
     feeds_norm = False  # a batch norm, which alone sees the output; set by swap_
 
     def __init__(self, *args: Any, activation: str | None = None, **kwargs: Any) -> None:
+        reference.check_activation(activation)
         super().__init__(*args, **kwargs)
         self.activation = activation
 

@@ -1,5 +1,7 @@
 """A convolution over all channels as a layer."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,9 +17,12 @@ class DenseConv2d(Conv2d):
     by :func:`fastconv.optimize` have theirs packed once.
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         if self.groups != 1:
             raise ValueError(f"DenseConv2d: expected groups 1, got {self.groups}")
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: str | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)

@@ -1,5 +1,7 @@
 """The first convolution of a network as a layer."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,12 +16,15 @@ class StemConv2d(Conv2d):
     groups and no dilation. The output is channels_last.
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         if self.groups != 1 or self.dilation != (1, 1):
             raise ValueError(
                 f"StemConv2d: expected groups 1 and dilation 1, got {self.groups} and "
                 f"{self.dilation}"
             )
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: str | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)

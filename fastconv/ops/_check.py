@@ -3,7 +3,7 @@
 from collections.abc import Container
 from numbers import Real
 
-from torch import SymFloat, SymInt, Tensor
+from torch import SymBool, SymFloat, SymInt, Tensor
 
 from fastconv.reference import narrowed
 
@@ -25,6 +25,13 @@ def check_numbers(op: str, **arguments: object) -> None:
             raise TypeError(f"{op}(): argument '{name}' must be float, not {type(value).__name__}")
 
 
+def check_bools(op: str, **arguments: object) -> None:
+    """Raises TypeError, as torch.nn.functional does, for an argument that is not a bool."""
+    for name, value in arguments.items():
+        if type(value) is not bool and not isinstance(value, SymBool):
+            raise TypeError(f"{op}(): argument '{name}' must be bool, not {type(value).__name__}")
+
+
 def check_bias(op: str, input: Tensor, bias: Tensor | None) -> None:
     """As check_like_input, but float32 may stand beside bfloat16."""
     check_like_input(op, input, bias=narrowed(bias, input))
@@ -35,6 +42,15 @@ def check_bias_shape(op: str, bias: Tensor | None, out_channels: int) -> None:
         raise RuntimeError(
             f"{op}: expected bias of shape ({out_channels}), got {tuple(bias.shape)}"
         )
+
+
+def check_weight(op: str, weight: Tensor, wanted: str, window: tuple[int, ...] = ()) -> None:
+    """For what packs a weight: TypeError, or RuntimeError unless it has 4 dimensions, filters, and
+    the window, if one is given; wanted says so to the reader."""
+    check_tensors(op, weight=weight)
+    fits = weight.dim() == 4 and weight.shape[0] > 0
+    if not fits or (window and weight.shape[2:] != window):
+        raise RuntimeError(f"{op}: expected weight of shape {wanted}, got {tuple(weight.shape)}")
 
 
 def check_windows(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:

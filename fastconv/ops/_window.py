@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from fastconv.ops._check import check_tensors
+
 IntPair = int | Sequence[int]
 
 
@@ -38,7 +40,7 @@ def integer(op: str, name: str, value: Any) -> int:
 def edges(
     op: str,
     padding: str | IntPair,
-    kernel: torch.Tensor | Sequence[int],
+    kernel: torch.Tensor | tuple[int, ...],
     stride: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int, int, int]:
@@ -56,7 +58,9 @@ def edges(
             raise RuntimeError(f"{op}: expected padding 'same' or 'valid', got {padding!r}")
         if stride != (1, 1):
             raise RuntimeError(f"{op}: padding='same' wants stride 1, got {stride}")
-        kernel = kernel.shape[2:] if isinstance(kernel, torch.Tensor) else kernel
+        if not isinstance(kernel, tuple):
+            check_tensors(op, weight=kernel)
+            kernel = kernel.shape[2:]
         if len(kernel) != 2:
             raise RuntimeError(f"{op}: expected weight with 4 dimensions, got {len(kernel) + 2}")
         # An odd total leaves the extra pixel at the bottom and right, as in torch.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_tensors
+from fastconv.ops._check import check_bools, check_numbers, check_tensors
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops.pointwise_batch_norm import NormOfPointwise, convolution_behind
@@ -44,8 +44,8 @@ def batch_norm(
         A tensor of the shape, dtype and memory format of input.
 
     Raises:
-        TypeError: input is not a tensor.
-        ValueError: in training with a single value a channel.
+        TypeError: an argument is of the wrong Python type.
+        ValueError: in training with a single value a channel, or eps is negative.
         RuntimeError: shapes, dtypes or devices do not fit, running statistics are missing without
             training, or the activation is unknown.
     """
@@ -56,6 +56,10 @@ def batch_norm(
             f"{input.dim()} in shape {tuple(input.shape)}"
         )
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    check_bools("batch_norm", training=training)
+    check_numbers("batch_norm", momentum=momentum, eps=eps)
+    if eps < 0:
+        raise ValueError(f"batch_norm: expected eps from 0, got {eps}")
     _check_parameters(input, wide, running_mean, running_var, weight, bias)
     weight, bias = (_as(wide, t) for t in (weight, bias))
     if not training:
@@ -99,6 +103,11 @@ def _check_parameters(input: Tensor, wide: torch.dtype, *tensors: Tensor | None)
             raise RuntimeError(
                 f"batch_norm: expected {name} of dtype {wide} for an input of {input.dtype}, "
                 f"got {tensor.dtype}"
+            )
+        if tensor.device != input.device or tensor.shape != input.shape[1:2]:
+            raise RuntimeError(
+                f"batch_norm: expected {name} of shape ({input.shape[1]}) on {input.device}, got "
+                f"{tuple(tensor.shape)} on {tensor.device}"
             )
 
 

@@ -35,7 +35,7 @@ def conv1d(
     """
     tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
     sequences = tensors and weight.dim() == 3 and input.dim() in (2, 3)
-    if sequences and has_kernel(weight.shape, groups, padding):
+    if sequences and isinstance(groups, int) and has_kernel(weight.shape, groups, padding):
         window = (_of_row(stride, 1), _of_row(padding, 0), _of_row(dilation, 1))
         image, kernel = input.unsqueeze(-2), weight.unsqueeze(-2)
         return conv2d(image, kernel, bias, *window, groups, activation).squeeze(-2)

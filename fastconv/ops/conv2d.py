@@ -61,7 +61,8 @@ def conv2d(
 
     Depthwise and pointwise shapes run on our kernels, all others on torch's own.
     """
-    if isinstance(input, Tensor) and isinstance(weight, Tensor) and weight.dim() == 4:
+    tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
+    if tensors and weight.dim() == 4 and isinstance(groups, int):  # else torch refuses
         shape = weight.shape
         if is_depthwise(shape, groups) and input.dim() > 2 and input.shape[-3] == groups:
             return depthwise_conv2d(input, weight, bias, stride, padding, dilation, activation)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_bias, check_like_input, check_windows
+from fastconv.ops._check import check_bias, check_like_input, check_weight, check_windows
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
 
@@ -57,11 +57,10 @@ def dense_conv2d(
     """
     stride = pair("dense_conv2d", "stride", stride)
     dilation = pair("dense_conv2d", "dilation", dilation)
-    if isinstance(padding, str):
-        window = _window_of(weight.shape)
-        padding = edges("dense_conv2d", padding, window, stride, dilation)
-    else:
-        padding = edges("dense_conv2d", padding, weight, stride, dilation)
+    kernel: Tensor | tuple[int, ...] = weight
+    if isinstance(padding, str) and isinstance(weight, Tensor) and weight.dim() in (5, 6):
+        kernel = tuple(_window_of(weight.shape))
+    padding = edges("dense_conv2d", padding, kernel, stride, dilation)
     return _op.run(input, weight, bias, residual, stride, padding, dilation, activation, out=out)
 
 
@@ -71,7 +70,12 @@ def pack_dense_weight(weight: Tensor) -> Tensor:
 
     The last panel is filled up with zeros; where that is so, only a bias tells the op how many
     channels there are.
+
+    Raises:
+        TypeError: weight is not a tensor.
+        RuntimeError: it has other dimensions, or no output channels.
     """
+    check_weight("pack_dense_weight", weight, "(out_channels, in_channels, kh, kw)")
     columns = min(PANEL, weight.shape[0])
     rows = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -weight.shape[0] % columns))
     return rows.unflatten(0, (-1, columns)).permute(0, 3, 4, 2, 1).contiguous()
@@ -97,11 +101,10 @@ def pack_winograd_weight(weight: Tensor, at_points: bool = True) -> Tensor:
         columns as :func:`pack_dense_weight` has them.
 
     Raises:
-        RuntimeError: the weight is not (O, C, 3, 3).
+        TypeError: weight is not a tensor.
+        RuntimeError: it is not (O, C, 3, 3).
     """
-    if weight.dim() != 4 or weight.shape[2:] != (3, 3):
-        got = tuple(weight.shape)
-        raise RuntimeError(f"pack_winograd_weight: expected weight (O, C, 3, 3), got {got}")
+    check_weight("pack_winograd_weight", weight, "(out_channels, in_channels, 3, 3)", (3, 3))
     if not at_points:
         return pack_dense_weight(weight)[None]
     columns = min(PANEL, weight.shape[0])

@@ -46,7 +46,7 @@ def depthwise_conv1d(
         RuntimeError: as :func:`depthwise_conv2d` does, for the same reasons.
     """
     op = "depthwise_conv1d"
-    check_tensors(op, ("bias",), input=input, weight=weight, bias=bias)
+    check_tensors(op, ("bias", "out"), input=input, weight=weight, bias=bias, out=out)
     if input.dim() not in (2, 3) or weight.dim() != 3:
         raise RuntimeError(
             f"{op}: expected input with 2 or 3 dimensions and weight with 3, got "

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_bias_shape, check_like_input
+from fastconv.ops._check import check_bias_shape, check_like_input, check_weight
 from fastconv.ops._layout import channels_fastest, empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -62,7 +62,12 @@ def pack_depthwise_weight(weight: Tensor) -> Tensor:
     """weight, of shape (C, 1, kh, kw), stored as (kh, kw, C): the order channels_last kernels read.
 
     The same shape and values with other strides, for weights that stay as they are.
+
+    Raises:
+        TypeError: weight is not a tensor.
+        RuntimeError: it has another number of dimensions, or no channels.
     """
+    check_weight("pack_depthwise_weight", weight, "(out_channels, 1, kh, kw)")
     return channels_fastest(weight)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
+from fastconv.ops._check import check_bools
 from fastconv.ops._op import FusedOp
 from fastconv.ops._window import IntPair, edges, pair
 from fastconv.ops.pointwise_conv2d import fake as fake_pointwise
@@ -65,6 +66,7 @@ def inverted_residual(
     """
     if squeeze is not None:
         check_squeeze("inverted_residual", squeeze)
+    check_bools("inverted_residual", residual=residual)  # elsewhere a residual is a tensor
     reduce, reduce_bias, excite, excite_bias, middle, gate = squeeze or NO_SQUEEZE
     stride = pair("inverted_residual", "stride", stride)
     padding = edges("inverted_residual", padding, depthwise_weight, stride, (1, 1))
@@ -83,7 +85,7 @@ def inverted_residual(
         stride,
         padding,
         activation,
-        bool(residual),
+        residual,
         middle,
         gate,
         out=out,

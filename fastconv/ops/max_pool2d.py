@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
+from fastconv.ops._check import check_bools
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, pair
@@ -44,6 +45,7 @@ def max_pool2d(
     kernel_size = pair("max_pool2d", "kernel_size", kernel_size)
     stride = kernel_size if stride is None else pair("max_pool2d", "stride", stride)
     padding = pair("max_pool2d", "padding", padding)
+    check_bools("max_pool2d", ceil_mode=ceil_mode)
     return _op.run(input, kernel_size, stride, padding, ceil_mode, out=out)
 
 

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_bias, check_like_input
+from fastconv.ops._check import check_bias, check_like_input, check_weight
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
 from fastconv.ops._window import IntPair, pair
 from fastconv.ops.activation_backward import activation_backward
+
+WEIGHT = "(out_channels, in_channels, 1, 1)"
 
 
 def pointwise_conv2d(
@@ -58,7 +60,13 @@ def pointwise_conv2d(
 
 
 def pack_pointwise_weight(weight: Tensor) -> Tensor:
-    """The same weight, (O, C, 1, 1), in the memory order (C, O) that channels_last inputs read."""
+    """The same weight, (O, C, 1, 1), in the memory order (C, O) that channels_last inputs read.
+
+    Raises:
+        TypeError: weight is not a tensor.
+        RuntimeError: it is not (O, C, 1, 1).
+    """
+    check_weight("pack_pointwise_weight", weight, WEIGHT, (1, 1))
     rows = weight.transpose(0, 1).contiguous()
     # Rows whole pages apart share the same sets of the caches: rows_share_cache_sets in csrc.
     if rows.shape[0] > 1 and rows.shape[1] * rows.element_size() % 4096 == 0:
@@ -71,7 +79,12 @@ def pack_pointwise_panels(weight: Tensor) -> Tensor:
 
     Panels of 32 output channels lie together, each in the memory order (C, 32): a product walks
     through them without a gap. Sixteen channels or fewer at the end join the panel before them.
+
+    Raises:
+        TypeError: weight is not a tensor.
+        RuntimeError: it is not (O, C, 1, 1).
     """
+    check_weight("pack_pointwise_panels", weight, WEIGHT, (1, 1))
     rows = weight.flatten(1).t()
     parts = rows.split(reference.panels_of(weight.shape[0]), dim=1)
     return torch.cat([part.flatten() for part in parts]).view(1, *weight.shape[:2])
@@ -82,7 +95,14 @@ def pack_pointwise_pairs(weight: Tensor) -> Tensor:
 
     Each value holds the weights of two input channels, zero behind an odd last one, in memory
     order (C / 2, O): what a channels_last bfloat16 input reads without packing at each call.
+
+    Raises:
+        TypeError: weight is not a tensor.
+        RuntimeError: it is not (O, C, 1, 1), or of another dtype.
     """
+    check_weight("pack_pointwise_pairs", weight, WEIGHT, (1, 1))
+    if weight.dtype != torch.bfloat16:
+        raise RuntimeError(f"pack_pointwise_pairs: expected weight of bfloat16, got {weight.dtype}")
     rows = F.pad(weight.flatten(1), (0, weight.shape[1] % 2)).contiguous()
     return pack_pointwise_weight(rows.view(torch.int32)[:, :, None, None])
 

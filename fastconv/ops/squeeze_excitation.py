@@ -36,13 +36,22 @@ def squeeze_excitation(input: Tensor, squeeze: SqueezeExcitation) -> Tensor:
     :func:`inverted_residual` and :func:`separable_conv2d` do it in the same pass.
 
     Args:
-        input: (N, C, H, W).
-        squeeze: the weights of its two 1x1 convolutions.
+        input: (N, C, H, W); float32, float64, bfloat16 or float16.
+        squeeze: the weights of its two 1x1 convolutions, of input's dtype.
 
     Returns:
         (N, C, H, W) in input's memory format.
+
+    Raises:
+        TypeError: an argument is of the wrong Python type.
+        RuntimeError: shapes, dtypes or devices do not fit, or activation or gate is unknown.
     """
+    check_tensors("squeeze_excitation", input=input)
     check_squeeze("squeeze_excitation", squeeze)
+    if input.dim() != 4:
+        raise RuntimeError(
+            f"squeeze_excitation: expected input with 4 dimensions, got {tuple(input.shape)}"
+        )
     mean = input.mean((2, 3), keepdim=True)
     squeezed = pointwise_conv2d(mean, *squeeze[:2], activation=squeeze.activation)
     excited = pointwise_conv2d(squeezed, *squeeze[2:4])
@@ -51,6 +60,10 @@ def squeeze_excitation(input: Tensor, squeeze: SqueezeExcitation) -> Tensor:
 
 def check_squeeze(op: str, squeeze: SqueezeExcitation) -> None:
     """Raises TypeError for what is no tensor, RuntimeError for an unknown gate."""
+    if not isinstance(squeeze, SqueezeExcitation):
+        raise TypeError(
+            f"{op}(): argument 'squeeze' must be SqueezeExcitation, not {type(squeeze).__name__}"
+        )
     weights = {"reduce_weight": squeeze[0], "expand_weight": squeeze[2]}
     biases = {"reduce_bias": squeeze[1], "expand_bias": squeeze[3]}
     named = {f"squeeze.{name}": value for name, value in {**weights, **biases}.items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from fastconv import reference
-from fastconv.ops._check import check_bias, check_like_input, check_windows
+from fastconv.ops._check import check_bias, check_like_input, check_weight, check_windows
 from fastconv.ops._layout import channels_fastest
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -58,7 +58,13 @@ def stem_conv2d(
 
 
 def pack_stem_weight(weight: Tensor) -> Tensor:
-    """weight, of shape (O, C, kh, kw), stored as (kh, kw, C, O): the order the kernel reads."""
+    """weight, of shape (O, C, kh, kw), stored as (kh, kw, C, O): the order the kernel reads.
+
+    Raises:
+        TypeError: weight is not a tensor.
+        RuntimeError: it has another number of dimensions, or no output channels.
+    """
+    check_weight("pack_stem_weight", weight, "(out_channels, in_channels, kh, kw)")
     return channels_fastest(weight)
 
 
