@@ -77,7 +77,7 @@ TILED = {
 OPTIONAL_ISAS = ["avx2", "avx512", "avx512_bf16", "amx"]
 EMULATOR = "libfastconv_emulator.so"
 # fastconv runs on every torch from this version on; see torch/csrc/stable.
-TORCH_TARGET_VERSION = "0x020a000000000000"
+TORCH_TARGET_VERSION = "0x020b000000000000"
 
 
 def native_isas():

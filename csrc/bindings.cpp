@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/registry.h"
 #include "ops/counters.h"
+#include "ops/kept_memory.h"
 #include "ops/probe.h"
 #include "ops/scratch.h"
 
@@ -163,6 +164,22 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         fastconv::ops::advise_huge_pages(reinterpret_cast<void*>(memory), bytes);
       },
       py::arg("memory"), py::arg("bytes"), "Asks the kernel for large pages in these bytes.");
+  m.def(
+      "keeping_memory",
+      [](const py::function& function, const py::args& arguments) {
+        const fastconv::ops::KeepsMemory keeps;
+        return function(*arguments);
+      },
+      py::arg("function"), "function(*arguments), whose large results lie in kept memory.");
+  m.def(
+      "kept_bytes",
+      [] {
+        const auto bytes = fastconv::ops::kept_bytes();
+        return py::make_tuple(bytes.in_use, bytes.kept, bytes.most);
+      },
+      "Bytes of kept memory: in use, waiting, and the most that were in use at once.");
+  m.def("release_memory", &fastconv::ops::release_kept,
+        "Gives kept memory that waits for the next step back to the system.");
   m.def("variants", &variants,
         "One tuple a kernel variant: (op, name, when it is chosen, times run in this process).");
   fastconv::define_direct(m);

@@ -34,7 +34,7 @@ else:
     from fastconv.cost import cost
     from fastconv.dispatch import autotunes, use_backend
     from fastconv.explain import explain
-    from fastconv.memory import peak_memory
+    from fastconv.memory import peak_memory, release_memory
     from fastconv.optimize import optimize, restore_, swap_
 
     fork.register()
@@ -48,6 +48,7 @@ else:
         "ops",
         "optimize",
         "peak_memory",
+        "release_memory",
         "restore_",
         "swap_",
         "use_backend",

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "../kernels/cpu/registry.h"
+#include "kept_memory.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -75,6 +76,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& input, const Optiona
                                               const Optional& var, double eps,
                                               const std::optional<Text>& activation) {
   const char* op = "batch_norm";
+  std::optional<KeepsMemory> keeps;
+  if (!mean) keeps.emplace();
   BatchNormParams p = batch_norm_params(op, input, eps, activation);
   FASTCONV_CHECK(mean.has_value() == var.has_value(), op, ": expected mean and var, or neither");
   p.training = !mean;
@@ -115,6 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad_output
                                                        const std::optional<Text>& activation,
                                                        std::vector<bool> output_mask) {
   const char* op = "batch_norm_backward";
+  const KeepsMemory keeps;
   BatchNormParams p = batch_norm_params(op, input, eps, activation);
   check_like_input(op, "grad_output", grad_output, input);
   FASTCONV_CHECK(same_sizes(grad_output, input), op, ": expected grad_output of shape ",

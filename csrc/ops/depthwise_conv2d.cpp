@@ -8,6 +8,7 @@
 #include "../kernels/cuda/depthwise_conv2d.h"
 #include "convolutions.h"
 #include "gpu.h"
+#include "kept_memory.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -281,6 +282,7 @@ Tensor depthwise_conv2d_backward_input(const Tensor& grad_output, const Tensor& 
 
   const Tensor g = dense(grad_output, p.shape.layout);
   const Sizes sizes(input.sizes().begin(), input.sizes().end());
+  const KeepsMemory keeps;
   Tensor grad_input = empty_like(input, sizes, p.shape.layout);
   if (grad_input.numel() == 0) return grad_input;
   p.grad_output = g.const_data_ptr();

@@ -9,6 +9,7 @@
 #include "../kernels/pointwise_conv2d.h"
 #include "batch_norm.h"
 #include "convolutions.h"
+#include "kept_memory.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -100,6 +101,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_batch_norm_backward(
     const Tensor& conv_weight, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, const Tensor& mean, const Tensor& var, double eps,
     const std::optional<Text>& activation) {
+  const KeepsMemory keeps;
   check_dim(kOp, "input", input, 4);
   check_dim(kOp, "conv_output", conv_output, 4);
   check_dim(kOp, "conv_weight", conv_weight, 4);

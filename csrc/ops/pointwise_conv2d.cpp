@@ -8,6 +8,7 @@
 #include "../kernels/cuda/pointwise_conv2d.h"
 #include "convolutions.h"
 #include "gpu.h"
+#include "kept_memory.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -263,6 +264,7 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv2d_backward(const Tensor& grad_
                                                              const Tensor& weight,
                                                              const std::vector<int64_t>& stride,
                                                              const std::vector<bool>& output_mask) {
+  const KeepsMemory keeps;
   check_dim(kOp, "weight", weight, 4);
   const PointwiseConv2dShape s = shape_of(input, weight, stride);
   check_shape("grad_output", grad_output, input, output_sizes(s));

@@ -1,5 +1,6 @@
 #include "tensor.h"
 
+#include "kept_memory.h"
 #include "scratch.h"
 
 namespace fastconv::ops {
@@ -18,6 +19,23 @@ Tensor empty(const Tensor& like, int32_t dtype, const Sizes& sizes, const Sizes&
       aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
                                like.device_type(), like.get_device_index(), &handle);
   FASTCONV_CHECK(!failed, "not enough memory for a tensor of shape ", to_string(sizes));
+  return torch::stable::Tensor(handle);
+}
+
+// The same on memory that is kept, where that is on and the tensor is large; else none.
+std::optional<Tensor> kept(const Tensor& like, int32_t dtype, const Sizes& sizes,
+                           const Sizes& strides, size_t bytes) {
+  void* memory = KeepsMemory::on() && like.is_cpu() ? take_kept(bytes) : nullptr;
+  if (memory == nullptr) return std::nullopt;
+  AtenTensorHandle handle;
+  const auto failed = torch_from_blob(memory, int64_t(sizes.size()), sizes.data(), strides.data(),
+                                      0, dtype, like.device_type(), like.get_device_index(),
+                                      &handle, aoti_torch_layout_strided(), nullptr, 0, give_back,
+                                      reinterpret_cast<void*>(bytes));
+  if (failed) {
+    give_back(memory, reinterpret_cast<void*>(bytes));
+    return std::nullopt;
+  }
   return torch::stable::Tensor(handle);
 }
 
@@ -151,7 +169,11 @@ Tensor empty_like(const Tensor& like, const Sizes& sizes, Layout layout) {
     stride *= std::max<int64_t>(sizes[d], 1);
   }
   const auto dtype = torch::stable::detail::from(like.scalar_type());
-  Tensor result = empty(like, torch::stable::detail::to<int32_t>(dtype), sizes, strides);
+  const auto code = torch::stable::detail::to<int32_t>(dtype);
+  if (auto result = kept(like, code, sizes, strides, size_t(stride * like.element_size()))) {
+    return *result;
+  }
+  Tensor result = empty(like, code, sizes, strides);
   if (result.is_cpu()) {
     advise_huge_pages(result.mutable_data_ptr(), result.numel() * result.element_size());
   }

@@ -351,7 +351,7 @@ def _autograd_function(
 
     def forward(ctx: Any, *arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            output = run(*arguments)
+            output = _C.keeping_memory(run, *arguments)
         setup_context(ctx, arguments, output)
         return output
 
