@@ -37,6 +37,7 @@ def test_doctor_prints_a_table_and_json():
     assert table.exit_code == 0, table.output
     assert "oneDNN" in table.stdout
     findings = json.loads(run("doctor", "--json").stdout)["findings"]
+    assert all(finding["detail"] in table.stdout for finding in findings)  # in one piece
     assert all(
         set(finding) == {"topic", "name", "found", "detail", "needed"} for finding in findings
     )

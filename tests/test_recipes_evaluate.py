@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from fastconv import tables
 from fastconv.cli import app
 from fastconv.data import class_names, photos
 from fastconv.recipes import Split, images, load_split, plots, recipe, train
@@ -185,3 +186,10 @@ def test_the_pareto_front_is_what_nothing_beats():
     groups = {"torch": points, "fastconv": points}
     axis = plots.accuracy_against_latency(groups, "title", "label").axes[0]
     assert sorted(text.get_text() for text in axis.texts) == list("abcdef")
+
+
+def test_names_are_shown_as_they_are():
+    """And not read as marks of style, which [/c] would be without a beginning."""
+    found = {"a[b].jpg": {"[/c]": 0.75}, "d:cat:.jpg": {"[red]": 0.5}}
+    shown = tables.as_text(tables.predicted(found))
+    assert all(name in shown for name in ("a[b].jpg", "[/c]", "d:cat:.jpg", "[red]"))

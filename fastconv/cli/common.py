@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 from fastconv.dispatch import BackendError
 from fastconv.peers.entrant import ComparisonError
 from fastconv.progress import Progress
+from fastconv.tables.common import PLAIN
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,8 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fast kernels for the cheap layers of convolutional networks.",
 )
-output = Console()
-messages = Console(stderr=True)
+output = Console(**PLAIN)
+messages = Console(stderr=True, **PLAIN)
 
 INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
@@ -66,11 +67,11 @@ def progress_bar() -> Iterator[Progress]:
         def say(what: str, share: float) -> None:
             if what not in said:
                 said.add(what)
-                messages.print(f"{what} ...", markup=False, highlight=False)
+                messages.print(f"{what} ...", highlight=False)
 
         yield say
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Bar(*columns, console=messages, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
@@ -81,5 +82,5 @@ def print_json(result: dict[str, Any]) -> None:
 
 
 def fail(sentence: str) -> NoReturn:
-    messages.print(f"fastconv: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    messages.print(f"fastconv: {sentence}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict
 
+import typer
+
 import fastconv.tables as tables
 from fastconv.cli.common import Json, app, fail, output, print_json
 from fastconv.doctor import examine
@@ -13,8 +15,10 @@ def doctor_command(as_json: Json = False) -> None:
     findings = examine()
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings]})
-    else:
+    elif output.is_terminal:
         output.print(tables.findings(findings))
+    else:  # a command to copy is in one piece
+        typer.echo(tables.as_text(tables.findings(findings)))
     lacking = [finding for finding in findings if finding.needed and not finding.found]
     if lacking:
         fail("; ".join(f"no {finding.name}: {finding.detail}" for finding in lacking))

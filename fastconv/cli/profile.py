@@ -94,10 +94,10 @@ def profile_command(
         typer.echo(as_text(result) + "\n")
     written = ", ".join(str(path) for path in paths if path not in unwritten)
     if result.interrupted:
-        messages.print(f"fastconv: interrupted; what was measured is in {written}", markup=False)
+        messages.print(f"fastconv: interrupted; what was measured is in {written}")
         raise typer.Exit(INTERRUPTED)
     if written:
-        messages.print(f"written: {written}", markup=False, highlight=False, soft_wrap=True)
+        messages.print(f"written: {written}", highlight=False, soft_wrap=True)
     if unwritten:
         raise typer.Exit(1)
 
@@ -124,6 +124,6 @@ def written_to(path: Path, text: str) -> bool:
         write_whole(path, text)
     except OSError as error:
         reason = error.strerror or error
-        messages.print(f"fastconv: cannot write {path}: {reason}", markup=False, soft_wrap=True)
+        messages.print(f"fastconv: cannot write {path}: {reason}", soft_wrap=True)
         return False
     return True

@@ -99,7 +99,13 @@ def train_command(
         typer.echo(f"checkpoint: {out / CHECKPOINT}")
 
 
-Crops = Annotated[int, typer.Option(help="Views of an image, averaged: 1, 5 or 10.")]
+Crops = Annotated[
+    int,
+    typer.Option(
+        help="Views of an image, averaged: the middle; of 5 the corners too; of 10 all of these "
+        "mirrored too, where that changes no meaning: it does a digit's."
+    ),
+]
 
 
 class Part(StrEnum):

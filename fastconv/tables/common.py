@@ -1,10 +1,15 @@
 """What all tables share: their look, their numbers, and the ways to write them."""
 
 from io import StringIO
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+# Names of files, classes and modules are what they are: rich would take [b] for a style, :cat: for
+# a picture, and [/b] for a mistake.
+PLAIN: Any = {"markup": False, "emoji": False}
 
 
 def plain_table(title: str) -> Table:
@@ -28,7 +33,7 @@ def as_markdown(table: Table) -> str:
 
 def _written(table: Table) -> str:
     text = StringIO()
-    Console(file=text, width=1000, color_system=None).print(table)
+    Console(file=text, width=1000, color_system=None, **PLAIN).print(table)
     lines = text.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 

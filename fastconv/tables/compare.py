@@ -24,8 +24,9 @@ def comparison(result: Comparison) -> tuple[Table, str]:
         table.add_row(rival.title, *rival_cells(rival))
     torch_title = next(r.title for r in result.rivals if r.name == result.baseline)
     notes = [
-        f"{result.processor}, {result.cores} cores; {result.rounds} rounds in turn, each rival in "
-        "its own process. ms: median, caches warm; cold: emptied before each call; first: the "
+        f"{result.processor}, {result.cores} core{'' if result.cores == 1 else 's'}; "
+        f"{result.rounds} rounds in turn, each rival in its own process. "
+        "ms: median, caches warm; cold: emptied before each call; first: the "
         "first call. Memory: the most in a call, beside torch, weights and image; libraries and "
         f"what preparing left count. x torch: {torch_title}'s time over this one's, median over "
         "rounds; the true one lies in the next column by 95 %. Error: difference from float32 "

@@ -1,6 +1,7 @@
 """The demo's predictions, photo by photo."""
 
 from rich.table import Table
+from rich.text import Text
 
 from fastconv.demo import Answer, Demo
 from fastconv.tables.common import plain_table
@@ -16,7 +17,7 @@ def predictions(demo: Demo) -> Table:
             short(row.name),
             *answer(row.torch),
             *answer(row.fastconv),
-            "yes" if row.fastconv.label == row.label else "[yellow]no",
+            "yes" if row.fastconv.label == row.label else Text("no", style="yellow"),
             style=None if row.torch.label == row.fastconv.label else "red",
         )
     return table
@@ -31,8 +32,8 @@ def short(name: str) -> str:
     return name.split(",")[0]
 
 
-def verdict(demo: Demo) -> str:
+def verdict(demo: Demo) -> Text:
     count = len(demo.predictions)
-    same = "the same predictions" if demo.identical else "[red]not the same predictions[/red]"
+    same = "the same predictions" if demo.identical else ("not the same predictions", "red")
     right = f"torch {demo.right_torch} of {count}, fastconv {demo.right_fastconv} of {count}"
-    return f"Top-1 right: {right}; {same}.\n"
+    return Text.assemble(f"Top-1 right: {right}; ", same, ".\n")

@@ -11,6 +11,7 @@ from fastconv.tables.cost import shape
 
 def models(entries: Sequence[Entry]) -> Table:
     table = plain_table("fastconv.models")
+    table.caption = "our kernels by swap_; optimize takes dense convolutions besides"
     for name in ("network", "input"):
         table.add_column(name)
     for name in ("parameters", "multiplications", "on our kernels"):
