@@ -48,6 +48,12 @@ def test_a_head_on_stored_features(tmp_path, faces):
     (tmp_path / CHECKPOINT).unlink()
     train(of_form("features", seed=1), tmp_path, data=faces)
     assert features.stat().st_mtime_ns == written
+    # But not for other images, nor for these in another order.
+    (tmp_path / CHECKPOINT).unlink()
+    turned = Split(faces.train.subset(torch.arange(159, -1, -1)), faces.test)
+    train(of_form("features", epochs=1), tmp_path, data=turned)
+    anew, _ = checkpoint.read_tensors(features)
+    torch.testing.assert_close(anew["train"], stored["train"].flip(0), rtol=1e-3, atol=1e-4)
     # And they are those that torch's layers give.
     train(of_form("features", epochs=1, swapped=False), tmp_path / "torch", data=faces)
     theirs, _ = checkpoint.read_tensors(tmp_path / "torch" / FEATURES)

@@ -1,5 +1,6 @@
 """Labelled images of one size, in memory or in files; read as bytes, whole batches at a time."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,10 @@ class Images(Protocol):
 
     def subset(self, chosen: Tensor) -> Self:
         """Those of these places, in this order: (n,) int64."""
+        ...
+
+    def digest(self) -> str:
+        """Another where an image, a label or their order is another, or a file was written to."""
         ...
 
 
@@ -74,6 +79,9 @@ class TensorImages:
     def subset(self, chosen: Tensor) -> Self:
         return replace(self, labels=self.labels[chosen], pixels=self.pixels[chosen])
 
+    def digest(self) -> str:
+        return digest_of(self.classes, self.labels.tolist(), self.pixels.contiguous().numpy().data)
+
 
 @dataclass
 class FileImages:
@@ -94,6 +102,23 @@ class FileImages:
     def subset(self, chosen: Tensor) -> Self:
         paths = tuple(self.paths[index] for index in chosen.tolist())
         return replace(self, labels=self.labels[chosen], paths=paths)
+
+    def digest(self) -> str:
+        """By name, size and time of each file, none of which is opened. Raises ImageError."""
+        files = []
+        for path in self.paths:
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise ImageError(f"{path}: {reason(path, error)}") from error
+            files.append((str(path), status.st_size, status.st_mtime_ns))
+        return digest_of(self.classes, self.labels.tolist(), repr(files).encode())
+
+
+def digest_of(classes: Sequence[str], labels: list[int], images: bytes | memoryview) -> str:
+    digest = hashlib.sha256(repr((classes, labels)).encode())
+    digest.update(images)
+    return digest.hexdigest()
 
 
 def read_image(path: Path, channels: int, side: int) -> Tensor:

@@ -127,12 +127,12 @@ def stored_features(
     workers: int,
     progress: Progress,
 ) -> dict[str, Tensor]:
-    """The features of each part, computed once: later runs read them from `path`."""
+    """The features of each part, computed once: later runs on the same images read them there."""
     about = {
         "network": recipe.network,
         "data": recipe.data,
         "size": recipe.size,
-        "images": {name: len(images.labels) for name, images in parts.items()},
+        "images": {name: images.digest() for name, images in parts.items()},
     }
     if path.exists():
         found, of = read_tensors(path)
