@@ -1,4 +1,4 @@
-"""The networks of fastconv.models: what each costs, and how much of it our kernels can do."""
+"""The networks of fastconv.models: what each costs, and how much of it our kernels do by swap_."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from fastconv.progress import Progress, silent
 
 @dataclass
 class Entry:
-    """A network at its own input size; share is that of its multiplications on our kernels."""
+    """A network at its own input size; share is that of its multiplications on our kernels,
+    once swapped: optimize takes dense convolutions and the classifier besides."""
 
     name: str
     input_shape: tuple[int, ...]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import fastconv
 from fastconv import ops
+from tests.test_contracts import outcome
 
 X = torch.randn(1, 8, 6, 6)
 DEPTHWISE, DENSE = torch.randn(8, 1, 3, 3), torch.randn(4, 8, 3, 3)
@@ -74,13 +75,6 @@ def test_a_bad_argument_gives_an_answer_or_an_error_of_torchs_types(name, place)
             assert str(error), value  # noqa: PT017  whichever of the types: it must say something
         else:
             assert isinstance(result, Tensor), value
-
-
-def outcome(call):
-    try:
-        return tuple(call().shape)
-    except Exception as error:
-        return type(error)
 
 
 NORM = (X, *OF_CHANNELS, None, None)

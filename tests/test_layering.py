@@ -123,6 +123,8 @@ def test_no_model_zoo_is_imported():
         assert not imports(path) & {"torchvision", "timm"}, path
 
 
+DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+
 LIMITS = [  # folder, files, lines
     ("csrc/kernels", "*.h", 300),
     ("csrc/kernels", "*.cuh", 300),
@@ -148,7 +150,7 @@ def test_lines_fit_and_are_ascii():
                 assert line.isascii(), f"{path}:{number}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *DOCS])
 def test_paths_in_the_manuals_exist(name):
     text = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
     for quoted in re.findall(r"`([^`\n]+)`", text):

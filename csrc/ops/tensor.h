@@ -66,7 +66,7 @@ std::optional<Tensor> narrowed(const std::optional<Tensor>& t, const Tensor& inp
 void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim);
 
 // The memory format a result takes: channels_last where the strides of t say so, else contiguous.
-// Ties (one channel, one pixel) go to contiguous, as fastconv/ops/_layout.py decides too.
+// Ties (one channel, one pixel) go to contiguous, as fastconv/layout.py decides too.
 Layout layout_of(const Tensor& t);
 bool is_dense(const Tensor& t, Layout layout);
 

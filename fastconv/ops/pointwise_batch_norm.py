@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from fastconv import reference
 from fastconv.dispatch import state
 from fastconv.ops._layout import empty_as
-from fastconv.ops._op import OPS, BackwardOp, forward_ad
+from fastconv.ops._op import OPS, BackwardOp
 
 # From so many bytes of the convolution's output on, and where it widens: then its gradient, which
 # does not pass memory, is most of what would. Backward of both, one Zen 5 core, float32, in one

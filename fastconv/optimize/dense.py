@@ -1,4 +1,4 @@
-"""Convolutions that are not ours: torch's own kernels, the activation fused where it can be."""
+"""Convolutions over all channels: which are ours, and the others on torch's kernels, fused."""
 
 import math
 from typing import Any
