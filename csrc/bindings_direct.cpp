@@ -117,13 +117,34 @@ bool read_integers(PyObject* list, Value& value) {  // or a tuple
   return true;
 }
 
-bool read(const Torch& torch, PyObject* object, Value& value) {
+bool is_plain_tensor(const Torch& torch, PyObject* object) {
   const PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
-  if (object == Py_None) return true;
-  if (type == torch.tensor.ptr() || type == torch.parameter.ptr()) {
-    return read_tensor(torch, object, value);
+  return type == torch.tensor.ptr() || type == torch.parameter.ptr();
+}
+
+bool read_tensors(const Torch& torch, PyObject* list, Value& value) {
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(list);
+  ops::Tensors& tensors = value.emplace<ops::Tensors>();
+  tensors.reserve(count);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* object = PySequence_Fast_GET_ITEM(list, i);
+    Value one;
+    if (!is_plain_tensor(torch, object) || !read_tensor(torch, object, one)) return false;
+    tensors.push_back(std::get<Tensor>(std::move(one)));
   }
-  if (PyTuple_Check(object) || PyList_Check(object)) return read_integers(object, value);
+  return true;
+}
+
+bool read_list(const Torch& torch, PyObject* list, Value& value) {  // or a tuple
+  const bool of_tensors = PySequence_Fast_GET_SIZE(list) > 0 &&
+                          is_plain_tensor(torch, PySequence_Fast_GET_ITEM(list, 0));
+  return of_tensors ? read_tensors(torch, list, value) : read_integers(list, value);
+}
+
+bool read(const Torch& torch, PyObject* object, Value& value) {
+  if (object == Py_None) return true;
+  if (is_plain_tensor(torch, object)) return read_tensor(torch, object, value);
+  if (PyTuple_Check(object) || PyList_Check(object)) return read_list(torch, object, value);
   if (PyLong_CheckExact(object)) return read_integer(object, value.emplace<int64_t>());
   if (PyUnicode_CheckExact(object)) {
     const char* text = PyUnicode_AsUTF8(object);
@@ -168,6 +189,7 @@ struct Function {
     }
     if (!aoti_torch_grad_mode_is_enabled()) return false;
     for (size_t i = 0; i < direct.count; ++i) {
+      if (std::holds_alternative<ops::Tensors>(values[i])) return true;
       if (!std::holds_alternative<Tensor>(values[i])) continue;
       if (holds(PyObject_GetAttr(arguments[i], torch.requires_grad.ptr()))) return true;
     }
@@ -197,6 +219,7 @@ struct Function {
     } catch (const std::exception&) {
       return nullptr;
     }
+    if (!direct.returns) return Py_NewRef(Py_None);
     return into ? Py_NewRef(arguments[count]) : adopt(torch, result);
   }
 };

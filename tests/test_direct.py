@@ -178,6 +178,51 @@ def test_a_gradient_is_wanted_only_where_grad_mode_says_so():
         assert direct("residual_add")(x, x, None).is_inference()
 
 
+CALLS = "pointwise_conv2d i0 i1 i2 - 1,1 relu\nglobal_avg_pool2d o0"
+
+
+def sequence(inputs, out, otherwise=refuse):
+    _C.direct("sequence", otherwise, WATCHERS)(inputs, CALLS, out)
+    return out
+
+
+def empty_results():
+    return [torch.empty(2, 8, 9, 7), torch.empty(2, 8, 1, 1)]
+
+
+def test_a_sequence_of_calls():
+    inputs = [X, MATRIX, BIAS]
+    expected, out = empty_results(), empty_results()
+    torch.ops.fastconv.sequence(inputs, CALLS, out=expected)
+    with torch.no_grad():
+        assert _C.direct("sequence", refuse, WATCHERS)(inputs, CALLS, out) is None
+    assert all(map(torch.equal, out, expected))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out"),
+    [
+        ([X, MATRIX.to_sparse(), BIAS], empty_results()),
+        ([X, MATRIX, None], empty_results()),
+        ([X, MATRIX, 1.0], empty_results()),
+        ([X, MATRIX, BIAS], empty_results()[:1]),
+        ([X, MATRIX], empty_results()),
+        ([X, MATRIX, BIAS], [X, X]),
+        ((), empty_results()),
+        ([X, MATRIX, BIAS], ()),
+        ([1, 2], empty_results()),
+    ],
+)
+def test_what_a_sequence_does_not_understand_it_leaves_to_others(inputs, out):
+    with torch.no_grad(), pytest.raises(OtherwiseError):
+        sequence(inputs, out)
+
+
+def test_a_sequence_where_a_gradient_may_be_wanted_goes_by_the_dispatcher():
+    with pytest.raises(OtherwiseError):
+        sequence([X, MATRIX, BIAS], empty_results())
+
+
 def test_threads_call_at_once():
     expected = OPS["depthwise_conv2d"](X, *ARGUMENTS["depthwise_conv2d"])
     wrong = []

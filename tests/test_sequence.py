@@ -1,5 +1,6 @@
 """Several calls of ops in one: the same bits as each alone, on every instruction set."""
 
+import copy
 import operator
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 import fastconv
 from fastconv.optimize.arena import with_slots
 from fastconv.optimize.join import QUEUED
+from fastconv.optimize.linear import MOST_ROWS
 
 from .helpers import (
     ISAS,
@@ -204,6 +206,44 @@ def test_an_optimized_network_joins_what_follows(dtype):
             (expected,) = fast.graph(x)
             assert torch.equal(fast(x), expected)
             assert torch.equal(fast(x), expected)
+
+
+class Classifier(nn.Module):
+    """A convolution, a mean, and a linear layer; `reads` says what else reads the mean."""
+
+    def __init__(self, activation: nn.Module, bias: bool, reads: bool) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 24, 1), nn.AdaptiveAvgPool2d(1)
+        self.linear, self.activation = nn.Linear(24, 10, bias), activation
+        self.reads = reads
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        mean = self.pool(torch.relu(self.conv(x)))
+        result = self.activation(self.linear(mean.flatten(1)))
+        return (result, torch.sin(mean)) if self.reads else result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize(("activation", "bias"), [(nn.Identity(), True), (nn.Hardswish(), False)])
+def test_a_classifier_is_of_the_same_call(dtype, reads, activation, bias):
+    model = Classifier(activation, bias, reads).eval().to(dtype)
+    fast = fastconv.optimize(model, (torch.randn(4, 3, 9, 9, dtype=dtype),), measure=False)
+    (name,) = calls_of(fast)
+    assert name.endswith("fastconv_sequence_linear")
+    for rows in (1, MOST_ROWS, MOST_ROWS + 1):
+        x = torch.randn(rows, 3, 9, 9, dtype=dtype)
+        with torch.no_grad():
+            expected = fast.graph(x)
+            first = fast(x)
+            results = [fast(x) for _ in range(2)]
+        for result in [first, *results]:
+            assert_same(list(result) if reads else [result], list(expected))
+        one, other = (result[0] if reads else result for result in results)
+        assert one.data_ptr() != other.data_ptr()
+        assert (one.shape, one.stride()) == ((rows, 10), (10, 1))
+        if not reads:
+            assert torch.equal(copy.deepcopy(fast)(x), other)
 
 
 def test_its_graph_keeps_each_call():

@@ -10,18 +10,21 @@
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "tensor.h"
 
 namespace fastconv::ops {
 
-using Value = std::variant<std::monostate, Tensor, int64_t, double, bool, Text, Sizes>;
+using Tensors = std::vector<Tensor>;
+using Value = std::variant<std::monostate, Tensor, int64_t, double, bool, Text, Sizes, Tensors>;
 
 constexpr size_t kMostValues = 24;
 
 struct Direct {
   Tensor (*run)(const Tensor* out, Value* values);  // out: null where the result is new
   size_t count;                                     // of values
+  bool returns = true;                              // else the result is nothing
 };
 
 // The direct call of each op that has one.

@@ -16,7 +16,6 @@ namespace fastconv::ops {
 
 namespace {
 
-using Tensors = std::vector<Tensor>;
 using Ints = std::vector<int64_t>;
 
 constexpr const char* kOp = "sequence";
@@ -261,10 +260,19 @@ void sequence(const Tensors& inputs, const Text& text, const Tensors& out) {
   queue.run();
 }
 
+// The same with `out` by place. MobileNetV2's call has 90 tensors, each of which the dispatcher
+// packs and unpacks.
+Tensor run_directly(Out out, Value* values) {
+  if (out) fail(kOp, ": expected out by place");
+  sequence(take<Tensors>(values[0]), take<Text>(values[1]), take<Tensors>(values[2]));
+  return {};
+}
+
 }  // namespace
 
 }  // namespace fastconv::ops
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   m.impl("sequence", TORCH_BOX(&fastconv::ops::sequence));
+  fastconv::ops::direct_calls()["sequence"] = {&fastconv::ops::run_directly, 3, false};
 }

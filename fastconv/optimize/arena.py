@@ -144,12 +144,14 @@ def with_slots(
             if not all(user in run_of for user in node.users):
                 copies[node] = graph.call_function(operator.getitem, (buffers, node.target))
         elif run:
-            copies[node] = graph.call_function(operator.getitem, (slots, slot_of[node]))
+            if node in owners:
+                copies[node] = graph.call_function(operator.getitem, (slots, slot_of[node]))
             if node is run[-1]:
                 call, given = joined(run, module._buffers)
-                results = [copies[member] for member in run]
+                results = [copies[member] for member in run if member in owners]
                 values = [copies[source] for source in given]
-                graph.call_function(call, (buffers, results, *values))
+                result = graph.call_function(call, (buffers, results, *values))
+                copies.setdefault(node, result)
         elif node in owners:
             slot = graph.call_function(operator.getitem, (slots, slot_of[node]))
             full = _in_full(node) if _is_ours(node.target) else (node.args, node.kwargs)
