@@ -216,6 +216,9 @@ def test_activations_are_named(function, name):
         lambda m, x: x * F.relu6(x + 2) / 6,
         lambda m, x: x * F.relu6(x + 3) / 5,
         lambda m, x: torch.max(x, torch.ones_like(x)),
+        lambda m, x: torch.maximum(x.mean((2, 3), keepdim=True), torch.zeros_like(x)),
+        lambda m, x: torch.max(torch.zeros_like(x, dtype=torch.float64), x.float()),
+        lambda m, x: torch.clamp(x, max=0),
     ],
 )
 def test_what_is_near_an_activation_is_none(function):

@@ -207,6 +207,8 @@ def _difference(fast: OptimizedModule, leaves: list[Any], expected: list[Any]) -
     except Exception as error:
         return f"the optimized graph does not run: {error}"
     for result, wanted in zip(actual, expected, strict=True):
+        if isinstance(wanted, Tensor) and result.shape != wanted.shape:
+            return f"the optimized graph gave {tuple(result.shape)} for {tuple(wanted.shape)}"
         if not isinstance(wanted, Tensor) or wanted.dtype not in (torch.float32, torch.float64):
             continue
         if result.dtype != wanted.dtype or wanted.numel() == 0:

@@ -62,8 +62,12 @@ def _gated(node: fx.Node) -> Any:
 def _relu(node: fx.Node) -> Any:
     if node.target is not aten.maximum.default and node.target is not aten.max.other:
         return None
-    for source, zeros in (node.args, node.args[::-1]):
+    sides: Any = node.args
+    for source, zeros in (sides, sides[::-1]):
         if isinstance(zeros, fx.Node) and zeros.target is aten.zeros_like.default:
+            before, after = source.meta["val"], node.meta["val"]
+            if (before.shape, before.dtype) != (after.shape, after.dtype):
+                return None  # zeros of more values, to which source is repeated
             return aten.relu.default, source
     return None
 
