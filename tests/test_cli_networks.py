@@ -4,11 +4,14 @@ import json
 import math
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fastconv.cli import app
 from fastconv.models import BUILDERS
 from tests.helpers import unboxed
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 def run(*arguments):
@@ -123,11 +126,13 @@ def test_explain_plans_for_a_gpu_that_is_not_here():
     ("arguments", "words"),
     [
         (["--device", "meta-tpu"], "meta-h100"),
+        (["--device", "tpu"], "expected cpu, cuda or meta-h100, got 'tpu'"),
+        pytest.param(["--device", "cuda"], "sees no CUDA device here", marks=WITHOUT_GPU),
         (["--backend", "metal"], "expected a backend of"),
         (["--backend", "triton"], "cannot run there"),
     ],
 )
 def test_explain_says_what_it_cannot_do(arguments, words):
     result = run("explain", "tests.tiny_network:build", *arguments)
-    assert result.exit_code != 0
+    assert isinstance(result.exception, SystemExit)
     assert words in unboxed(result.output)

@@ -109,6 +109,7 @@ def test_a_script_that_fails_is_told_in_a_sentence(without_measuring, tmp_path, 
     [
         (["no_such_network"], 2, ["no_such_network", "efficientnet_lite0"]),
         (["no_such_script.py"], 1, ["there is no file no_such_script.py"]),
+        (["tests.tiny_network:of_other_images"], 1, ["does not run on its images: RuntimeError"]),
         ([MODEL, "--out", "/proc/nowhere/a.html"], 2, ["cannot write /proc/nowhere/a.html: No"]),
         ([MODEL, "--out", "a.pdf"], 2, ["a.pdf", ".trace.json"]),
         ([MODEL, "--dtype", "float8"], 2, ["float8", "bfloat16"]),

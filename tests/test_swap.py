@@ -144,3 +144,9 @@ def test_a_swapped_batch_norm_is_still_folded():
     assert not any("batch_norm" in str(node.target) for node in fast.graph.graph.nodes)
     x = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(fast(x), model(x))
+
+
+@pytest.mark.parametrize("function", [fastconv.swap_, fastconv.restore_])
+def test_what_is_no_module_is_refused(function):
+    with pytest.raises(TypeError, match=r"_\(\): argument 'model' must be nn\.Module, not list"):
+        function([nn.ReLU()])

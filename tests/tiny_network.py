@@ -23,5 +23,12 @@ def build() -> nn.Module:
     return TinyNetwork()
 
 
+def of_other_images() -> nn.Module:
+    """Says that its images are grey, which they are not."""
+    network = TinyNetwork()
+    network.input_size = (1, 16, 16)
+    return network
+
+
 def not_a_network() -> str:
     return "a sentence"

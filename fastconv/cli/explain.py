@@ -7,7 +7,7 @@ import typer
 
 import fastconv
 import fastconv.tables as tables
-from fastconv.cli.common import Dtype, Json, app, expected_errors, print_json
+from fastconv.cli.common import Dtype, Json, app, expected_errors, fail, print_json
 from fastconv.peers.model import build_model, input_size
 
 
@@ -30,6 +30,8 @@ def explain_command(
 ) -> None:
     """Tell which kernel serves each layer of a network with our layers swapped in, and why."""
     planned = device.startswith("meta-")
+    if not planned:
+        require_device(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     with expected_errors("MODEL / --device / --backend"), fastconv.use_backend(backend):
         with torch.device("meta" if planned else device):
@@ -44,3 +46,17 @@ def explain_command(
         print_json({"model": name, "device": device, "rows": rows})
     else:
         typer.echo(tables.as_text(tables.explanation(rows, f"{name} on {device}")) + "\n")
+
+
+def require_device(name: str) -> None:
+    """Ends the command with a sentence where torch has no such device here."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise typer.BadParameter(
+            f"expected cpu, cuda or meta-h100, got {name!r}", param_hint="--device"
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
+        fail("torch sees no CUDA device here (fastconv doctor); meta-h100 plans for one")

@@ -106,7 +106,11 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
 
     Returns:
         model itself.
+
+    Raises:
+        TypeError: model is no nn.Module.
     """
+    _check_module("swap_", model)
     swapped = set()
     for name, module in model.named_modules():
         replacement = _replacement(module)
@@ -122,6 +126,13 @@ def swap_(model: M, filter_fn: Callable[[str, nn.Module], bool] | None = None) -
             first.activation = kind
             _replace(second, Absorbed)
     return model
+
+
+def _check_module(function: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{function}(): argument 'model' must be nn.Module, not {type(model).__name__}"
+        )
 
 
 def _replace(module: nn.Module, replacement: type[nn.Module]) -> None:
@@ -153,7 +164,11 @@ def _private_neighbours(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 
 
 def restore_(model: M) -> M:
-    """Undoes swap_ in place: every swapped layer gets its own class back. Returns model."""
+    """Undoes swap_ in place: every swapped layer gets its own class back. Returns model.
+
+    Raises TypeError for what is no nn.Module.
+    """
+    _check_module("restore_", model)
     for module in model.modules():
         if _ORIGINAL in module.__dict__:
             if isinstance(module, fast.BatchNorm2d):

@@ -48,7 +48,8 @@ def load(
 
     Raises:
         ValueError: there is no such network, or batch is given for a script.
-        SubjectError: the script fails, or does not define what it must.
+        SubjectError: the script fails, or does not define what it must; or the network does not
+            run on images of its input_size.
     """
     if name.endswith(".py"):
         if batch is not None:
@@ -59,7 +60,12 @@ def load(
         torch.manual_seed(0)
         model = build_model(name)
         if not untouched:
-            settle_batch_norms(model, torch.randn(4, *input_size(model)))
+            try:
+                settle_batch_norms(model, torch.randn(4, *input_size(model)))
+            except RuntimeError as error:
+                raise SubjectError(
+                    f"{name} does not run on its images: {describe(error)}"
+                ) from error
         inputs = (torch.randn(batch, *input_size(model)),)
     model = model.eval()
     if dtype is not None:
