@@ -211,3 +211,11 @@ def test_bad_arguments_are_one_sentence(tmp_path, arguments, said):
     result = run("train", *arguments, "--out", tmp_path)
     assert result.exit_code in (1, 2)
     assert says(result, said)
+
+
+def test_a_rate_that_is_too_high_is_told(tmp_path):
+    quick = ["--epochs", 1, "--workers", 0]
+    result = run("train", "lenet5", "--data", "digits", "--out", tmp_path, "--rate", 1e30, *quick)
+    assert result.exit_code == 1
+    assert says(result, "lower the rate")
+    assert list(tmp_path.iterdir()) == []

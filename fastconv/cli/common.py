@@ -44,6 +44,10 @@ class RivalsDtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+# Beside ValueError, what a user can mend: a package to install, a disk, a rate that is too high.
+MENDABLE = (ModuleNotFoundError, OSError, FloatingPointError, ComparisonError, BackendError)
+
+
 @contextmanager
 def expected_errors(argument: str | None = None) -> Iterator[None]:
     """Says in one sentence what a user can mend; anything else is a bug and keeps its traceback."""
@@ -51,7 +55,7 @@ def expected_errors(argument: str | None = None) -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=argument) from error
-    except (ModuleNotFoundError, OSError, ComparisonError, BackendError) as error:
+    except MENDABLE as error:
         fail(str(error))
 
 

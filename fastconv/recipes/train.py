@@ -90,7 +90,8 @@ def train(
     workers: processes that read and augment images; default_workers() if None. Each takes a thread
         from the network, and the images are the same whatever their number.
     data: images in place of those that recipe.data names, squares of padded(recipe.size) pixels.
-    Raises ValueError where `out` holds a checkpoint and resume is False, or one of another recipe;
+    Raises FloatingPointError where the loss becomes NaN;
+    ValueError where `out` holds a checkpoint and resume is False, or one of another recipe;
     ImageError naming a file; OSError where the disk is full, with the last checkpoint kept.
     """
     path = out / CHECKPOINT
