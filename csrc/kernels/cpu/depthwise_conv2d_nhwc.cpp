@@ -2,43 +2,16 @@
 // An input vector is loaded once and feeds up to k taps of each output row; the weights of the
 // current kernel rows stay in registers. 3x3 takes 54 loads for 126 FMAs, so it is not load bound.
 // Figures: one core of a Zen 5, the kernel alone.
-#include "depthwise_conv2d_paths.h"
-#include "simd/vectors.h"
+#include "depthwise_conv2d_nhwc_tile.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
-
-constexpr int kColumns = 7;  // maps are 7, 14, 28, 56 or 112 wide
-
-// Two rows of accumulators and weights fit 32 vector registers, not 16. At stride 2 they hide the
-// latency that 7 accumulators do not: 1x240x28x28 5x5 20.5 us with one row, 11.9 with two.
-constexpr int kRows = kLanes<float> == 16 ? 2 : 1;
 
 // Input and output of this size come from memory: rows are walked from end to end, all channels at
 // once, and those below are asked for ahead of their use, as they lie. On one core of a Zen 5, us
 // of 16x144x56x56 3x3 without that / pixel by pixel in groups of 8 rows and blocks of channels /
 // so: 1130 / 846 / 766; 16x96x112x112 stride 2, whose input comes from DRAM, 2950 / 2900 / 2940.
 constexpr int64_t kPrefetchBytes = 32 << 20;
-
-// What all tiles of a call share; steps in elements.
-template <class T, class W>
-struct Window {
-  const W* weight;  // of T, or widened: see depthwise_conv2d_widens_weight
-  const T* bias;
-  int64_t pixel, input_row, output_row;
-  Activation activation;
-  bool streams, prefetches;
-};
-
-// One tile at channel 0.
-template <class T>
-struct Place {
-  const T* input;  // row and column 0 of what its window covers
-  int64_t first_row, last_row, first_column, last_column;  // those inside the image
-  T* output;
-  int64_t rows, columns;  // of the output from here on
-  const T* ahead;         // this tile's share of the rows that the tiles below read first
-};
 
 // Asks for as much as a tile reads first, which is what all tiles of a row pair share evenly.
 template <int S, class T>
@@ -169,13 +142,15 @@ void run(const DepthwiseConv2dParams& p, int64_t begin, int64_t end) {
         input + (u.image * s.height + top + K + (kRows - 1) * S) * s.width * C +
             ow / kColumns * (C / kLanes<T>)*kAhead<S, T>};
     const int64_t last = u.channel + u.channels;
+    int64_t c = u.channel;
+    if constexpr (K == 3) c = tiles_at_known_places<S>(window, at, c, last);
     if (at.columns < kColumns || at.first_column > K / 2 || at.last_column < kInputs - K / 2) {
-      return channel_vectors<K, S, Columns::kAny>(window, at, u.channel, last);
+      return channel_vectors<K, S, Columns::kAny>(window, at, c, last);
     }
     if (at.first_column > 0 || at.last_column < kInputs) {
-      return channel_vectors<K, S, Columns::kPadded>(window, at, u.channel, last);
+      return channel_vectors<K, S, Columns::kPadded>(window, at, c, last);
     }
-    channel_vectors<K, S, Columns::kInside>(window, at, u.channel, last);
+    channel_vectors<K, S, Columns::kInside>(window, at, c, last);
   };
   for (int64_t unit = begin; unit < end;) {
     const RowsUnit u = window.prefetches ? row_pair_unit(unit, end, C, s.out_height)
