@@ -68,6 +68,7 @@ TILED = {
     "inverted_residual_half_amx",
     "inverted_residual_half_depthwise_amx",
     "inverted_residual_strips",
+    "pointwise_conv2d_backward_tiles",
     "pointwise_conv2d_bfloat16",
     "pointwise_conv2d_bfloat16_nchw",
     "probe_bfloat16",

@@ -309,6 +309,36 @@ def test_gradients(name, stride):
             assert_close(ours, right, terms=max(out, sizes[0] * sizes[2] * sizes[3]), scale=16)
 
 
+# batch, in, out, height, width: a pixel, edges of tiles, of their steps and of blocks, more blocks
+# than splits, sums of more than one cache.
+WEIGHT_GRADIENTS = [
+    (1, 1, 1, 1, 1),
+    (1, 3, 5, 3, 3),
+    (2, 33, 65, 13, 12),
+    (1, 16, 31, 16, 17),
+    (5, 48, 17, 31, 33),
+    (2, 1030, 1040, 5, 7),
+    (3, 40, 24, 64, 65),
+]
+
+
+@pytest.mark.parametrize("shape", WEIGHT_GRADIENTS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
+def test_weight_gradient_without_bias(name, shape):
+    batch, channels, out, height, width = shape
+    x = channels_last(random(batch, channels, height, width))
+    weight, grad = random(out, channels, 1, 1), channels_last(random(batch, out, height, width))
+    grad[:, -1] = 0
+    mask = (False, True, False)
+    backward = torch.ops.fastconv.pointwise_conv2d_backward
+    with isa(name):
+        found = backward(grad, x, weight, (1, 1), mask)[1]
+        assert_same_bits_on_any_threads(lambda: backward(grad, x, weight, (1, 1), mask)[1])
+    exact = reference.pointwise_conv2d_backward(*doubles(grad, x, weight), (1, 1), mask)[1]
+    assert_close(found, exact, terms=batch * height * width, scale=16)
+    assert (found[-1] == 0).all()
+
+
 def test_optimize_fuses_and_packs():
     model = fastconv.models.mobilenet_v2(num_classes=5).eval()
     x = torch.randn(2, 3, 32, 32)

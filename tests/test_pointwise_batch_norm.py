@@ -15,7 +15,7 @@ from fastconv import reference
 from tests.helpers import (
     ACTIVATIONS,
     DTYPES,
-    ISAS,
+    MATRIX_ISAS,
     assert_same_bits_on_any_threads,
     channels_last,
     isa,
@@ -53,7 +53,7 @@ def expected(g, y, x, w, weight, bias, activation):
     return *torch.autograd.grad(F.conv2d(x, w), (x, w), between), of_weight, of_bias
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", MATRIX_ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values(shape, dtype, name):

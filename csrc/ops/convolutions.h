@@ -16,6 +16,10 @@ bool is_panels(const Tensor& weight);
 
 // By dtype and layout.
 const PointwiseConv2dKernels& pointwise_conv2d_kernels_of(const PointwiseConv2dParams& p);
+// For plan and run; where they are those of matrix tiles, each unit is a split, and the reduce of
+// the others is to be told how many there are.
+const PointwiseConv2dBackwardKernels& pointwise_conv2d_backward_kernels_of(
+    const PointwiseConv2dWeightGradientParams& p);
 
 Tensor depthwise_conv2d(Out out, const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,

@@ -48,7 +48,7 @@ class Block {
         weight_(weight_gradient),
         element_(element),
         forward_(pointwise_conv2d_kernels_of(input_)),
-        backward_(pointwise_conv2d_backward_kernels()) {}
+        backward_(pointwise_conv2d_backward_kernels_of(weight_)) {}
 
   int64_t scratch_bytes(int64_t pixels) {
     take(pixels);

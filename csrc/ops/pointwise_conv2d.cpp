@@ -4,6 +4,7 @@
 #include <array>
 #include <tuple>
 
+#include "../kernels/cpu/pointwise_conv2d_backward_tiles.h"
 #include "../kernels/cpu/registry.h"
 #include "../kernels/cuda/pointwise_conv2d.h"
 #include "convolutions.h"
@@ -29,6 +30,21 @@ bool multiplies_pairs(const PointwiseConv2dParams& p) {
 
 const PointwiseConv2dKernels& pointwise_conv2d_kernels_of(const PointwiseConv2dParams& p) {
   return multiplies_pairs(p) ? pointwise_conv2d_bfloat16_kernels() : pointwise_conv2d_kernels();
+}
+
+namespace {
+
+bool fits_tiles(const PointwiseConv2dWeightGradientParams& p) {
+  return p.dtype == DType::kBFloat16 && p.layout == Layout::kNHWC && !is_subsampled(p) &&
+         p.grad_bias == nullptr;
+}
+
+}  // namespace
+
+const PointwiseConv2dBackwardKernels& pointwise_conv2d_backward_kernels_of(
+    const PointwiseConv2dWeightGradientParams& p) {
+  const PointwiseConv2dBackwardKernels* tiles = pointwise_conv2d_backward_tiles();
+  return tiles && fits_tiles(p) ? *tiles : pointwise_conv2d_backward_kernels();
 }
 
 namespace {
@@ -243,8 +259,9 @@ void run_weight_gradient_on_gpu(const PointwiseConv2dWeightGradientParams& p, co
 void run_weight_gradient(PointwiseConv2dWeightGradientParams p, const Tensor& input) {
   p.layout = kernel_layout(p);
   if (on_gpu(input)) return run_weight_gradient_on_gpu(p, input);
-  const PointwiseConv2dBackwardKernels& kernels = pointwise_conv2d_backward_kernels();
+  const PointwiseConv2dBackwardKernels& kernels = pointwise_conv2d_backward_kernels_of(p);
   const PointwiseConv2dWeightGradientPlan plan = kernels.plan(p);
+  if (&kernels == pointwise_conv2d_backward_tiles()) p.splits = plan.units;
   const double pixels = double(p.batch) * p.height * p.width;
   const double flops = 2.0 * pixels * p.out_channels * (p.grad_weight ? p.in_channels : 1);
   count(p.layout == Layout::kNHWC ? Variant::pointwise_conv2d_weight_gradient_nhwc
@@ -254,7 +271,9 @@ void run_weight_gradient(PointwiseConv2dWeightGradientParams p, const Tensor& in
     kernels.run(p, partials, scratch(Purpose::kOwn, plan.scratch_bytes), begin, end);
   });
   parallel(plan.reduce_units, plan.partials_bytes * kNanosecondsAByte / plan.reduce_units,
-           [&](int64_t begin, int64_t end) { kernels.reduce(p, partials, begin, end); });
+           [&](int64_t begin, int64_t end) {
+             pointwise_conv2d_backward_kernels().reduce(p, partials, begin, end);
+           });
 }
 
 // grad_output is that of the sum before the activation. What output_mask leaves out comes back as

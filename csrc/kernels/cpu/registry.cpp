@@ -4,6 +4,8 @@
 #include <atomic>
 #include <initializer_list>
 
+#include "pointwise_conv2d_backward_tiles.h"
+
 #if defined(__linux__) && defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -133,5 +135,16 @@ bool has_fused_blocks(DType dtype) {
 #define FASTCONV_SELECT_TILED(op, Kernels) FASTCONV_SELECT_FROM(op, Kernels, FASTCONV_TILES)
 FASTCONV_FOR_EACH_VECTOR_OP(FASTCONV_SELECT)
 FASTCONV_FOR_EACH_TILED_OP(FASTCONV_SELECT_TILED)
+
+const PointwiseConv2dBackwardKernels* pointwise_conv2d_backward_tiles() {
+  switch (current_isa()) {
+    FASTCONV_IF(FASTCONV_HAS_amx,
+                case Isa::kAMX : return &amx::pointwise_conv2d_backward_tiles_kernels;)
+    case Isa::kAMXEmulated:
+      return &amx_emulated::pointwise_conv2d_backward_tiles_kernels;
+    default:
+      return nullptr;
+  }
+}
 
 }  // namespace fastconv
