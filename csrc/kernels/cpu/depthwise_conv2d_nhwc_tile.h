@@ -75,7 +75,9 @@ void known_tiles(const Window<T, W>& window, const Place<T>& at, int64_t c, int6
   const W* weight = window.weight + c;
   const T* bias = window.bias ? window.bias + c : nullptr;
   T* output = at.output + c;
-  T* const below = at.output + c + kRows * window.output_row;
+  // Never another thread's rows, which would lose them: 1x384x14x14 on two cores took 1.09 of the
+  // time of `tile` so, and takes 0.93.
+  T* const below = at.output + c + (at.rows >= 2 * kRows ? kRows * window.output_row : 0);
 #pragma GCC unroll 1
   for (int64_t left = (last - c) / kLanes<T>; left > 0; --left) {
     forget_origin(input), forget_origin(weight), forget_origin(output);
