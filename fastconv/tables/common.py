@@ -38,6 +38,11 @@ def _written(table: Table) -> str:
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
+def several(number: int, thing: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def count(number: float) -> str:
     """A number of things: exact while short, else three digits and k, M or G for 10^3, 6, 9."""
     return f"{number:.0f}" if number < 10_000 else _scaled(number, 1000, ("", " k", " M", " G"))

@@ -9,7 +9,7 @@ from rich.text import Text
 from fastconv.compare import Comparison
 from fastconv.comparisons import Report
 from fastconv.peers.entrant import Rival
-from fastconv.tables.common import as_markdown, memory, plain_table
+from fastconv.tables.common import as_markdown, memory, plain_table, several
 
 COLUMNS = ("ms", "cold", "first", "memory", "x torch", "95 %", "error")
 
@@ -24,7 +24,7 @@ def comparison(result: Comparison) -> tuple[Table, str]:
         table.add_row(rival.title, *rival_cells(rival))
     torch_title = next(r.title for r in result.rivals if r.name == result.baseline)
     notes = [
-        f"{result.processor}, {result.cores} core{'' if result.cores == 1 else 's'}; "
+        f"{result.processor}, {several(result.cores, 'core')}; "
         f"{result.rounds} rounds in turn, each rival in its own process. "
         "ms: median, caches warm; cold: emptied before each call; first: the "
         "first call. Memory: the most in a call, beside torch, weights and image; libraries and "
@@ -53,8 +53,7 @@ def report(result: Report) -> str:
 
 def heading(result: Comparison) -> str:
     batch = result.input_shape[0]
-    threads = f"{result.threads} thread{'' if result.threads == 1 else 's'}"
-    return f"{result.model}, batch {batch}, {result.dtype}, {threads}"
+    return f"{result.model}, batch {batch}, {result.dtype}, {several(result.threads, 'thread')}"
 
 
 def speedups(results: Sequence[Comparison], intervals: bool = False) -> Table:

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from fastconv.profiling.record import RESTLESS, Layer, Profile
 from fastconv.tables import common
-from fastconv.tables.common import count, memory, plain_table
+from fastconv.tables.common import count, memory, plain_table, several
 from fastconv.tables.compare import ms
 from fastconv.tables.cost import shape
 
@@ -37,7 +37,7 @@ def markdown(profile: Profile) -> str:
 def summary(profile: Profile) -> list[str]:
     """Paragraphs: what was measured, how it came out, what is not there."""
     sizes = ", ".join(map(shape, profile.input))
-    threads = f"{profile.threads} thread{'s' if profile.threads != 1 else ''}"
+    threads = several(profile.threads, "thread")
     lines = [f"{profile.model}, {sizes}, {profile.dtype}, {threads}. {profile.gpu}"]
     if profile.interrupted:
         lines.append("The run was interrupted: this is what was measured before.")

@@ -3,12 +3,13 @@
 from rich.table import Table
 
 from fastconv.scaling import Advice
-from fastconv.tables.common import count, memory, plain_table
+from fastconv.tables.common import count, memory, plain_table, several
 
 
 def advice(result: Advice) -> Table:
     """What is there, and the largest network for each way to grow."""
-    table = plain_table(f"{result.network}, batch {result.batch}, {result.threads} threads")
+    threads = several(result.threads, "thread")
+    table = plain_table(f"{result.network}, batch {result.batch}, {threads}")
     table.add_column("grown")
     columns = ("resolution", "depth", "width", "parameters", "multiplications", "memory", "ms")
     for column in (*columns, "a second"):
