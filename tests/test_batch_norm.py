@@ -77,6 +77,24 @@ def layouts_of(shape):
 
 
 @pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_stored_past_the_caches(dtype, name):
+    """Of 16 MiB and more: rows of several pixels, and pixels that fill none."""
+    torch.manual_seed(0)
+    x, *statistics, weight, bias = arguments((3, 48, 243, 241), dtype)
+    x = channels_last(x)
+    grad = channels_last(torch.randn(x.shape).to(dtype))
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    wide = [t.clone() for t in statistics]
+    with isa(name):
+        output = batch_norm(x, *wide, weight, bias, True, 0.1, 1e-5, "silu")
+        output.backward(grad)
+    right = expected(x, *statistics, weight, bias, True, "silu", grad)
+    for actual, one in zip([output, *wide, *(t.grad for t in leaves)], right, strict=True):
+        near(actual.detach(), one, dtype)
+
+
+@pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)

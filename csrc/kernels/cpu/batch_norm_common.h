@@ -5,6 +5,7 @@
 #include "../batch_norm.h"
 #include "registry.h"
 #include "simd/vectors.h"
+#include "streaming.h"
 
 namespace fastconv::FASTCONV_ISA {
 namespace {
@@ -100,16 +101,26 @@ FASTCONV_INLINE void fold_forward(const BatchNormParams& p) {
 }
 
 // Calls row(tile, start) for the row of units that begins at element start; what it returns is the
-// body of for_each_vector.
+// body of for_each_vector. Large results of training are stored past the caches.
 template <class T, class F>
 FASTCONV_INLINE void walk_rows(const BatchNormParams& p, int64_t begin, int64_t end, F&& row) {
   const BatchNormUnits u(p);
+  const T* out = static_cast<const T*>(p.output);
+  const bool streams = p.training && p.layout == Layout::kNHWC &&
+                       wants_stream<T>(out, p.batch * p.pixels, p.channels);
   for (int64_t unit = begin; unit < end; ++unit) {
     const BatchNormTile tile(p, u, unit);
     for (int64_t r = 0; r < tile.rows; ++r) {
-      for_each_vector<T>(tile.columns, row(tile, tile.start + r * tile.columns));
+      const int64_t start = tile.start + r * tile.columns;
+      const auto body = row(tile, start);
+      if (streams) {
+        for_each_vector_streamed<T>(out + start, tile.columns, body);
+      } else {
+        for_each_vector<T>(tile.columns, body);
+      }
     }
   }
+  if (streams) stream_fence();
 }
 
 // Calls f(element, activation).
