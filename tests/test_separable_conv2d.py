@@ -130,6 +130,20 @@ def test_activations_and_missing_biases(first, second, name):
             assert_right(y, tensors, None, 1, 1, 1, first, second)
 
 
+@pytest.mark.parametrize("name", ISAS)
+def test_silu_at_its_ends(name):
+    ends = (-1e38, -1e4, -104, -89, -88, -87, -20, -1e-30, 0, 1e-30, 20, 88, 1e4, 1e38)
+    x = torch.tensor((*ends, float("inf"), float("nan"))).reshape(-1, 1, 1, 1)
+    weights = torch.ones(1, 1, 3, 3), None, torch.ones(1, 1, 1, 1)
+    with isa(name):
+        y = separable_conv2d(channels_last(x), *weights, None, None, 1, 1, 1, None, "silu")
+        z = torch.cat([separable_conv2d(one[None], *weights, None, None, 1, 1, 1, None, "silu")
+                       for one in x])  # fmt: skip
+    expected = torch.nn.functional.silu(x.double())
+    for ours in (y, z):
+        torch.testing.assert_close(ours.double(), expected, rtol=4e-6, atol=1e-35, equal_nan=True)
+
+
 def test_variants_and_multipliers():
     calls = {"rows": make((2, 40, 8, 7, 7)), "channels": make((1, 40, 8, 7, 7))}
     if fastconv._C.isa() != "scalar":

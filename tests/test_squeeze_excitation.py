@@ -167,6 +167,10 @@ def test_same_bits_on_any_threads(batch):
     for shape in ((16, 96, 4, 16, 7, 7), (8, 48, 3, 24, 28, 28), (8, 40, 9, 70, 14, 14)):
         for stride in (1, 2):
             assert_same_bits_on_any_threads(partial(run, make((batch, *shape)), stride))
+    x, _, _, *weights = make((batch, 40, 40, 9, 40, 7, 7))
+    squeeze = SqueezeExcitation(*weights[4:])
+    settings = (None, 1, 1, 1, "relu", "silu", squeeze)
+    assert_same_bits_on_any_threads(partial(separable_conv2d, x, *weights[:4], *settings))
 
 
 def test_nan_and_infinity_stay_in_their_image():

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../inverted_residual.h"
+#include "simd/silu.h"
 #include "simd/simd.h"
 #include "simd/tiles.h"
 #include "simd/vectors.h"
@@ -18,7 +19,7 @@ FASTCONV_INLINE bool is_clamp(Activation act) {
 }
 
 [[maybe_unused]] static void activate_in_place(Activation kind, float* z, int64_t count) {
-  dispatch_activation(kind, [&](auto act) {
+  dispatch_quick_activation(kind, [&](auto act) {
     for_each_vector<float>(count, [&](int64_t i, auto lanes) {
       store(z + i, act.forward(load(z + i, lanes)), lanes);
     });

@@ -2,6 +2,7 @@
 #include "inverted_residual_parts.h"
 
 #include "inverted_residual_project.h"
+#include "simd/silu.h"
 #include "simd/vectors.h"
 
 namespace fastconv::FASTCONV_ISA {
@@ -75,7 +76,7 @@ void add_parts(const InvertedResidualParams& p, int64_t image, const float* part
                int64_t end) {
   const int64_t first = begin * p.out_channels, stride = parts_of(p).stride;
   float* out = output_target(p, image * p.pixels()).out;
-  dispatch_activation(p.project_activation, [&](auto act) {
+  dispatch_quick_activation(p.project_activation, [&](auto act) {
     for_each_vector<float>((end - begin) * p.out_channels, [&](int64_t i, auto lanes) {
       const float* sum = parts + first + i;
       store(out + first + i, act.forward(load(sum, lanes) + load(sum + stride, lanes)), lanes);
