@@ -1,5 +1,6 @@
 // Filters and expansion of inverted_residual_half.h, by matrix tiles.
 #include <cstring>
+#include <type_traits>
 
 #include "gemm.h"
 #include "inverted_residual_half.h"
@@ -79,25 +80,45 @@ struct Group {
   float* sums;  // rows of kHiddenPanel
 };
 
+// What a group leaves in registers 2 and 3, the sums of its second tile of rows.
+struct Left {
+  float* sums;     // where they go, null where there are none
+  int64_t column;  // elements to those of register 3, 0 without
+
+  FASTCONV_INLINE void store(Tiles& tiles) {
+    if (sums == nullptr) return;
+    tiles.store<2>(sums, kHiddenPanel * sizeof(float));
+    if (column > 0) tiles.store<3>(sums + column, kHiddenPanel * sizeof(float));
+    sums = nullptr;
+  }
+};
+
 // The sums of the group before are narrowed while the tiles are multiplied, in two runs a step of
 // the depth. 112x112, 16 to 96 channels, clock ticks for 1024 sums: 209 after each product, 221 in
-// one run, 192 to 205 so; 96 to 576: 383, 375, 354 to 376 (one core of an Intel Xeon with AMX).
-template <bool kTwoRows, bool kTwoColumns>
-FASTCONV_INLINE void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place) {
+// one run, 192 to 205 so; 96 to 576: 383, 375, 354 to 376. In turn, of one step alone: each tile of
+// rows is stored while the next one is multiplied, 207 to 161 in a loop of its own; of several
+// steps MobileNet v2 takes longer by it at batch 1 (one core of an Intel Xeon with AMX).
+template <bool kTwoRows, bool kTwoColumns, bool kInTurn>
+FASTCONV_INLINE void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place, Left& left) {
   constexpr int64_t kBytes = sizeof(bfloat16), kRow = kHiddenPanel * sizeof(float);
   const int64_t column = g.b_second / 2, a_row = g.a_row * kBytes, b_row = g.b_row * kBytes;
-  const int64_t at_once = div_up(waiting.pixels, (kTwoRows ? 2 : 1) * g.steps);
+  const int64_t steps = kInTurn ? 1 : g.steps;
+  const int64_t at_once = div_up(waiting.pixels, (kTwoRows ? 2 : 1) * steps);
   const auto narrow = [&]() __attribute__((always_inline)) { waiting.narrow(at_once, place); };
+  const auto begin = [&](auto c) __attribute__((always_inline)) {
+    constexpr int C = decltype(c)::value;
+    if (g.bias == nullptr) return tiles.zero<C>(), tiles.zero<C + 1>();
+    tiles.load<C>(g.bias, 0);
+    if constexpr (kTwoColumns) tiles.load<C + 1>(g.bias + column, 0);
+  };
+  const auto store_first = [&]() __attribute__((always_inline)) {
+    tiles.store<0>(g.sums, kRow);
+    if constexpr (kTwoColumns) tiles.store<1>(g.sums + column, kRow);
+  };
   const bfloat16 *a = g.a, *b = g.b;
-  if (g.bias != nullptr) {
-    tiles.load<0>(g.bias, 0);
-    if constexpr (kTwoColumns) tiles.load<1>(g.bias + column, 0);
-    if constexpr (kTwoRows) tiles.load<2>(g.bias, 0);
-    if constexpr (kTwoRows && kTwoColumns) tiles.load<3>(g.bias + column, 0);
-  } else {
-    tiles.zero<0>(), tiles.zero<1>(), tiles.zero<2>(), tiles.zero<3>();
-  }
-  for (int64_t step = 0; step < g.steps; ++step) {
+  begin(std::integral_constant<int, 0>{});
+  if constexpr (kTwoRows && !kInTurn) begin(std::integral_constant<int, 2>{});
+  for (int64_t step = 0; step < steps; ++step) {
     if (!g.has_b) tiles.load<5>(b, b_row);
     tiles.load<4>(a, a_row);
     tiles.multiply<0, 4, 5>();
@@ -105,26 +126,33 @@ FASTCONV_INLINE void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& p
       if (!g.has_b) tiles.load<7>(b + g.b_second, b_row);
       tiles.multiply<1, 4, 7>();
     }
+    if constexpr (kInTurn) left.store(tiles);
     narrow();
     if constexpr (kTwoRows) {
+      if constexpr (kInTurn) begin(std::integral_constant<int, 2>{});
       tiles.load<6>(a + g.a_second, a_row);
       tiles.multiply<2, 6, 5>();
       if constexpr (kTwoColumns) tiles.multiply<3, 6, 7>();
+      if constexpr (kInTurn) store_first();
       narrow();
     }
     a += 2 * g.pairs, b += g.pairs * g.b_row;
   }
-  float* second = g.sums + g.a_second / g.a_row * kHiddenPanel;
-  tiles.store<0>(g.sums, kRow);
-  if constexpr (kTwoColumns) tiles.store<1>(g.sums + column, kRow);
-  if constexpr (kTwoRows) tiles.store<2>(second, kRow);
-  if constexpr (kTwoRows && kTwoColumns) tiles.store<3>(second + column, kRow);
+  if constexpr (!kInTurn || !kTwoRows) store_first();
+  if constexpr (kTwoRows) left = {g.sums + g.a_second / g.a_row * kHiddenPanel, column};
+  if constexpr (!kInTurn) left.store(tiles);
+}
+
+template <bool kTwoRows, bool kTwoColumns>
+void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place, Left& left) {
+  g.steps == 1 ? sum<kTwoRows, kTwoColumns, true>(tiles, g, waiting, place, left)
+               : sum<kTwoRows, kTwoColumns, false>(tiles, g, waiting, place, left);
 }
 
 template <bool kTwoColumns>
-void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place) {
-  g.a_second > 0 ? sum<true, kTwoColumns>(tiles, g, waiting, place)
-                 : sum<false, kTwoColumns>(tiles, g, waiting, place);
+void sum(Tiles& tiles, const Group& g, Waiting waiting, Place& place, Left& left) {
+  g.a_second > 0 ? sum<true, kTwoColumns>(tiles, g, waiting, place, left)
+                 : sum<false, kTwoColumns>(tiles, g, waiting, place, left);
 }
 
 FASTCONV_INLINE VecF size_of_lanes(VecF a) {
@@ -220,17 +248,20 @@ void expand_half(Tiles& tiles, const Params& p, int64_t panel, int64_t image, in
     Place place{ring.rows + slot * ring.row + left, p.width,      p.width, margin,
                 margin - left - kHiddenPanel,       VecH::set1(0)};
     Waiting waiting{nullptr, 0};
+    Left left{nullptr, 0};
     g.has_b = false;
     for (int64_t tile = 0, done = 0; tile < count; tile += 2) {
       const int64_t first = min_of(tile * height, pixels - height);
       const int64_t second = min_of((tile + 1) * height, pixels - height);
       g.a = input + first * p.in_channels, g.a_second = (second - first) * p.in_channels;
       g.sums = sums[tile / 2 % 2];
-      g.b_second > 0 ? sum<true>(tiles, g, waiting, place) : sum<false>(tiles, g, waiting, place);
+      g.b_second > 0 ? sum<true>(tiles, g, waiting, place, left)
+                     : sum<false>(tiles, g, waiting, place, left);
       const int64_t until = min_of((tile + 2) * height, pixels);
       waiting = {g.sums + (done - first) * kHiddenPanel, until - done}, done = until;
       g.has_b = g.steps == 1;
     }
+    left.store(tiles);
     waiting.narrow(waiting.pixels, place);
     from += rows;
   }
