@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastconv.reference import PARABOLA, panels_of, shortcut_stride
+from fastconv.packed_weights import PARABOLA, panels_of
+from fastconv.reference import shortcut_stride
 
 try:
     from onnxscript import opset18

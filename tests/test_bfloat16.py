@@ -8,7 +8,7 @@ from torch import fx
 from torch.library import opcheck
 
 import fastconv
-from fastconv import reference
+from fastconv import packed_weights, reference
 from fastconv.ops import inverted_residual, pack_pointwise_pairs, pointwise_conv2d, separable_conv2d
 from fastconv.optimize.pack import pack_weight
 from tests.helpers import (
@@ -75,8 +75,8 @@ def test_packing_is_undone_by_the_reference():
     packed = pack_pointwise_pairs(weight)
     assert packed.shape == (7, 3, 1, 1)
     assert packed.dtype == torch.int32
-    assert torch.equal(reference.unpack_pointwise_pairs(x, packed), weight)
-    assert torch.equal(reference.unpack_pointwise_pairs(x.float(), packed), packed)
+    assert torch.equal(packed_weights.unpack_pointwise_pairs(x, packed), weight)
+    assert torch.equal(packed_weights.unpack_pointwise_pairs(x.float(), packed), packed)
 
 
 @pytest.mark.parametrize(

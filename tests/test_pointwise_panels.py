@@ -9,7 +9,7 @@ from torch import nn
 from torch.library import opcheck
 
 import fastconv
-from fastconv import ops, reference
+from fastconv import ops, packed_weights, reference
 from fastconv.ops import pack_pointwise_panels, pointwise_conv2d
 from tests.helpers import (
     DTYPES,
@@ -33,8 +33,8 @@ def test_a_packed_weight_unpacks_to_itself(out_channels):
     packed = pack_pointwise_panels(weight)
     assert packed.shape == (1, out_channels, 5)
     assert packed.is_contiguous()
-    assert torch.equal(reference.unpack_pointwise(x, packed), weight)
-    assert sum(reference.panels_of(out_channels)) == out_channels
+    assert torch.equal(packed_weights.unpack_pointwise(x, packed), weight)
+    assert sum(packed_weights.panels_of(out_channels)) == out_channels
     first = packed.flatten()[: 5 * min(32, out_channels)]
     if out_channels >= 64:
         assert torch.equal(first.view(5, 32), weight[:32, :, 0, 0].t())

@@ -9,7 +9,7 @@ from torch import nn
 from torch.library import opcheck
 
 import fastconv
-from fastconv import reference
+from fastconv import packed_weights, reference
 from fastconv.ops import dense_conv2d, pack_dense_weight, pack_winograd_weight
 from tests.helpers import (
     ACTIVATIONS,
@@ -153,12 +153,12 @@ def test_the_weight_comes_back():
     _, weight, bias = tensors(6, 40, (1, 1))
     packed = pack_winograd_weight(weight)
     assert packed.shape == (1, 6, 6, 2, 6, 32)
-    back = reference.unpack_dense(packed, bias)
+    back = packed_weights.unpack_dense(packed, bias)
     torch.testing.assert_close(back, weight, rtol=1e-6, atol=1e-7)
     exact = pack_winograd_weight(weight, at_points=False)
     assert exact.shape == (1, 2, 3, 3, 6, 32)
-    assert torch.equal(reference.unpack_dense(exact, bias), weight)
-    assert reference.unpack_dense(packed, None).shape == (64, 6, 3, 3)
+    assert torch.equal(packed_weights.unpack_dense(exact, bias), weight)
+    assert packed_weights.unpack_dense(packed, None).shape == (64, 6, 3, 3)
 
 
 @by_pack

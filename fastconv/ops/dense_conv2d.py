@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastconv import reference
+from fastconv import packed_weights, reference
 from fastconv.ops._check import check_bias, check_like_input, check_weight, check_windows
 from fastconv.ops._op import DerivedOp
 from fastconv.ops._window import IntPair, edges, output_sizes, pair
@@ -108,7 +108,7 @@ def pack_winograd_weight(weight: Tensor, at_points: bool = True) -> Tensor:
     if not at_points:
         return pack_dense_weight(weight)[None]
     columns = min(PANEL, weight.shape[0])
-    points = reference.at_winograd_points(weight)
+    points = packed_weights.at_winograd_points(weight)
     rows = F.pad(points, (0, 0, 0, -weight.shape[0] % columns))
     return rows.unflatten(2, (-1, columns)).transpose(3, 4).contiguous()[None]
 
@@ -132,7 +132,7 @@ def fake(
     check_like_input("dense_conv2d", input, weight=weight, residual=residual)
     check_bias("dense_conv2d", input, bias)
     reference.check_activation(activation)
-    plain = reference.unpack_dense(weight, bias) if weight.dim() > 4 else weight
+    plain = packed_weights.unpack_dense(weight, bias) if weight.dim() > 4 else weight
     check_windows("dense_conv2d", input, plain, bias)
     size, kernel = input.shape[2:], plain.shape[2:]
     rows, columns = output_sizes("dense_conv2d", size, kernel, stride, padding, dilation)

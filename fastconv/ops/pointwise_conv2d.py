@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastconv import reference
+from fastconv import packed_weights, reference
 from fastconv.ops._check import check_bias, check_like_input, check_weight
 from fastconv.ops._layout import empty_as
 from fastconv.ops._op import BackwardOp, Op
@@ -86,7 +86,7 @@ def pack_pointwise_panels(weight: Tensor) -> Tensor:
     """
     check_weight("pack_pointwise_panels", weight, WEIGHT, (1, 1))
     rows = weight.flatten(1).t()
-    parts = rows.split(reference.panels_of(weight.shape[0]), dim=1)
+    parts = rows.split(packed_weights.panels_of(weight.shape[0]), dim=1)
     return torch.cat([part.flatten() for part in parts]).view(1, *weight.shape[:2])
 
 
@@ -115,7 +115,7 @@ def fake(
     stride: Sequence[int],
     activation: str | None = None,
 ) -> Tensor:
-    weight = reference.unpack_pointwise(input, weight)
+    weight = packed_weights.unpack_pointwise(input, weight)
     check_like_input("pointwise_conv2d", input, weight=weight, residual=residual)
     check_bias("pointwise_conv2d", input, bias)
     reference.check_activation(activation)
@@ -136,7 +136,7 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, *rest = ctx.saved_tensors
-    weight = reference.unpack_pointwise(input, weight)
+    weight = packed_weights.unpack_pointwise(input, weight)
     grad = grad_output
     if ctx.activation is not None:
         z = rest[0] if len(rest) == 1 else _op.recompute(input, weight, *rest, ctx.stride, None)

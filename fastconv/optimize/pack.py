@@ -24,7 +24,7 @@ from fastconv.optimize.conv import (
     is_pointwise_node,
     is_stem_node,
 )
-from fastconv.reference import unpack_dense, unpack_pointwise
+from fastconv.packed_weights import unpack_dense, unpack_pointwise
 
 # By what meta["winograd"] of a dense convolution says.
 _DENSE_ORDERS: dict[str | None, Callable[[Tensor], Tensor]] = {
