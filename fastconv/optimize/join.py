@@ -118,7 +118,7 @@ def _by_dispatcher(inputs: list[Tensor], calls: str, out: list[Tensor]) -> None:
 
 
 # Past the dispatcher, which packs and unpacks each of some hundred tensors: with the classifier in
-# the same call MobileNetV2 takes 0.94 of the time at batch 1 (two cores of an Intel Xeon with AMX).
+# the same call MobileNetV2 takes 0.97 of the time at batch 1 (two cores of an Intel Xeon with AMX).
 _sequence = _C.direct("sequence", _by_dispatcher, WATCHERS)
 
 
