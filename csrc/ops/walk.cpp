@@ -13,10 +13,6 @@ namespace {
 // fast, MobileNetV1 1.05 and 1.08. From 128 KiB on: 1.03, 1.09, 0.64 (two threads compute too many
 // rows twice) and 1.08.
 constexpr int64_t kPassedBytes = 512 << 10;
-// Of an image that several threads cut, who make the rows at the cut twice. Batch 1, in turn with
-// 512 KiB, two cores of an Intel Xeon with AMX: MobileNetV1 0.96 and 0.98 of the time in two runs,
-// EfficientNet-Lite0 0.965, MobileNetV2 the same; 2 MiB: MobileNetV1 0.97. A Zen 5 was not asked.
-constexpr int64_t kPassedBytesOfCut = 1 << 20;
 // What a work makes before the next one reads it. 64 KiB: -1 % on MobileNetV1 at batch 16; 256 KiB:
 // the same; whole images: -3 %.
 constexpr int64_t kBandBytes = 128 << 10;
@@ -163,8 +159,7 @@ bool better_passed(const Work& from, const Work& to, int64_t threads) {
   }
   const bool balanced = a.images % threads == 0 || a.images >= 8 * threads;
   if (is_whole(b) && (!balanced || a.images < 2 * threads)) return false;
-  const int64_t bytes = a.images * a.height * a.row / threads;
-  return bytes > (a.images < threads ? kPassedBytesOfCut : kPassedBytes);
+  return a.images * a.height * a.row / threads > kPassedBytes;
 }
 
 }  // namespace
