@@ -9,11 +9,11 @@ namespace fastconv::FASTCONV_ISA {
 #if defined(__AVX512F__)
 
 // As activation.h has it, to 1.1e-6 of the value too, but by a reciprocal and a Newton step. By
-// divisions 16 lanes take 10 clock ticks, so 8.2 (one core of an Intel Xeon with AMX; 8.0 with every
-// other vector divided), and EfficientNet-B0 0.97 to 0.99 of the time at batch 16, 1.00 at batch 1
-// (two cores). Rounded towards zero a power of e that is too large is the largest number, whose
-// reciprocal, a subnormal, is flushed; an infinity would give NaN. Flushed is what is below 2^-119
-// of the result as well, at z < -87.3.
+// divisions 16 lanes take 10 clock ticks, so 8.2 (one core of an Intel Xeon with AMX; 8.0 with
+// every other vector divided), and EfficientNet-B0 0.97 to 0.99 of the time at batch 16, 1.00 at
+// batch 1 (two cores). Rounded towards zero a power of e that is too large is the largest number,
+// whose reciprocal, a subnormal, is flushed; an infinity would give NaN. Flushed is what is below
+// 2^-119 of the result as well, at z < -87.3.
 FASTCONV_INLINE VecF silu(VecF z) {
   const auto constant = [](float c) { return _mm512_set1_ps(c); };
   const __m512 power = _mm512_mul_ps(z.v, constant(-1.44269504f));
