@@ -98,14 +98,15 @@ def imports(path: Path) -> set[str]:
 # The parts of fastconv that each part may import beside itself; parts not named import freely.
 MAY_IMPORT = {
     "layout": set(),
-    "reference": {"layout"},
+    "packed_weights": set(),
+    "reference": {"layout", "packed_weights"},
     "dispatch": {"_C", "gpu", "layout"},
     "gpu": {"_C", "nvrtc"},
-    "ops": {"_C", "dispatch", "layout", "reference"},
+    "ops": {"_C", "dispatch", "layout", "packed_weights", "reference"},
     "nn": {"ops", "reference"},
     "data": set(),
     "models": {"nn", "ops", "data", "reference"},
-    "optimize": {"_C", "dispatch", "layout", "nn", "ops", "reference", "cost"},
+    "optimize": {"_C", "cost", "dispatch", "layout", "nn", "ops", "packed_weights", "reference"},
 }
 
 
