@@ -18,13 +18,7 @@ FASTCONV_INLINE VecF silu(VecF z) {
   const auto constant = [](float c) { return _mm512_set1_ps(c); };
   const __m512 power = _mm512_mul_ps(z.v, constant(-1.44269504f));
   const Split t = split({power});
-  // The polynomial is that of exp in math.h.
-  VecF p = VecF::set1(1.86713057e-3f);
-  p = fma(p, t.fraction, VecF::set1(9.01702925e-3f));
-  p = fma(p, t.fraction, VecF::set1(5.57999139e-2f));
-  p = fma(p, t.fraction, VecF::set1(2.40164450e-1f));
-  p = fma(p, t.fraction, VecF::set1(6.93151312e-1f));
-  p = fma(p, t.fraction, VecF::set1(1.0f));
+  const VecF p = exp2_of_fraction(t.fraction);
   const __m512 e = _mm512_scalef_round_ps(p.v, power, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
   const __m512 d = _mm512_add_ps(constant(1), e);
   const __m512 guess = _mm512_rcp14_ps(d);
